@@ -11,7 +11,7 @@ if (
     and not sys.flags.safe_path
     and os.path.realpath(sys.path[0]) != os.path.dirname(os.path.realpath(__file__))
 ):
-    # `python -m cli` searches the working folder first, and nothing may be imported from there but a checkout.
+    # `python -m cli` searches the working folder first. Nothing may be imported from it unless it is this checkout.
     del sys.path[0]
 
 from pathlib import Path
@@ -31,7 +31,7 @@ MODELS, IMAGES, DEVELOP = "Models and attacks", "Images and files", "Develop"
 
 
 class Commands(TyperGroup):
-    """The commands. An unknown one is answered with the command that does it."""
+    """The commands. For an unknown name, the error names the command that does what the name suggests."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not ctx.resilient_parsing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
@@ -71,7 +71,7 @@ Address = Annotated[
 ]
 Json = Annotated[bool, flag("Print JSON.", "--json")]
 Figures = Annotated[Path | None, option("FOLDER", "Also write each figure into this folder, as SVG, PNG and PDF.")]
-NoTitles = Annotated[bool, flag("Figures in the folder have no titles: a paper has captions.", "--no-titles")]
+NoTitles = Annotated[bool, flag("Write the figures without titles, for papers, which have captions.", "--no-titles")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -121,7 +121,7 @@ def init(
 ) -> None:
     """Write a first spec with comments.
 
-    On a terminal, it asks for the values that no option gives, and asks again after an answer that is not valid.
+    On a terminal, the command asks for the values that no option gives. It asks again after an invalid answer.
 
     Example: study init mine.yaml --model resnet50 --model vgg16 --attack mi --images /data/val
     """
@@ -137,7 +137,7 @@ def specs(
 ) -> None:
     """List the specs that come with the project, or print one.
 
-    A command that takes a SPEC takes these names too, from any folder; a file of that name comes first.
+    Every command that takes a SPEC accepts these names, in any folder. If a file has the same name, the file is used.
 
     Example: study specs
 
@@ -162,7 +162,7 @@ def validate(
 ) -> None:
     """Check a spec, its models, its images and its run folder without running it.
 
-    Exit status: 0 valid, 2 invalid, or the run folder belongs to another spec.
+    Exit status: 0 if the spec is valid; 2 if it is invalid, or if the run folder belongs to another spec.
 
     Example: study validate quickstart
     """
@@ -175,7 +175,7 @@ def validate(
 def plan(
     *,
     spec: Spec,
-    on: Annotated[str | None, option("MACHINES", "Simulate 64xH100, 8x4xA100 (8 nodes of 4), 16xcpu.")] = None,
+    on: Annotated[str | None, option("MACHINES", "Simulate e.g. 64xH100, 8x4xA100 (8 nodes of 4) or 16xcpu.")] = None,
     profile: Annotated[
         Path | None, option("FILE", "The output of `study profile`. Default: runs/<study>/profile.json.")
     ] = None,
@@ -192,8 +192,9 @@ def plan(
 ) -> None:
     """Count the work in a spec and estimate its duration.
 
-    Where the run folder exists, it also says what is new, what is done, and what a launch would refuse. The duration is
-    for this machine, or with --on for other machines (simulated). It needs the output of `study profile`.
+    If the run folder exists, the command also prints which work is new, which is done, and what a launch would refuse.
+    The duration is for this machine, or with --on for other, simulated machines. The estimate needs the output of
+    `study profile`.
 
     Example: study plan quickstart
 
@@ -220,8 +221,8 @@ def launch(
         int | None,
         option(
             "N",
-            "Run at most N units (an attack on a few images), in the order of the study. For fewer images, use "
-            "--set images.count=N with another --output.",
+            "Run at most N units, in the order of the study. A unit is one attack on a few images. For fewer images, "
+            "use --set images.count=N with another --output.",
             min=1,
         ),
     ] = None,
@@ -232,7 +233,7 @@ def launch(
     other_devices: Annotated[
         bool,
         flag(
-            "Go on with a run on another kind of GPU than began it, or on a processor: rows round differently.",
+            "Continue a run on another kind of GPU, or on a CPU instead of a GPU. New rows are rounded differently.",
             "--other-devices",
         ),
     ] = False,
@@ -276,12 +277,12 @@ def launch(
 def status(
     *,
     run: Run,
-    watch: Annotated[bool, flag("Print it again and again until the launch ends.", "--watch")] = False,
+    watch: Annotated[bool, flag("Print the progress again and again until the launch ends.", "--watch")] = False,
     json: Json = False,
 ) -> None:
     """Print the progress of a run.
 
-    It works from any terminal or machine while a launch runs.
+    The command works from any terminal or machine, also while a launch runs.
 
     Example: study status runs/quickstart --watch
     """
@@ -357,7 +358,7 @@ def table(
 def methods(*, run: Run, spec: NewSpec = None) -> None:
     """Print a paragraph on the methods of a run, for a paper.
 
-    It names images, models, attacks with budgets and steps, numerics, versions and hardware.
+    The paragraph names images, models, attacks with budgets and steps, numerics, versions and hardware.
 
     Example: study methods runs/quickstart
     """
@@ -379,7 +380,7 @@ def report(
 ) -> None:
     """Write a run as one HTML file.
 
-    It holds matrices, curves, the comparison with papers, sample images and provenance, and needs no network.
+    The file holds matrices, curves, the comparison with papers, sample images and provenance. It needs no network.
 
     Example: study report runs/quickstart --figures figures
     """
@@ -424,7 +425,7 @@ def board(
 ) -> None:
     """Put runs of one protocol side by side: success with intervals, cost, visibility.
 
-    Attacks are ranked by their mean success against black-box targets. What differs between the runs is told.
+    Attacks are ranked by their mean success against black-box targets. The differences between the runs are listed.
 
     Example: study board runs/ours runs/theirs --to board
     """
@@ -486,7 +487,7 @@ def models(
     *,
     spec: Spec,
     accuracy: Annotated[bool, flag("Measure clean accuracy on all images.", "--accuracy")] = False,
-    layers: Annotated[str | None, option("MODEL", "Print the layers of one model instead, by their names.")] = None,
+    layers: Annotated[str | None, option("MODEL", "Print the names of the layers of one model instead.")] = None,
     json: Json = False,
     set_: Set = None,
     allow_code: AllowCode = False,
@@ -529,7 +530,7 @@ def profile(
 ) -> None:
     """Measure the speed of a spec's models, for `study plan`.
 
-    It times gradients, predictions and the loading of each model, with all workers busy.
+    The command times gradients, predictions and the loading of each model, while all workers are busy.
 
     Example: study profile quickstart
     """
@@ -599,11 +600,11 @@ def judge(
     *,
     run: Run,
     spec: Annotated[Path, option("SPEC", "A spec with the new `judge` and `names` of the chat services.")],
-    output: Annotated[Path, option("FOLDER", "A new run folder: the old one stays as it is.")],
+    output: Annotated[Path, option("FOLDER", "A new run folder. The old run folder does not change.")],
 ) -> None:
-    """Judge the answers of chat services again, without asking them.
+    """Judge the stored answers of chat services again, without asking the services.
 
-    The new folder holds the same rows with other verdicts. Only a judge that is a model is asked.
+    The new folder holds the same rows with the new verdicts. If the judge is itself a chat model, the judge is asked.
 
     Example: study judge runs/chat --spec stricter.yaml --output runs/chat-stricter
     """
@@ -627,7 +628,7 @@ def verify(*, run: Run, json: Json = False) -> None:
 
 @app.command(rich_help_panel=IMAGES)
 def compact(run: Run) -> None:
-    """Merge the Parquet parts of a run into few, for faster reading.
+    """Merge the Parquet files of a run into a few, for faster reading.
 
     The rows stay the same.
 
@@ -670,7 +671,8 @@ def train(
 ) -> None:
     """Train small networks on data in MNIST's format.
 
-    The MNIST networks of the smoothed-gradient paper; with --network, a small CNN or ViT, plain or adversarial.
+    By default, the networks are the MNIST networks of the smoothed-gradient paper. With --network, the command trains a
+    small CNN or ViT; with --adversarial, on adversarial images.
 
     Example: study train /usr/share/datasets/fashion-mnist --network mnist_cnn --adversarial 16
     """

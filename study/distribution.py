@@ -15,7 +15,7 @@ NAME = "transfer-study"
 """The name on the package index, for `pip install` and importlib.metadata. The import and the command are `study`."""
 
 TOP_LEVEL = "top_level"
-"""The folder in `study/` of a wheel."""
+"""The folder in `study/` of a wheel that holds these files."""
 
 _PACKAGE = Path(__file__).resolve().parent
 

@@ -1,4 +1,4 @@
-"""Where in somebody's code an exception came from, read from its traceback."""
+"""Finds the line of a user's code that raised an exception, from its traceback."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 
 def place_in(error: BaseException, *wanted: Callable[[str], bool]) -> str | None:
-    """Return `<file>, line <n>: <its text>` of the innermost frame in a file that `wanted` accepts; None without one.
+    """Return the place of the innermost frame whose file `wanted` accepts; None if it accepts no frame's file.
 
-    The first of `wanted` that accepts the file of any frame decides. A syntax error counts as a frame at its own line.
+    A place is text: `<file>, line <n>: <text of the line>`. The functions in `wanted` are tried in order, and the first
+    function that accepts the file of any frame decides. A syntax error counts as a frame at its own line.
     """
     frames = list(traceback.extract_tb(error.__traceback__))
     if isinstance(error, SyntaxError) and error.filename is not None and error.lineno:

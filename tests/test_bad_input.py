@@ -58,16 +58,16 @@ SPECS = {
     ),
     "probabilities have no logit": (
         swap("mi: {steps: 2}", "mi: {objective: logit, fusion: probability}"),
-        ["use fusion logit, loss or summed-updates", "attacks.mi", "line 13"],
+        ["use `fusion: logit`, `loss` or `summed-updates`", "attacks.mi", "line 13"],
     ),
     "many budgets for many steps": (
         swap("mi: {steps: 2}", "mi: {steps: 2, epsilon: [2, 4]}"),
-        ["several budgets share one gradient only in a one-step attack", "attacks.mi"],
+        ["a budget of several lengths needs `steps: 1` and no `start`", "attacks.mi"],
     ),
     "two budgets at once": (
         swap("mi: {steps: 2}", "mi: {budget: {l2: 3, epsilon: 2}}"),
         [
-            "a budget is one of epsilon, l2, rmsd and minimal, or a rule, and this one has epsilon and l2",
+            "a budget has only one of epsilon, l2, rmsd, minimal and rule, but this one has epsilon and l2",
             "attacks.mi.budget",
         ],
     ),
@@ -77,7 +77,7 @@ SPECS = {
     ),
     "an even kernel": (
         swap("mi: {steps: 2}", "mi: {kernel: {size: 4}}"),
-        ["a kernel's size is odd", "attacks.mi.kernel"],
+        ["a kernel's `size` must be odd", "attacks.mi.kernel"],
     ),
     "a random start nowhere": (
         swap("optimization: {steps: 3}", "optimization: {start: random}"),
@@ -89,7 +89,7 @@ SPECS = {
     ),
     "a falling range": (
         swap("mi: {steps: 2}", "mi: {steps: 1, budget: {epsilon: {from: 8, to: 2, by: 1}}}"),
-        ["a range rises", "attacks.mi.budget.epsilon"],
+        ["a range must rise", "attacks.mi.budget.epsilon"],
     ),
     "a weight for a model that is not there": (
         swap("mi: {steps: 2}", "mi: {weights: {aa: 2}}"),
@@ -137,7 +137,7 @@ SPECS = {
             "mi: {steps: 2}",
             "mi: {step_size: 1, budget: {rmsd: matched, to: igsm}}\n  igsm: {budget: {rmsd: matched, to: mi}}",
         ),
-        ["matched budgets form a circle: mi -> igsm -> mi", "attacks.igsm.budget.to", "budget of its own"],
+        ["matched budgets form a cycle: mi -> igsm -> mi", "attacks.igsm.budget.to", "budget of its own"],
     ),
     "matched to nothing": (
         swap("to: optimization, by: mean", "to: optimisation, by: mean"),

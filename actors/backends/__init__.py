@@ -1,1 +1,1 @@
-"""Backends run actors on Ray, in this process, or on simulated machines. One of them starts and ends a local Ray."""
+"""Backends run actors on Ray, in this process, or on simulated machines. The Ray backend can start a local Ray."""

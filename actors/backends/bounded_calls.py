@@ -31,12 +31,12 @@ from study.spec.run_options import RunOptions
 
 _TICK_SECONDS = 0.25
 _LONGEST_TICK = 1.0
-"""Most seconds that count between two checks: if this process itself is paused, the backend does not hang."""
+"""Most seconds that count between two checks, so that a pause of this process does not count as silence of Ray."""
 _GRACE_SECONDS = 1.5
 """After a signal to stop, a running call may take this long."""
 _HEARTBEAT_SECONDS = 1.0
 _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120.0, 300.0
-"""Ray ends the driver's process without a message 60 s after its GCS has died. Our limit must come first."""
+"""Ray ends the driver's process without a message 60 s after Ray's GCS has died. So the limit of a call is shorter."""
 _MACHINES_SECONDS = 45.0
 """Longer than the backend waits for the memory sizes of GPUs."""
 _LAST_HEARTBEAT_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
@@ -80,13 +80,13 @@ class MonitoredBackend(Backend, Protocol):
     def check(self) -> None:
         """Return at once. Raises BackendGone if a process that calls depend on has died.
 
-        The next call would end this process without a message.
+        Without this check, the next call would end this process without a message.
         """
 
     def heartbeat(self) -> None:
         """Return once every process that calls depend on has answered. Raises BackendGone if such a process is dead.
 
-        A separate thread calls it repeatedly.
+        A separate thread calls this method repeatedly.
         """
 
 
@@ -265,7 +265,7 @@ class _Caller:
         threading.Thread(target=self._make_calls, name="ray", daemon=True).start()
 
     def monitor(self, inner: MonitoredBackend, seconds: float) -> None:
-        """Check the heartbeat of `inner` from now on. After `seconds` without a heartbeat, `inner` hangs."""
+        """Check the heartbeat of `inner` from now on. After `seconds` without one, `inner` counts as hanging."""
         self._inner, self._silence_allowed = inner, seconds
         threading.Thread(target=self._check_heartbeat, args=(inner,), name="heartbeat", daemon=True).start()
 
@@ -301,8 +301,8 @@ class _Caller:
         if self._broken is None:
             with contextlib.suppress(BackendGone):
                 if inner is not None:
-                    # If the heartbeat hangs, the next call raises BackendGone. The error of an earlier call that
-                    # was not waited for no longer matters.
+                    # If the heartbeat hangs, the next call raises BackendGone. An error of an earlier call that the
+                    # main thread did not wait for no longer matters.
                     with contextlib.suppress(Exception):
                         self._do("heartbeat", _LAST_HEARTBEAT_SECONDS, inner.heartbeat)
                 self._do("close", _CLOSE_SECONDS, work)
@@ -394,6 +394,6 @@ class _Caller:
 def _hangs(what: str) -> BackendGone:
     return BackendGone(
         f"Ray hangs: {what}",
-        todo="check whether its machine is overloaded, out of memory or cut off, then launch again: "
-        "published results are kept",
+        todo="check whether a machine of Ray is overloaded, out of memory or cut off from the network, then launch "
+        "again: published results are kept",
     )

@@ -32,7 +32,7 @@ class _Held:
         self.number = number
         self.value = value
         self.work: Callable[[], None] | None = None
-        """The call that will set the value; None once it is there."""
+        """The call that will set the value; None once the value is set."""
 
 
 class InProcess:
@@ -104,7 +104,7 @@ class InProcess:
         return Call(value, crafted)
 
     def activity(self, actor: Worker | ServiceWorker) -> str:
-        """That of this process: one call runs at a time."""
+        """The activity of this process, because one call runs at a time."""
         return activity.here.text
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:

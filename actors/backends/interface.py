@@ -84,7 +84,7 @@ class MachineLost(ActorLost):
 
 
 class MemoryLost(ActorLost):
-    """The actor was killed because its machine ran out of memory, whichever process used it."""
+    """The actor was killed because its machine ran out of memory. Any process there may have used the memory."""
 
 
 class DeviceLost(ActorLost):
@@ -117,7 +117,12 @@ class PixelsLost(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """A started call. The driver fetches `value`, which is small; `pixels` (None without any) pass between actors."""
+    """A started call.
+
+    Attributes:
+        value: The reference to the result, which is small and which the driver fetches.
+        pixels: The reference to the adversarial images, which go from actor to actor; None if the call returns none.
+    """
 
     value: Ref
     pixels: Ref | None
@@ -131,7 +136,7 @@ class Scaling:
 
 
 class Backend(Protocol):
-    """Runs actors. Only `wait`, `value`, `pixels` and `close` may block."""
+    """Runs actors. Only `machines`, `wait`, `value`, `pixels` and `close` may block."""
 
     name: str
     fixed: bool
@@ -156,7 +161,7 @@ class Backend(Protocol):
         """Start `actor.<method>(*arguments, pixels)`: `predict`, `probe`, or `craft`, which also returns pixels."""
 
     def activity(self, actor: Any) -> str:
-        """The place of an actor in its call, as it last told: `step 34 of 100`; empty if it is not known."""
+        """How far an actor is in its call, as it last reported, such as `step 34 of 100`; empty if unknown."""
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
         """Wait until at least one of `refs` is ready, `seconds` at most. Returns all that are ready."""
@@ -179,7 +184,7 @@ class Backend(Protocol):
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
         """Stop using `device` and the `actors` on it. `machines` does not count the device any more.
 
-        It may be called again with the same device, if another actor was started there meanwhile.
+        This method may be called again with the same device, if another actor was started there meanwhile.
         """
 
     def close(self) -> None:

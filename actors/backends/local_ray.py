@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from actors.backends import reaper
 from study.process import children
 
-# Ray's agents rename themselves, which overwrites a part of their environment. Of many marks, most survive.
+# Ray's agents rename themselves, which overwrites a part of their environment. With many marks, some are left.
 _MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
 
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -67,7 +67,7 @@ class LocalRay:
         return self._reaper.pid
 
     def starting(self) -> AbstractContextManager[None]:
-        """A context manager. Processes started inside it belong to this Ray; earlier and later ones do not."""
+        """A context manager. Only processes that are started inside it belong to this Ray."""
         environment = children.environment(children.RAY, os.environ, self._hidden) | dict.fromkeys(_MARKS, self._mark)
         if not any(os.environ.get(name) for name in _TOKENS):
             # Without a token, Ray would write a new one into the home directory.

@@ -15,7 +15,7 @@ from actors.backends.interface import Scaling
 from actors.resources.placement import ResourceRequest
 
 _MIRRORED = "node_"
-"""If Ray's autoscaler cannot add machines, it reports each machine as a node type: this prefix and its id."""
+"""If Ray's autoscaler cannot add machines, it reports each machine as a node type, named by this prefix and an id."""
 
 _STATUS = "__autoscaling_status"
 """The key of the first autoscaler's state."""

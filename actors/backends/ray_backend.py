@@ -137,12 +137,13 @@ class RayBackend:
         if not any(node["Alive"] for node in self._ray.nodes() if node["NodeID"] == self._here):
             raise BackendGone(
                 "Ray is gone: its GCS has declared this machine dead",
-                todo="check whether it was cut off or overloaded, then launch again: published results are kept",
+                todo="check whether this machine was cut off from the network or overloaded, then launch again: "
+                "published results are kept",
             )
         self._read_activities()
 
     def _read_activities(self) -> None:
-        """Read what the actors that displays show have told."""
+        """Read how far actors are in their calls, for the actors that displays have asked about in the last seconds."""
         for one in list(self._activities.values()):
             if time.monotonic() - one.asked < _WATCHED_SECONDS:
                 found = self._ray.experimental.internal_kv._internal_kv_get(one.key)
@@ -166,7 +167,7 @@ class RayBackend:
     def _measure_gpus(self, nodes: Sequence[str]) -> None:
         """Measure the GPU memory of new `nodes`, all at the same time.
 
-        Until the memory of one machine is known, a call waits for the answers. Later calls do not wait.
+        Until the GPU memory of at least one machine is known, this method waits for the answers; later it does not.
         """
         wait = 0.0 if self._gpus else _GPU_MEMORY_SECONDS
         for node in nodes:
@@ -285,7 +286,7 @@ class RayBackend:
 
     def close(self) -> None:
         if not self.fixed:
-            # The cluster goes on without this process, and would keep them.
+            # The cluster goes on without this process, and would keep the reports of its actors.
             with contextlib.suppress(Exception):
                 self._ray.experimental.internal_kv._internal_kv_del(self._activity_prefix, del_by_prefix=True)
         if self._asked:
@@ -384,18 +385,21 @@ def _messages(error: BaseException | None) -> Iterator[str]:
 
 
 class _Told:
-    """What an actor has told that it is at: the key of its text in Ray's store, and when a display asked last."""
+    """The last report of an actor on its call.
+
+    `key`: the key of the report in Ray's store. `text`: the report. `asked`: when a display last asked for it.
+    """
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.text = ""
         self.asked = -_WATCHED_SECONDS
         self.actor: Any = None
-        """Kept, so that no other actor gets its `id`."""
+        """The actor. It is kept here, so that no other object gets its `id`."""
 
 
 def put_activity(key: str, text: str) -> None:
-    """Publish what this actor is at in the store of Ray's GCS, which the driver's heartbeat reads."""
+    """Write how far this actor is in its call into the store of Ray's GCS. The driver's heartbeat reads it there."""
     import ray
 
     ray.experimental.internal_kv._internal_kv_put(key, text)

@@ -47,7 +47,7 @@ class Daemons:
             if state in "ZX":
                 raise BackendGone(
                     f"Ray is gone: its {name} (process {pid}) has died",
-                    todo="check whether memory ran out or someone killed it, then launch again: "
+                    todo="check whether memory ran out or the process was killed, then launch again: "
                     "published results are kept",
                 )
             if state in "Tt":

@@ -23,7 +23,7 @@ _GIB = 2.0**30
 
 
 def translate(error: Exception, errors: Any) -> Exception:
-    """The error of the backend interface that stands for Ray's `error`. `errors`: the module `ray.exceptions`."""
+    """Translate Ray's `error` into an error of the backend interface. `errors`: the module `ray.exceptions`."""
     text = _COLOURS.sub("", str(error))
     inner = getattr(error, "cause", None)
     if isinstance(inner, StudyError | CallFailed | DeviceLost):

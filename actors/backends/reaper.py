@@ -50,9 +50,9 @@ def reap(
 
 
 def note(mark: str, known: dict[int, int]) -> dict[int, int]:
-    """Update `known` (start times by process id), and return it.
+    """Update `known` (start times by process id), and return `known`.
 
-    Afterwards it holds the running processes that carry the mark or were known, and all their descendants.
+    Afterwards, `known` holds the running processes that carry the mark or were known, and all their descendants.
     """
     alive = _alive()
     ours = {pid for pid, (_, started) in alive.items() if known.get(pid) == started or _has_mark(pid, mark)}

@@ -40,7 +40,7 @@ class Costs:
         start: Start of an actor.
         hardware: The device and the name of the measured processor or GPU, such as `cuda:0: NVIDIA H100 80GB HBM3`. The
             costs hold only for this hardware. Empty in profiles of early versions.
-        memory: Bytes of that GPU, or of the machine; None if unknown.
+        memory: Bytes of memory of the measured GPU, or of the machine; None if unknown.
         torch: The release of torch.
         numerics: The section `numerics:` of the spec that was measured.
     """
@@ -75,7 +75,7 @@ class Machines:
         nodes: Number of machines.
         slots: Workers on each machine.
         speed: Speed relative to the measured hardware.
-        losses: Fraction of the machines that are lost per hour.
+        losses: Losses of each machine per hour, on average.
         back: Seconds after which a lost machine comes back.
         gpus: Whether workers run on GPUs.
         broken: The numbers of machines whose device fails every call.
@@ -240,7 +240,7 @@ class Simulated:
             heapq.heappush(self._due, (run.ends, ref))
 
     def activity(self, actor: _Actor) -> str:
-        """Nothing: no call computes anything."""
+        """Empty, because a simulated call computes nothing."""
         return ""
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:

@@ -110,7 +110,7 @@ def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Conso
 
 
 def _standing(file: SpecFile, folder: RunFolder) -> dict[str, Any] | None:
-    """Compare the spec with its run folder; the result is plain data. It has `refused` if a launch would refuse it."""
+    """Compare the spec with its run folder. Returns plain data, with a key `refused` if a launch refuses the spec."""
 
     def found() -> list[Candidate] | None:
         try:
@@ -242,7 +242,7 @@ def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: S
 
 
 def _is_of(kind: str | None, costs: Costs) -> bool:
-    """Whether `kind` names the measured hardware; None always does.
+    """Whether `kind` names the measured hardware; True if `kind` is None.
 
     `kind` is `cpu`, `gpu`, or words that stand in the name of every measured processor or GPU.
     """
@@ -258,7 +258,7 @@ def _words(name: str) -> set[str]:
 
 
 def _described(basis: _Basis, options: ForecastOptions) -> str:
-    """Describe the machines and the hardware whose costs give the duration."""
+    """Describe the machines, and the hardware on which the costs were measured."""
     costs = basis.costs
     memory = f", {costs.memory / 2**30:.0f} GiB" if costs.memory else ""
     torch = f", torch {costs.torch}" if costs.torch else ""
@@ -278,7 +278,7 @@ def _costs(file: SpecFile, options: ForecastOptions) -> Costs:
     missing = [name for name in file.spec.models if not {name} <= {*costs.predict} & {*costs.load}]
     missing += [name for name in file.spec.sources() if name not in costs.gradient]
     if missing:
-        raise StudyError(f"the profile {path} lacks model '{missing[0]}'", todo="run `study profile` again")
+        raise StudyError(f"the profile {path} has no times for model '{missing[0]}'", todo="run `study profile` again")
     numbers = [*costs.gradient.values(), *costs.predict.values(), *costs.load.values()]
     if not all(np.isfinite(one) and one >= 0 for one in (*numbers, costs.call, costs.driver, costs.start)):
         raise StudyError(f"the profile {path} has times that are negative or not finite", todo=measure)

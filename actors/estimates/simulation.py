@@ -58,7 +58,7 @@ class Forecast:
 def plan_without_images(spec: Spec, count: int, machines: Machines | None = None) -> Plan:
     """The plan of a spec for `count` images, on `machines`; None stands for one worker on a processor.
 
-    It reads no image and no model, so its ids differ from those of a run.
+    No image and no model is read, so the ids in this plan differ from the ids in a run.
     """
     predictions = {name: Clean((0,), (1.0,)) for name in spec.models}
     images = [Selected(f"{number:08d}", 0, 1, "0" * 64, predictions) for number in range(count)]
@@ -70,7 +70,10 @@ def plan_without_images(spec: Spec, count: int, machines: Machines | None = None
 def simulate(
     plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0, say: Callable[[str], None] = lambda line: None
 ) -> Forecast:
-    """Simulate a run of `plan`, in which calls take the measured time. `say` gets a line for each device set aside."""
+    """Simulate a run of `plan`, in which calls take the measured time.
+
+    `say` gets a line for each device that is set aside.
+    """
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
     options = placement.WorkerOptions(models=spec.run.models_per_actor, per_gpu=1)

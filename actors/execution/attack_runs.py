@@ -1,6 +1,7 @@
 """The attack runs of a study: craft the images of each unit, show them to its targets, write the rows.
 
-The driver moves references and small numbers; only kept images pass through it.
+A unit is one attack run on one shard of the images. The driver handles references and small numbers; of all pixels,
+only kept images pass through it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from study.planning.plan import Craft, Finished, Plan, Unit
 from study.results.kept_images import KeptImages
 
 _AHEAD = 4
-"""Kept images are shown only while fewer units per worker than this wait for targets."""
+"""The driver shows further kept images only while fewer units per worker than this wait for targets."""
 
 
 class AttackRuns(Workload):
@@ -50,8 +51,9 @@ class AttackRuns(Workload):
     ) -> None:
         """Plan the units that are left.
 
-        `done`: targets that need no answer, by unit id. `rmsd`: known RMSDs of reference crafts, by craft id and image,
-        in pixel values 0..255. For `kept` and `whole` see RemainingUnits.
+        `done`: targets that need no answer, by unit id. `rmsd`: the known RMSDs of attack runs that other budgets are
+        matched to, by id of the attack run and by image, in pixel values 0..255. For `kept` and `whole` see
+        RemainingUnits.
         """
         self.progress = progress
         self.outcome = Outcome()
@@ -118,13 +120,13 @@ class AttackRuns(Workload):
             self._answered(opened, targets, event)
 
     def finish(self) -> None:
-        """Fail the units whose reference failed."""
+        """Report the units whose budget is matched to a failed attack run as failed."""
         for unit in self._dependencies.blocked():
             why = f"its budget is matched to {unit.craft.reference}, which is not complete"
             self._fail_unit(unit, StudyError(why))
 
     def _feed(self, craft: Craft, shards: Sequence[Shard]) -> None:
-        """Give the scheduler the units of one craft as a stream, and announce the predictions that will follow."""
+        """Give the scheduler the units of one attack run as a stream, and announce the predictions that will follow."""
         tasks = map(self._task, self._remaining.to_craft(craft, shards))
         self._runtime.scheduler.add_stream(tasks, len(shards), first=self._rmsd.is_reference(craft))
         self._expect(craft, sum(len(shard.images) for shard in shards))
@@ -153,7 +155,7 @@ class AttackRuns(Workload):
             self._runtime.display.say(f"{unit.craft.attack} on {sources}: {remark}")
 
     def _show(self, opened: OpenUnit) -> None:
-        """Show the images of a unit to its targets, and start the crafts that waited for the RMSD of these images."""
+        """Show the images of a unit to its targets, and start the units that waited for the RMSD of these images."""
         unit = opened.unit
         self._open.open(opened)
         for targets in self._tasks.groups(unit.craft, unit.targets):

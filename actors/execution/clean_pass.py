@@ -34,9 +34,10 @@ _MOST_AT_ONCE = 1024
 
 
 def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
-    """Select images, in the order of `candidates`. The number of images in a round does not change the selection.
+    """Select images, in the order of `candidates`.
 
-    Raises StudyError if too few images are admitted, and Interrupted.
+    The candidates are read in rounds. The size of a round does not change the selection. Raises StudyError if too few
+    images are admitted, and Interrupted if a signal comes.
     """
     return _CleanPass(spec, runtime).run(candidates)
 
@@ -48,7 +49,7 @@ def extend(
 
     An image stays selected whatever a new model predicts for it. Further images come from the candidates after the last
     selected one, then from earlier candidates that were not selected. They go into new shards. Raises StudyError if too
-    few images are admitted, or if a selected image or a known model has changed; and Interrupted.
+    few images are admitted, or if a selected image or a known model has changed, and Interrupted if a signal comes.
     """
     return _CleanPass(spec, runtime, before.models).extend(before, candidates, more=more)
 
@@ -229,7 +230,7 @@ class _CleanPass:
                 if wrong:
                     self._say(
                         f"{name} misclassifies {wrong} of the {counted(len(images), 'clean image')} selected before it "
-                        "was added. The images stay; `among='clean-correct'` gives its rates without them"
+                        "was added. These images stay selected; `among='clean-correct'` gives rates without them"
                     )
 
     def _read(self, part: Sequence[Candidate]) -> list[_Decoded]:

@@ -33,7 +33,7 @@ class Request:
         models: Names of models, all local or all remote services.
         images: Each `uint8` (C, H, W). Without images, the models are only loaded and recorded.
         ids: The id of each image.
-        labels: The true label of each image, by which services are judged; none for local models.
+        labels: The true label of each image, which the answers of services are compared with; empty for local models.
         digests: The digest that a model must have, by name, if an earlier launch recorded it.
         ranking: Models that also answer with the probabilities of all labels.
     """

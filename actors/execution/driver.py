@@ -36,8 +36,8 @@ class Progress:
 class Failure:
     """A unit, or one target of a unit, that failed permanently.
 
-    `target` is None if the whole unit failed. `error` is the message. `traceback` is the worker's, if an exception was
-    raised there.
+    `target` is None if the whole unit failed. `error` is the message. `traceback` is the traceback in the worker; None
+    if no exception was raised there.
     """
 
     unit: str
@@ -82,7 +82,7 @@ class Sink(Protocol):
 
 
 class Workload(Protocol):
-    """A kind of work: its tasks, and the handling of their answers. Attack runs, clean predictions and probes are such.
+    """A kind of work: attack runs, clean predictions, or probes. It makes the tasks and handles their answers.
 
     The default methods fit a workload whose tasks are all known at the start. Other workloads override them.
     """
@@ -145,7 +145,7 @@ def drive(workload: Workload, runtime: Runtime) -> int | None:
 def _loop(workload: Workload, runtime: Runtime) -> None:
     scheduler = runtime.scheduler
     report = _every_second(lambda: runtime.display.state(scheduler.state(workload.waiting_bytes)))
-    # Where calls run in this process, nothing else could report during one.
+    # If calls run in this process, a report during a call can only come from the call itself.
     with activity.here.heard(report):
         while (workload.give_out() or not scheduler.idle) and runtime.interrupt.status is None:
             for event in scheduler.step(_STEP_SECONDS, crafts=workload.crafts_allowed):

@@ -1,4 +1,4 @@
-"""Matched budgets: if the budget of an attack is the RMSD of a reference attack, it waits until that RMSD is known."""
+"""Matched budgets: if the budget of an attack is the RMSD of a reference attack, the attack waits for that RMSD."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from study.images.selection import Shard
 from study.planning.plan import Craft, Plan, Unit
 
 Ready = tuple[Craft, list[Shard]]
-"""A craft, and the shards on which it can run now."""
+"""An attack run (a craft), and the shards on which it can run now."""
 
 
 class ReferenceRmsd:
-    """The RMSD of each image of the reference crafts of a plan, as far as it is known."""
+    """The RMSD that each reference (an attack run that other budgets are matched to) gives each image, where known."""
 
     def __init__(self, plan: Plan, known: Mapping[str, Mapping[str, float]]) -> None:
-        """`known`: the RMSDs in existing rows, in pixel values 0..255, by reference craft and image."""
+        """`known`: the RMSDs in existing rows, in pixel values 0..255, by id of the reference and by image."""
         self._plan = plan
         self._known = {reference: dict(known.get(reference, {})) for reference in references(plan)}
         images = [one.image for shard in plan.shards for one in shard.images]
         self._missing = {reference: sum(one not in of for one in images) for reference, of in self._known.items()}
-        """Number of images whose RMSD is not known, by reference. Counted here because each unit of it asks."""
+        """Number of images whose RMSD is not known, by reference. Counted once, because every unit asks for it."""
         self._means: dict[str, float] = {}
 
     def is_reference(self, craft: Craft) -> bool:
@@ -30,7 +30,7 @@ class ReferenceRmsd:
         return craft.id in self._known
 
     def learn(self, unit: Unit, rmsd: Sequence[float]) -> bool:
-        """Store the RMSD of each image of a unit of a reference craft. Returns False if all of them were known."""
+        """Store the RMSD of each image of a unit of a reference. Returns False if all these RMSDs were known before."""
         known = self._known[unit.craft.id]
         images = [one.image for one in unit.shard.images]
         new = sum(one not in known for one in images)
@@ -65,7 +65,7 @@ class ReferenceRmsd:
 
 
 class Dependencies:
-    """The order of the crafts of a plan: which units can run at the start, and which wait for a reference."""
+    """The order of the attack runs of a plan: which units can run at the start, and which wait for a reference."""
 
     def __init__(self, plan: Plan, remaining: RemainingUnits, rmsd: ReferenceRmsd) -> None:
         self._plan = plan
@@ -86,7 +86,8 @@ class Dependencies:
     def released(self, reference: Unit) -> Iterator[Ready]:
         """The units that can run now that the RMSD of the unit `reference` is known.
 
-        A budget by image waits for the same shard of the reference craft, a budget by mean for all of its units.
+        A unit whose budget is matched by image waits for the same shard of the reference. A unit whose budget is
+        matched by mean waits for all shards of the reference.
         """
         waiting, self._waiting[reference.craft.id] = self._waiting.get(reference.craft.id, []), []
         for craft in waiting:
@@ -107,7 +108,7 @@ class Dependencies:
 
 
 def references(plan: Plan) -> set[str]:
-    """The ids of the reference crafts: other crafts match their RMSD."""
+    """The ids of the references: the attack runs that the budgets of other attack runs are matched to."""
     return {craft.reference for craft in plan.crafts.values() if craft.reference is not None}
 
 

@@ -1,4 +1,4 @@
-"""Units whose adversarial images exist and wait for the answers of targets."""
+"""Units (an attack run on one shard) whose adversarial images exist and wait for the answers of targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OpenUnit:
         pixels: A reference to the adversarial images, which workers can read.
         waiting_for: Targets that have neither answered nor failed.
         seconds: Time of the attack on the worker; 0 for kept images.
-        kept: Whether an earlier launch kept the images, so that no attack ran in this one.
+        kept: Whether an earlier launch kept the images, so that no attack ran in this launch.
         answers: The answers so far, one for each target.
     """
 

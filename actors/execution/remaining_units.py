@@ -1,4 +1,7 @@
-"""The unfinished units of a plan. A unit with kept images is only shown to targets; every other unit is crafted."""
+"""The unfinished units (an attack run on one shard) of a plan.
+
+Kept images of a unit are only shown to its targets. For every other unit, the attack runs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from study.results.kept_images import KeptImages
 
 
 class RemainingUnits:
-    """The units of `plan` that are not `done`. They are made when asked for, because there may be millions."""
+    """The units of `plan` that are not `done`. Methods yield them one by one, because there may be millions."""
 
     def __init__(self, plan: Plan, done: Finished, kept: KeptImages | None = None, *, whole: bool = True) -> None:
         """`done`: targets that need no answer, by unit id. `kept`: the images that earlier launches kept.
@@ -24,13 +27,13 @@ class RemainingUnits:
         self._needed = self._kept if whole else None
 
     def to_craft(self, craft: Craft, shards: Sequence[Shard] | None = None) -> Iterator[Unit]:
-        """The unfinished units of one craft that have no kept images. `shards`: None for all shards."""
+        """The unfinished units of one attack run that have no kept images. `shards`: None for all shards."""
         for unit in self._plan.units_of(craft, self._done, shards, kept=self._needed):
             if unit.id not in self._kept:
                 yield unit
 
     def to_show(self) -> Iterator[Unit]:
         """The unfinished units that have kept images."""
-        # Without kept images, skip the loop: there may be millions of units, and the first task would wait for it.
+        # Without kept images, skip the loop: with millions of units, the first task would wait for its end.
         units = self._plan.units(self._done, kept=self._needed) if self._kept else iter(())
         return (unit for unit in units if unit.id in self._kept)

@@ -70,8 +70,10 @@ class RowSink:
 
 
 def _wanted(plan: Plan) -> WantedNames:
-    """The names that each remote service has for the target labels of the images; of chat services, also for the true
-    labels."""
+    """The names that each remote service uses for the target labels of the images, by service and label.
+
+    For chat services, the names of the true labels are included.
+    """
     images = [image for shard in plan.shards for image in shard.images]
     wanted, true = {one.target_label for one in images}, {one.label for one in images}
     return {

@@ -22,7 +22,7 @@ from study.terminal.screen import counted
 
 @dataclass(frozen=True)
 class StudyUpdate:
-    """What a launch adds to the selection of earlier launches.
+    """The additions of a launch to the selection of earlier launches.
 
     Attributes:
         spec: The spec of this launch.
@@ -58,7 +58,7 @@ class StudyUpdate:
         return after
 
     def record(self, selection: Selection, say: Callable[[str], None], asked: str | EllipsisType | None = ...) -> None:
-        """Replace the spec and the selection in the run folder."""
+        """Replace the spec and the selection in the run folder. `asked`: as in `resume.extend`."""
         if self.changes:
             say(f"since the last launch: {self.changes.line()}")
         resume.extend(self.spec, selection, self.folder, asked)
@@ -67,7 +67,7 @@ class StudyUpdate:
 def find_update(
     file: SpecFile, folder: RunFolder, before: Selection, changes: Changes, say: Callable[[str], None]
 ) -> StudyUpdate:
-    """Compare a spec with the selection `before`. Raises StudyError if the spec asks for fewer images than that has."""
+    """Compare a spec with the selection `before`. Raises StudyError if the spec asks for fewer images than selected."""
     spec = file.spec
     found: list[Candidate] | None = None
     if spec.images.count is None:

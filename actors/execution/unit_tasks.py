@@ -15,10 +15,12 @@ from study.images.selection import Selected
 from study.planning.plan import Craft, Plan, Unit, objective_labels
 
 _MOST_TARGETS = 4
-"""Most targets in a call. With more, a call would take longer than crafting, and its loss would waste more loading."""
+"""Most targets in a call. A call with more targets would take longer than an attack, and if it were lost, more models
+would have to be loaded again."""
 
 _Shared = tuple[Sequence[Selected], tuple[int, ...], Mapping[str, str]]
-"""The pool of an attack run, its labels, and the digests of its sources, by name."""
+"""The pool of an attack run (the further images that admix mixes in), the labels of these images, and the digests of
+the source models, by name."""
 
 
 class UnitTasks:
@@ -32,7 +34,10 @@ class UnitTasks:
         self._groups: dict[tuple[bool, tuple[str, ...]], list[tuple[str, ...]]] = {}
 
     def craft(self, unit: Unit, rmsd: tuple[float, ...] | None) -> Task:
-        """The task that crafts `unit`; `rmsd`: the matched budget of each image, if any. Its context is the unit."""
+        """The task that crafts `unit`. The context of the task is the unit.
+
+        `rmsd`: the matched budget of each image; None for other budgets.
+        """
         craft = unit.craft
         pool, labels, models = self._shared_by(craft)
         job = CraftJob(
@@ -59,7 +64,7 @@ class UnitTasks:
         return found
 
     def predict(self, unit: Unit, pixels: Ref, targets: tuple[str, ...], context: Any) -> Task:
-        """The task that shows a unit's batch to `targets` in one call."""
+        """The task that shows the adversarial images of a unit to `targets` in one call."""
         images = tuple(one.image for one in unit.shard.images)
         truth = None if self._is_local(targets[0]) else _truth(unit, targets[0])
         job = PredictJob(targets, self._plan.spec.numerics.batch, images, _search(unit), truth=truth)
@@ -100,14 +105,14 @@ class UnitTasks:
 
 
 def _predict_cost(craft: Craft, images: int, targets: Sequence[str]) -> float:
-    """Number of predictions: images, times variants of each, times targets."""
+    """Number of predictions: the number of images, times the versions of each image, times the targets."""
     minimal = craft.recipe.budget.minimal
     variants = len(minimal.levels) if minimal else len(craft.points)
     return float(images * variants * len(targets))
 
 
 def _truth(unit: Unit, service: str) -> Truth:
-    """What the answers of `service` about the images of a unit are judged by."""
+    """The labels and names that the answers of `service` about the images of a unit are compared with."""
     images = unit.shard.images
     targeted = unit.craft.goal == "targeted"
     return Truth(

@@ -47,7 +47,7 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
     say(_plan_line(plan.attacks, progress.left))
     spec_diff.must_be_there(plan.selection, candidates)
     if spec.run.keep_images and not all(craft.keepable for craft in plan.attacks.crafts.values()):
-        say("searches of the minimal RMSD keep no images: their attacks run again for new targets")
+        say("attacks that search for the minimal RMSD keep no images: they run again for new targets")
     metadata = Provenance(spec, runtime.scheduler)
     make = KeepingWriter if spec.run.keep_images else Writer
     writer = make(folder, flush_seconds=spec.run.flush_seconds, metadata=metadata)
@@ -67,7 +67,7 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
     )
     outcome = attacks.outcome
     outcome.interrupted = drive(attacks, runtime)
-    shown = f", {outcome.shown} shown from kept images" if spec.run.keep_images or outcome.shown else ""
+    shown = f", {outcome.shown} shown to targets from kept images" if spec.run.keep_images or outcome.shown else ""
     say(f"{counted(outcome.crafted, 'unit')} crafted{shown}")
     if spec.geometry and outcome.interrupted is None and whole:
         writers = ProbeWriters(folder, spec.run.flush_seconds, metadata)

@@ -15,7 +15,7 @@ _INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "pureli
 
 @contextlib.contextmanager
 def as_one_message() -> Iterator[None]:
-    """Turn any other error into a StudyError that names the last line of code outside installed packages.
+    """Turn every error but StudyError into a StudyError that names the last line of code outside installed packages.
 
     `study.launch(…, inline=True)` raises the original error instead.
     """
@@ -30,7 +30,7 @@ def as_one_message() -> Iterator[None]:
         raise StudyError(
             f"{type(error).__name__}: {first_line(error)}",
             where=f"{last.filename}, line {last.lineno}, in {last.name}",
-            todo="study.log in the run folder has the traceback; to stop there, write breakpoint() into your code, or "
-            "call study.launch(…, inline=True) in a debugger. Finished work is kept",
+            todo="read the traceback in study.log in the run folder; to stop at that line, write breakpoint() into "
+            "your code, or call study.launch(…, inline=True) in a debugger. Finished work is kept",
             status=1,
         ) from error

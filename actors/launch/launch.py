@@ -61,7 +61,7 @@ def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend
         options = replace(options, given=options.spec_file())
         tuning = tuning_of(options)
     except StudyError as error:
-        # Raised inside the display below, which reports it as an event.
+        # The error is raised again inside the display below, which reports it as an event.
         refused = error
     if tuning is not None:
         status = launch(tuning.options, console, start)
@@ -119,7 +119,7 @@ def _launch(
                 already_complete(prepared, display)
                 return COMPLETE
             say = tracking.display.say
-            # From here on the launch waits for one thing or another, and its status says so.
+            # From here on, the launch waits for models, images, machines and workers, and its status says so.
             tracking.display.wait()
             say("checking models and images")
             inputs = check_inputs(prepared)

@@ -88,7 +88,7 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
     from study.models.check import check_models
 
     spec, file, allow_code = launch.spec, launch.file, launch.options.allow_code
-    # What is checked is the text that workers will run.
+    # Check the same text of the user's files that workers will run.
     with user_files.carried(launch.code.functions):
         check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
         check_measures(spec.visibility, file.where)
@@ -105,7 +105,7 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
 def _check_external(launch: PreparedLaunch) -> None:
     """Raise StudyError, with the place in the spec, if another library's attack cannot run in one of the experiments.
 
-    It may not support the goal, the number of sources or the budget.
+    The library may not support the goal, the number of sources or the budget.
     """
     spec = launch.spec
     for experiment in spec.experiments.values():

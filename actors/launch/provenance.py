@@ -1,4 +1,4 @@
-"""Records what affects the rows besides the spec: versions and hardware. The metadata of every part holds it."""
+"""Records versions and hardware, which affect the rows besides the spec, in the metadata of every Parquet part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.spec.schema import Spec
 
 
 class Provenance(Mapping[str, str]):
-    """Versions, numerics, and the arithmetic of all workers so far. Each access includes the workers of that moment."""
+    """Versions, numerics, and the arithmetic of all workers that have come up so far, read anew at each access."""
 
     def __init__(self, spec: Spec, scheduler: Scheduler) -> None:
         import torch

@@ -23,7 +23,10 @@ class StudyPlan:
     probes: GeometryPlan
 
     def left(self, folder: RunFolder) -> int:
-        """The number of unfinished units: units and units of probes that lack rows, or images that the run keeps."""
+        """The number of unfinished units of attack runs and probes.
+
+        A unit is unfinished if rows are missing, or images that the run keeps.
+        """
         finished = probe_store.done(folder.path, self.probes.spec.geometry)
         units = self.attacks.units(scanning.done(folder.path), kept=KeptImages(folder).units)
         return sum(1 for _ in units) + sum(1 for _ in self.probes.units(finished))

@@ -1,4 +1,4 @@
-"""The tracking of one launch: starts it, ends it, and tracks an already complete study from its rows."""
+"""Starts and ends the tracking of one launch, and tracks a study that is complete already from its rows."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Display)
         except StudyError as error:
             if order.wandb is not None or spec.tracking.wandb is not None:
                 raise
-            front.say(f"WANDB_MODE is {chosen}, and this launch is not tracked: {error.what} ({error.todo})")
+            front.say(f"WANDB_MODE is {chosen}, but this launch is not tracked: {error.what} ({error.todo})")
             chosen = "disabled"
     if chosen == "disabled":
         yield TrackingSession(front, None)

@@ -1,4 +1,7 @@
-"""The first part of a launch whose attacks have `tune`: try every choice of numbers on other images, keep the best."""
+"""The first part of a launch whose attacks have `tune`: try every combination of parameter values on other images.
+
+The study then uses the combination with the highest success rate.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Tuning:
-    """A launch that tries all choices of numbers.
+    """A launch that tries every combination of the parameter values in `tune`, before the study itself.
 
     Attributes:
-        options: The options of that launch.
+        options: The options of the tuning launch.
         file: The spec of the study itself.
-        variants: The numbers of each choice, by the name of the attack in the study and the name of the choice's attack
-            in that launch.
+        variants: For each attack of the study with `tune`, by name: its variants in the tuning launch, each by name
+            with its parameter values.
     """
 
     options: LaunchOptions
@@ -40,10 +43,10 @@ class Tuning:
 
 
 def tuning_of(options: LaunchOptions) -> Tuning | None:
-    """Return the launch that tries the choices of all attacks with `tune`; None for a study without `tune`.
+    """Return the launch that tries the values of all attacks with `tune`; None for a study without `tune`.
 
-    Raises StudyError, with the place in the spec, if `tune` names a parameter that the attack does not
-    have, or a value that the parameter does not accept.
+    Raises StudyError, with the place in the spec, if `tune` names a parameter that the attack does not have or a value
+    that the parameter does not accept, or if the images of the study cannot be used with `tune`.
     """
     file = options.spec_file()
     asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}
@@ -82,7 +85,7 @@ def tuning_of(options: LaunchOptions) -> Tuning | None:
     if not experiments:
         unused = next(iter(asked))
         raise StudyError(
-            f"no experiment uses '{unused}', so its numbers cannot be tuned",
+            f"no experiment uses the attack '{unused}', so its parameters cannot be tuned",
             where=file.where("attacks", unused, "tune"),
             todo="name the attack in an experiment, or remove `tune`",
         )
@@ -113,15 +116,18 @@ def _varied(attack: Attack, numbers: Mapping[str, float], where: str) -> Attack:
     try:
         return with_numbers(attack, numbers)
     except (KeyError, StopIteration) as error:
-        accepted = "keys of numbers of the attack, such as smoothing.sigma"
-        raise StudyError(f"the attack has no number {first_line(error)}", where=where, accepted=accepted) from None
+        accepted = "keys of numeric parameters of the attack, such as smoothing.sigma"
+        raise StudyError(f"the attack has no parameter {first_line(error)}", where=where, accepted=accepted) from None
     except ValidationError as error:
         what = error.errors(include_url=False)[0]["msg"]
         raise StudyError(f"{dict(numbers)} is not accepted: {what}", where=where) from None
 
 
 def chosen(tuning: Tuning, say: Callable[[str], None]) -> SpecFile:
-    """Return the spec with the best choice of every attack, print and record it. The launch of `tuning` has ended."""
+    """Return the spec with the best parameter values of every attack, and print and record these values.
+
+    Call this after the tuning launch has ended. Raises StudyError if an attack has no black-box target.
+    """
     assert tuning.options.output is not None
     folder = RunFolder(str(tuning.options.output))
     finished = open_run(str(folder.path))
@@ -132,7 +138,7 @@ def chosen(tuning: Tuning, say: Callable[[str], None]) -> SpecFile:
         known = {variant: means[variant] for variant in variants if variant in means}
         if not known:
             raise StudyError(
-                f"`tune` compares success on black-box targets, and attack '{name}' has none",
+                f"`tune` compares success rates on black-box targets, but attack '{name}' has no black-box target",
                 where=tuning.file.where("attacks", name, "tune"),
             )
         best = max(known, key=lambda variant: known[variant])
@@ -164,8 +170,8 @@ def check_apart(study: RunFolder, selection: Selection) -> None:
     if used:
         raise StudyError(
             f"the study uses {len(used)} of the images on which its attacks were tuned",
-            accepted="an image set with enough images for both",
-            todo="reduce images.count, or `images` of `tune`",
+            accepted="an image set with enough images for the study and for `tune`, which share no image",
+            todo="reduce images.count, or `images` in `tune`",
         )
 
 

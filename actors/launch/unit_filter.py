@@ -11,7 +11,7 @@ from study.spec.spec_file import SpecFile
 
 
 def check(file: SpecFile, only: Sequence[str]) -> None:
-    """Check the experiments that `--only` names. Raises StudyError if the spec lacks one of them."""
+    """Raise StudyError if `--only` names an experiment that the spec does not have."""
     for name in only:
         if name not in file.spec.experiments:
             raise StudyError(
@@ -24,8 +24,9 @@ def check(file: SpecFile, only: Sequence[str]) -> None:
 def chosen(plan: Plan, done: Finished, only: Sequence[str], limit: int | None) -> Finished:
     """Return `done` with all units outside the chosen part added, or `done` itself if the whole plan is chosen.
 
-    The part consists of the first `limit` unfinished units of the experiments `only` (empty: all experiments). A plan
-    lists references before the attack runs that are matched to them, so these units never wait for later ones.
+    The part consists of the first `limit` unfinished units of the experiments `only` (empty: all experiments). If the
+    budget of an attack run is matched to a reference, the plan lists the reference first. So no unit of the part waits
+    for a unit outside.
     """
     if not only and limit is None:
         return done

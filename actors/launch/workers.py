@@ -54,7 +54,7 @@ def start_workers(
         say(f"starting {counted(pool.workers, 'worker')}")
     scheduler.start(check)
     float_environment.compare(launch.folder, scheduler.arithmetics, say, other_devices=launch.options.other_devices)
-    # Workers on machines that join later are only compared: they may differ, as workers may at the start.
+    # Workers on machines that join later may be on other devices: the difference is printed and is no error.
     scheduler.on_arithmetic(lambda one: float_environment.compare(launch.folder, {one}, say, other_devices=True))
     return runtime
 

@@ -74,7 +74,8 @@ class Growth:
         gpus = sum(machine.gpus for machine in self._backend.machines())
         if gpus > self._idle_gpus:
             self._say(
-                f"{counted(int(gpus), 'GPU')} joined after the start and idle: this launch runs on processors. To use "
-                "GPUs, stop it and launch again with --set run.device=gpu; finished work is kept"
+                f"{counted(int(gpus), 'GPU')} joined after the start but cannot be used: this launch runs on "
+                "processors. To use GPUs, stop the launch and launch again with --set run.device=gpu; finished work is "
+                "kept"
             )
         self._idle_gpus = max(self._idle_gpus, gpus)

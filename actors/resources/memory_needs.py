@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from study.models.memory import Memory
 
 _TENSORS = 8
-"""Float images that a pass holds for each image, in addition to the networks' activations: the image, its view, both
-ends of the computation of the view, the gradients at both, and the state that an attack keeps from the last step."""
+"""Float images that a pass holds for each image, in addition to the networks' activations: the image, its view (the
+transformed image that networks get), the input and the output of that transformation, the gradients of both, and the
+state that an attack keeps from the last step."""
 
 
 _CAST = 0.5
-"""Bytes of a network's copy in bfloat16, for each byte of its float32 parameters. The original stays in memory too."""
+"""Bytes of a network's copy in bfloat16, for each byte of its float32 parameters, which stay in memory too."""
 
 
 class CallMemory(NamedTuple):
@@ -84,7 +85,9 @@ def estimated_batch(spec: Spec) -> int:
 
 
 def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
-    """The memory of a study on `device`. `estimates`: the memory of each model for passes of `estimated_batch` images.
+    """The memory that a study needs on `device`.
+
+    `estimates`: by name, the memory of each model for passes of `estimated_batch` images.
 
     The memory of a pass grows with its number of images. The members of an ensemble hold the memory of their gradients
     at the same time, unless the gradient of each member is computed separately.

@@ -48,7 +48,7 @@ def pixel_budgets(spec: Spec, *, gpus: bool = False) -> PixelBudgets:
 
 
 def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> PixelBudgets:
-    """Reduce `budgets` to the smallest of `stores`. The workers are spread evenly over the machines.
+    """Reduce `budgets` so that they fit in the smallest of `stores`, with the workers spread evenly over the machines.
 
     `stores`: bytes of the object store of each machine.
     """
@@ -62,8 +62,8 @@ def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> Pix
 def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus: int = 0) -> int:
     """Bytes of a local Ray's object store: enough for the pixel budgets of the workers.
 
-    `gpus`: number of GPUs; with 0, workers run on `cores` cores. `shared`: free bytes of shared memory, and `memory`:
-    free bytes of memory, which limit the store.
+    `gpus`: number of GPUs; with 0, workers run on `cores` cores. `shared`: free bytes of shared memory. `memory`: free
+    bytes of memory. Both limit the size of the store, which is at least 256 MiB.
     """
     gpus = 0 if spec.run.device == "cpu" else gpus
     usual = gpus * (spec.run.actors_per_gpu or 1) if gpus else max(1, cores // spec.numerics.threads)
@@ -72,7 +72,7 @@ def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus
 
 
 def here(spec: Spec, gpus: int = 0) -> int:
-    """`local_store_bytes` on this machine in its present state, with `gpus` GPUs."""
+    """`local_store_bytes` for this machine with its present free memory. `gpus`: number of GPUs."""
     return local_store_bytes(spec, os.cpu_count() or 1, _shared_memory(), free_memory(), gpus)
 
 
@@ -94,7 +94,7 @@ def _shared_memory() -> float:
 
 
 def free_memory() -> float:
-    """Free bytes, within the limit of this process's control group."""
+    """Bytes of free memory on this machine, at most what the limit of this process's control group leaves."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = 1024.0 * float(lines["MemAvailable"].split()[0])

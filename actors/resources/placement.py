@@ -11,7 +11,8 @@ from study.errors import StudyError
 from study.spec.run_options import DeviceChoice
 
 Role = str
-"""`worker`, or `service <name>`: a remote service has one actor, so that one clock limits its rate."""
+"""The role of an actor: `worker`, or `service <name>`. A remote service has one actor, so that one clock limits the
+rate of its requests."""
 
 WORKER: Role = "worker"
 
@@ -75,7 +76,7 @@ class ModelCapacity:
 
     Attributes:
         limit: The largest sum of sizes, in bytes; if sizes are unknown, the largest number of models.
-        sizes: The size of each model in bytes, by name. A model that is not in it counts as 1.
+        sizes: The size of each model in bytes, by name. A model without a size counts as 1.
     """
 
     limit: float
@@ -95,7 +96,7 @@ class WorkerOptions:
         per_gpu: Workers on one GPU.
         models: Most models that a worker holds.
         memory: Bytes of memory of a worker, instead of the estimate.
-        device: The device of workers; `auto`: GPUs if there is one, otherwise processors.
+        device: The device of workers. `auto` chooses GPUs if a machine has one, and otherwise processors.
         fewer: Whether fewer workers than `workers` may start, because further machines can join.
     """
 
@@ -137,7 +138,10 @@ class WorkerPool:
         return self.resources if role == WORKER else ResourceRequest(0, 0)
 
     def capacity_on(self, gpu_memory: float | None) -> ModelCapacity:
-        """How many models a worker can hold if its GPU has `gpu_memory` bytes; None: as on the smallest GPU."""
+        """How many models a worker can hold if its GPU has `gpu_memory` bytes.
+
+        With None, or on a processor, this is the planned `capacity`.
+        """
         if gpu_memory is None or not self.resources.gpus:
             return self.capacity
         return _capacity(self.needs, self.options, gpu_memory / self.resources.together)
@@ -154,7 +158,10 @@ def service_of(role: Role) -> str | None:
 
 
 def usable(machines: Sequence[Machine], device: DeviceChoice) -> list[Machine]:
-    """The machines that workers on `device` can use: for `gpu`, those with GPUs; for `cpu`, all, without their GPUs."""
+    """The machines that workers on `device` can use.
+
+    `gpu`: the machines with GPUs. `cpu`: all machines, described as if they had no GPUs. `auto`: all machines.
+    """
     if device == "cpu":
         return [replace(machine, gpus=0.0, gpu_memory=None) for machine in machines]
     return [machine for machine in machines if machine.gpus >= 1] if device == "gpu" else list(machines)
@@ -170,9 +177,10 @@ def plan_workers(
 ) -> WorkerPool:
     """Plan the actors for `machines`. `needs`: the memory of the study; None if unknown.
 
-    Every worker both crafts and predicts, so no worker is idle while work of either kind waits. If a machine has GPUs,
-    each worker gets a GPU, or a part of a GPU if the options say so. Otherwise it gets `threads` cores. GPUs that are
-    too small are left out. Raises StudyError, with the numbers, if the requested workers, or a single one, do not fit.
+    Every worker both runs attacks and predicts, so no worker is idle while tasks of either kind wait. If a machine has
+    GPUs, each worker gets a GPU, or a part of a GPU if the options say so. Otherwise each worker gets `threads` cores.
+    GPUs that are too small are left out. Raises StudyError, with the numbers, if the requested workers do not fit, or
+    if not even one worker fits.
     """
     make = _on_gpus if on_gpus(machines, options.device) else _on_cores
     workers, resources, memory = make(usable(machines, options.device), needs, options)
@@ -180,7 +188,7 @@ def plan_workers(
 
 
 def fitting_workers(machines: Sequence[Machine], resources: ResourceRequest) -> int:
-    """How many workers with these resources fit on the machines."""
+    """How many workers fit on the machines if each reserves `resources`."""
     return sum(_fitting(machine, resources) for machine in machines)
 
 
@@ -199,7 +207,7 @@ def worker_bytes(needs: Needs | None, options: WorkerOptions) -> float:
 
 
 def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
-    """Why a GPU is too small for the workers of `pool` on it; None if it is large enough or its size is unknown.
+    """Say why a GPU is too small for the workers of `pool` on it; None if it is large enough or its size is unknown.
 
     `gpu_memory`: bytes of the GPU that a worker's process sees; None if unknown.
     """
@@ -207,7 +215,7 @@ def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
     needed = _USABLE * resources.gpu_memory * (resources.together if resources.gpus else 0)
     if gpu_memory is None or gpu_memory >= needed:
         return None
-    return f"its process sees {gib(gpu_memory)}, and its workers need {gib(needed)}"
+    return f"a worker's process sees {gib(gpu_memory)} of memory, but the workers there need {gib(needed)}"
 
 
 def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
@@ -219,13 +227,13 @@ def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
     small = [one for one in machines if one.gpus >= 1 and one not in used]
     sizes = sorted({one.gpu_memory for one in used if one.gpu_memory is not None})
     lines = [
-        f"{int(one.gpus)} GPU{'s' * (one.gpus >= 2)} of {one.host or 'a machine'} with {gib(one.gpu_memory or 0)} "
-        f"unused: a worker needs {gib(pool.resources.gpu_memory)}"
+        f"{int(one.gpus)} GPU{'s' * (one.gpus >= 2)} of {one.host or 'a machine'} not used: a worker needs "
+        f"{gib(pool.resources.gpu_memory)}, but a GPU there has only {gib(one.gpu_memory or 0)}"
         for one in small
     ]
     if len(sizes) > 1:
         lines.append(
-            f"GPUs of {gib(sizes[0])} to {gib(sizes[-1])}: every worker holds the models that its own has room for"
+            f"the GPUs have {gib(sizes[0])} to {gib(sizes[-1])}: every worker holds as many models as fit on its GPU"
         )
     if asked is not None and together < asked:
         lines.append(
@@ -254,7 +262,8 @@ def _on_cores(
     if not by_cores:
         raise StudyError(
             f"a worker with {threads} needs {options.threads} cores of one machine, but no machine has that many: "
-            f"{len(machines)} machine{'s' * (len(machines) != 1)}, {cores:g} cores in total",
+            f"there {'is' if len(machines) == 1 else 'are'} {len(machines)} machine{'s' * (len(machines) != 1)} with "
+            f"{cores:g} cores in total",
             todo="lower numerics.threads, or give --address of another cluster",
         )
     fitting = fitting_workers(machines, resources)
@@ -280,7 +289,7 @@ def _on_gpus(
         raise StudyError(
             "no machine has a GPU",
             where="run.device: gpu",
-            accepted="a cluster with GPUs, or one whose autoscaler adds them within run.wait_seconds",
+            accepted="a cluster with GPUs, or a cluster whose autoscaler adds GPUs within run.wait_seconds",
             todo="give --address of such a cluster, raise run.wait_seconds, or set run.device to cpu",
         )
     used = [machine for machine in there if room(machine)]
@@ -330,7 +339,8 @@ def not_up(machines: Sequence[Machine], pool: WorkerPool, missing: int, seconds:
     )
     return StudyError(
         f"{missing} of {len(pool.roles)} actors did not start within {seconds:g} s",
-        accepted=f"a worker takes {each}; the cluster has {cpus:g} cores and {gpus:g} GPUs, including those in use",
+        accepted=f"free resources for every worker: a worker needs {each}; the cluster has {cpus:g} cores and "
+        f"{gpus:g} GPUs in all, and some may be in use",
         todo="lower run.actors, raise run.start_seconds, or use another cluster",
     )
 

@@ -1,4 +1,7 @@
-"""Chooses the number of images in a unit: enough to fill a device, and few enough to keep all workers busy. Pure."""
+"""Chooses the number of images in a unit (one attack on one shard of the images). Pure.
+
+The images must be enough to fill a device, and the units enough to keep all workers busy.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,18 @@ _ON_GPUS = 512
 """Images of a unit on GPUs. The driver takes milliseconds for a unit, so short units would leave a fast GPU idle."""
 
 _UNITS = 8
-"""Fewest units for each worker: with fewer, some workers would wait long for the last units of others."""
+"""Fewest units for each worker. With fewer units, some workers would wait long until other workers finish the last."""
 
 _CALLS = 2
 """The results of at least this many calls fit into `run.waiting_mib`."""
 
 
 def size(spec: Spec, images: int, *, gpus: bool, workers: int) -> int:
-    """The number of images in a unit, for a study of `images` images on `workers` workers. `gpus`: on GPUs.
+    """The number of images in a unit, for a study of `images` images on `workers` workers.
 
-    It is `run.shard` if that is given. On GPUs it is a number of whole batches, small enough that every worker gets
-    several units and that the results of calls fit into `run.waiting_mib`.
+    `gpus`: whether the workers run on GPUs. If the spec gives `run.shard`, the result is `run.shard`. Otherwise, it is
+    16 on processors. On GPUs it is a multiple of the pass size, if possible so small that every worker gets several
+    units and that the results of calls fit into `run.waiting_mib`.
     """
     if spec.run.shard is not None or not gpus:
         return spec.run.shard or _ON_CORES
@@ -41,7 +45,8 @@ def largest(spec: Spec, *, gpus: bool) -> int:
 def result_bytes(spec: Spec) -> int:
     """Most bytes that an attack returns for one image.
 
-    An attack returns an image for each of its points, or the float ray of a search for the minimal RMSD.
+    An attack returns one image for each of its scored points: each number of steps and each budget at which targets
+    see an image. In a search for the minimal RMSD, it returns a ray of floats instead.
     """
     floats = any(attack.budget.minimal is not None for attack in spec.attacks.values())
     most = max([8 * floats, *(len(attack.scored_points) for attack in spec.attacks.values())])
@@ -54,7 +59,7 @@ def _whole_batches(spec: Spec, images: int) -> int:
 
 
 def _attack_runs(spec: Spec) -> int:
-    """Number of attack runs. A run that two experiments share counts twice."""
+    """Number of attack runs. An attack run that two experiments share counts twice."""
     return sum(
         len(experiment.attacks)
         * len(spec.source_sets(experiment))

@@ -28,7 +28,11 @@ class MemoryEstimate:
     """The memory of a study's models, estimated in a thread."""
 
     def __init__(self, spec: Spec, *, allow_code: bool, code: UserCode, debugged: bool = False) -> None:
-        """`debugged`: estimate no networks of the user's own code, which would run here before it runs in an attack."""
+        """`debugged`: whether the user debugs their own code.
+
+        Then nothing is estimated if a network is the user's own code, because that code would run here before it runs
+        in an attack.
+        """
         self._allow_code = allow_code
         self._code = code
         self._lines: list[str] = []
@@ -53,9 +57,10 @@ class MemoryEstimate:
         return None
 
     def get(self, say: Callable[[str], None], check: Callable[[], None]) -> dict[str, Memory] | None:
-        """Wait for the estimate; None where it is impossible, with a line to `say`. Raises its errors.
+        """Wait for the estimate and return it: the memory of each model, by name. Raises the errors of the estimate.
 
-        `check`, which may raise, is called every second.
+        Returns None if an estimate is impossible; `say` then gets a line with the reason. `check`, which may raise, is
+        called every second.
         """
         try:
             if not self._found.done():
@@ -120,7 +125,10 @@ def plan_pool(
 
 
 def fit_budgets(spec: Spec, backend: Backend, pool: WorkerPool, say: Callable[[str], None]) -> PixelBudgets:
-    """The pixel budgets of the spec, reduced if the machines' object stores are smaller. `say` then gets a line."""
+    """The pixel budgets of the spec, reduced if the machines' object stores are smaller.
+
+    If they are reduced, `say` gets a line with the new budgets.
+    """
     stores = [machine.store for machine in backend.machines() if machine.store is not None]
     wanted = object_store.pixel_budgets(spec, gpus=pool.resources.gpus > 0)
     fitting = object_store.fitting(wanted, stores, pool.workers)

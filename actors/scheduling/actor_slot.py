@@ -19,7 +19,7 @@ class Lineage:
         number: The id of its first actor.
         strikes: How often in a row its actors failed calls that other actors executed.
         starts: How often in a row its actors failed to start.
-        error: The last error of a call.
+        error: The last error of a call of its actors; None without one.
         device: The device that failed in a call of its last actor; None without such a failure.
     """
 
@@ -37,14 +37,16 @@ class ActorSlot:
     Attributes:
         hello: The call that returns when the actor is up; None once it has returned.
         holds: The models that it holds, the least recently used first.
-        calls: The calls that it runs or that wait for it, in this order, by reference.
+        calls: Its calls by reference: first the running call, then the calls that wait for it to end.
         since: The time when its running call began.
         began: The time when the actor was started; once it is up, the time when it came up.
-        busy: Seconds in which calls ran.
-        proven: Whether it has ever answered. Actors that never answer are replaced a limited number of times.
-        done: Number of calls that succeeded.
-        device: Its device; None until its first answer names it.
-        capacity: How many models it may hold, from the memory in its first answer; None: as planned.
+        busy: Seconds in which its calls ran.
+        proven: Whether it has answered a call, or came up at the start of the study. Only a limited number of actors in
+            a row may die before that.
+        done: Number of its calls that succeeded.
+        device: Its device; None until its first answer names the device.
+        capacity: How many models it may hold on its device; None until its first answer names the memory of the device,
+            and then the planned capacity holds.
     """
 
     id: int
@@ -68,11 +70,14 @@ class ActorSlot:
 
     @property
     def places(self) -> set[Place]:
-        """The number of its lineage, and its device if that is known."""
+        """The places where its calls run: the number of its lineage, and its device if the device is known."""
         return {self.lineage.number} if self.device is None else {self.lineage.number, self.device}
 
     def state(self, now: float, activity: str = "") -> SlotState:
-        """Its state at time `now`, for displays; `activity` is what its process last told of its call."""
+        """The state of the actor at time `now`, for displays.
+
+        `activity`: how far the running call is, such as `step 34 of 100`, as the actor's process last reported.
+        """
         running = next((task for task, _ in self.calls.values()), None)
         busy = self.busy + (now - self.since if self.calls else 0.0)
         return SlotState(

@@ -1,6 +1,6 @@
 """The tasks that wait for an actor, grouped by the models that they need: single tasks, and streams of tasks.
 
-A stream is an iterator with a count and a cost, so a plan of a million units is never in memory as a whole.
+A stream is an iterator of tasks with a count and a cost, so a million tasks are never in memory at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from actors.scheduling.policy import Group
 Method = Literal["craft", "predict", "probe"]
 Key = tuple[Role, Method, frozenset[str]]
 Place = int | Device
-"""Where a task failed: the number of an actor's lineage, or the device that failed."""
+"""Where a task failed: the number of a lineage (an actor and its replacements), or the device that failed."""
 
 
 @dataclass(eq=False)
@@ -28,20 +28,21 @@ class Task:
 
     Attributes:
         method: The method of the actor.
-        models: The digest that each model must have, by name; None for a digest that is not known yet.
+        models: By name of a model, the digest that the model must have; None if the digest is not known yet.
         job: The argument of the call.
-        pixels: Returns the reference to the images. Called when an actor gets the task, so images are not read early.
+        pixels: Returns the reference to the images. It is called when an actor gets the task, so that images are not
+            read early.
         cost: Work in arbitrary units, comparable within one method.
         context: A value that the caller gets back with the result.
         service: Whether its only model is a remote service.
-        title: What displays call it; without one, its method and models.
+        title: The name of the task in displays; if it is empty, displays show the method and the models.
         failures: How often the call raised an error.
         losses: How often its actor died during the call.
         machines: How often the call was lost because its machine was lost or ran out of memory.
         devices: How often a device failed during the call.
         tried: The places where it failed.
         copies: Number of actors that execute it now.
-        ended: Whether it has succeeded, or was set aside.
+        ended: Whether it has succeeded, or has failed for good.
     """
 
     method: Method
@@ -135,7 +136,7 @@ class Backlog:
         pile.cost += cost
 
     def groups(self, *, crafts: bool) -> list[Group]:
-        """The groups of tasks that the policy chooses from; without `crafts`, only predictions."""
+        """The groups of tasks that the policy chooses from. If `crafts` is false, only groups of predictions."""
         return [
             Group(key, key[0], key[2], key[1] == "predict", pile.count, pile.cost, pile.coming)
             for key, pile in self._piles.items()
@@ -143,7 +144,7 @@ class Backlog:
         ]
 
     def take(self, key: Key) -> Task | None:
-        """Take the next task of a key; None if its streams had fewer tasks than announced."""
+        """Take the next task of a key. Returns None if the streams of this key had fewer tasks than announced."""
         pile = self._piles[key]
         while pile.entries:
             entry = pile.entries[0][3]

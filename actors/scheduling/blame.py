@@ -15,15 +15,16 @@ from actors.scheduling.backlog import Place, Task
 from actors.scheduling.policy import QUEUE
 
 IN_A_ROW = 3
-"""After this many failures in a row, a place is suspect: it gets no new work until one of these tasks has succeeded."""
+"""A place where this many tasks have failed in a row is suspect: it gets no new work until one of these tasks has
+succeeded, in this place or in another."""
 
 OFTEN, SHARE = 5, 0.02
-"""A device is to blame if this many tasks failed on it and succeeded elsewhere, and if these are at least this share of
-the tasks that it executed. Successes in between do not clear it."""
+"""A device is to blame if at least `OFTEN` tasks failed on it and succeeded elsewhere, and if these tasks are at least
+the share `SHARE` of the tasks that succeeded on the device. Successes in between do not reset these counts."""
 
 DEVICES = 3
-"""A task is to blame after this many failures of devices if one of the devices executes other tasks; if that is not
-known, after twice as many. These failures do not count as attempts of the task."""
+"""A task is to blame if devices failed during it this many times and one of these devices has executed other tasks
+since. If none has, the task is to blame after twice as many failures. They do not count as attempts of the task."""
 
 
 class Blame:
@@ -38,7 +39,10 @@ class Blame:
         self._executed_elsewhere: Counter[Place] = Counter()
 
     def succeeded(self, task: Task, places: Collection[Place]) -> None:
-        """Note a success in `places`, an actor's lineage and device. Other places that failed the task are to blame."""
+        """Record that a task succeeded in `places`: the lineage and the device of its actor.
+
+        If the task failed in other places before, these failures now count against those places.
+        """
         for place in places:
             self._failed.pop(place, None)
             self._executed[place] += 1
@@ -57,8 +61,8 @@ class Blame:
     def convicted(self, task: Task, *, alone: bool) -> bool:
         """Whether the task is to blame: it has used up its attempts and failed in two places, or it breaks devices.
 
-        `alone`: there is only one place, where the task may use up its attempts. If the task is to blame, its failures
-        no longer count against any place.
+        `alone`: whether there is only one place; the task then need not fail in a second one. If the task is to blame,
+        its failures no longer count against any place.
         """
         often = max(task.failures, task.losses) >= self._attempts
         in_two = len(task.tried) >= 2 or alone or self._attempts == 1
@@ -69,7 +73,7 @@ class Blame:
         return True
 
     def _breaks_devices(self, task: Task, *, alone: bool) -> bool:
-        """Whether devices fail because of the task. Evidence is that one of them has executed other tasks since."""
+        """Whether devices fail because of the task. The evidence is a device that has executed other tasks since."""
         if task.devices < DEVICES:
             return False
         devices = [place for place in task.tried if isinstance(place, Device)]
@@ -77,26 +81,26 @@ class Blame:
         return works or alone or task.devices >= 2 * DEVICES
 
     def suspect(self, place: Place) -> bool:
-        """Whether `IN_A_ROW` tasks have failed in `place` since its last success. It gets no new work for now."""
+        """Whether `IN_A_ROW` tasks have failed in `place` since its last success. A suspect place gets no new work."""
         # A task that ended without success elsewhere, for example because of a wrong file, does not count.
         counted = (executed or not task.ended for task, executed in self._failed.get(place, {}).items())
         return sum(counted) >= IN_A_ROW
 
     def guilty(self, place: Place, *, alone: bool) -> bool:
-        """Whether to replace a suspect: another place executed a task that failed here, or there is no other place."""
+        """Whether a suspect is to blame: another place executed a task that failed here, or there is no other place."""
         return self.suspect(place) and (alone or any(self._failed[place].values()))
 
     def suspected_devices(self) -> list[Device]:
-        """The devices to judge: several tasks failed there in a row, or, over time, many that succeeded elsewhere.
+        """The devices on which several tasks failed in a row, or over time many tasks that succeeded elsewhere.
 
-        `broken` decides whether they are to blame.
+        `broken` decides whether such a device is to blame.
         """
         often = [place for place in self._executed_elsewhere if self._errs(place)]
         in_a_row = [place for place in self._failed if self.suspect(place)]
         return [place for place in dict.fromkeys([*often, *in_a_row]) if isinstance(place, Device)]
 
     def broken(self, device: Device, *, alone: bool) -> bool:
-        """Whether a device is to blame for its failures. `alone`: no other device is known to work."""
+        """Whether a device is to blame for its failures. `alone`: whether no other device is known to work."""
         return (self._errs(device) and not alone) or self.guilty(device, alone=alone)
 
     def _errs(self, place: Place) -> bool:
@@ -117,10 +121,10 @@ class Blame:
 def retry_slot(
     task: Task, slots: Sequence[ActorSlot], suspect: Callable[[ActorSlot], bool], *, elsewhere: bool
 ) -> ActorSlot | None:
-    """The actor of `slots` that a failed task is tried on again; None if the task has to wait.
+    """Choose the actor of `slots` that tries a failed task again; None if the task has to wait.
 
-    `elsewhere`: choose an actor in a place where the task has not failed. Otherwise: only if there is no such place,
-    choose an idle actor.
+    With `elsewhere`, choose among the actors in places where the task has not failed. Without `elsewhere`, choose an
+    idle actor, and only if there is no such place.
     """
     others = [slot for slot in slots if task.tried.isdisjoint(slot.places)]
     if elsewhere:

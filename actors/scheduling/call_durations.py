@@ -24,7 +24,10 @@ class CallDurations:
         return self._loads
 
     def learn(self, task: Task, value: Any, seconds: float) -> None:
-        """Learn from a finished call. It took `seconds`, unless its result `value` holds the worker's measurement."""
+        """Learn from a finished call with the result `value`.
+
+        `seconds`: the time of the call, used if the result does not hold the time that the worker measured.
+        """
         if isinstance(value, CallResult):
             seconds = value.seconds - sum(value.loads.values())
             for name, loading in value.loads.items():
@@ -34,13 +37,20 @@ class CallDurations:
         _update(self._by_method, task.method, rate)
 
     def in_seconds(self, group: Group) -> Group:
-        """Convert the cost of a group to seconds, from calls of the group, or else of its method; or else unchanged."""
+        """Convert the cost of a group to seconds.
+
+        The rate comes from finished calls with the same key; if there are none, from calls of the same method; if there
+        are none, from calls of the other method. Before any call has finished, the group is returned unchanged.
+        """
         method: Method = group.key[1]  # type: ignore[index]
         rate = self._by_key.get(group.key) or self._by_method.get(method, self._guess(method))
         return group._replace(cost=group.cost * rate, coming=group.coming * rate) if rate else group
 
     def is_late(self, task: Task, seconds: float, patience: float) -> bool:
-        """Whether a call that runs for `seconds` exceeds `patience` and three times the time of similar calls."""
+        """Whether a call has run for `seconds`, at least `patience` and three times as long as similar calls take.
+
+        False if no similar call has finished.
+        """
         rate = self._by_key.get(task.key)
         if rate is None:
             return False

@@ -13,12 +13,14 @@ class Limits:
 
     Attributes:
         attempts: How often a task may fail, and how often its actor may die during it.
-        start_seconds: Longest wait for the first worker, or, if all workers have died, for the first replacement.
+        start_seconds: Longest wait for all actors at the start. The study then runs with the workers that are up, or
+            ends if none is. It is also the longest wait for a replacement if all workers have died.
         call_seconds: An actor that has not answered for this long counts as dead.
         straggler_seconds: A call is repeated on an idle actor once it has run this long, and three times as long as
             similar calls.
-        memory_seconds: Longest time in which memory is short and no call is answered, before the study ends.
-        lost_seconds: Longest time without any worker or machine before the study ends. A machine may come back.
+        memory_seconds: The study ends if memory is short for this long and no call is answered in this time.
+        lost_seconds: The study ends if for this long no worker is up and no machine has room for a worker. Until then,
+            a machine may come back.
     """
 
     attempts: int = 3

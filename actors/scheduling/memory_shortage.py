@@ -5,7 +5,8 @@ from __future__ import annotations
 from study.errors import StudyError
 
 _SHORTEST, _LONGEST = 1.0, 30.0
-"""Bounds of the pause before an actor is started again, in seconds. The pause is half the time of the shortage."""
+"""Bounds of the pause before an actor is started again, in seconds. Within these bounds, the pause is half the time
+that the shortage has lasted."""
 
 
 class MemoryShortage:
@@ -23,7 +24,7 @@ class MemoryShortage:
         return None if self._since is None else self._since + self._limit
 
     def began(self, now: float, error: Exception) -> bool:
-        """Record that an actor was killed for lack of memory. Returns whether it is the first."""
+        """Record that an actor was killed for lack of memory. Returns whether it is the first of this shortage."""
         first, self._reason = self._since is None, str(error)
         self._since = now if self._since is None else self._since
         return first
@@ -46,7 +47,7 @@ class MemoryShortage:
             f"memory has been short for {self._limit:g} s: {self._reason}",
             accepted="enough free memory for the workers, below the fraction that Ray lets processes use "
             "(RAY_memory_usage_threshold, 0.95 by default)",
-            todo="end other programs that use memory there, lower run.actors, or raise run.memory_seconds; then launch "
-            "again: published results are kept",
+            todo="end other programs on the workers' machines, lower run.actors, or raise run.memory_seconds; then "
+            "launch again: published results are kept",
             status=1,
         )

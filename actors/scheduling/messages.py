@@ -17,17 +17,18 @@ from study.results.schema import PixelDistances, TargetAnswers
 
 @dataclass(frozen=True)
 class CraftJob:
-    """A unit to craft, without its pixels.
+    """A unit (one attack on one shard of the images) that a worker has to compute, without its pixels.
 
     Attributes:
         attack: The recipe.
         goal: The goal.
         key: The key of the random numbers.
         images: The ids of the images.
-        labels: The labels in the objective: true labels, or target labels for a targeted goal.
+        labels: The labels that the attack's loss uses: true labels, or target labels for a targeted goal.
         true_labels: The images' true labels.
         rmsd: The matched budget of each image, in pixel values 0..255; None for other budgets.
-        pool: The labels of the further images that admix mixes in. Their pixels follow those of `images`.
+        pool: The labels of the further images that the attack admix mixes in. The pixels of these images come after
+            the pixels of `images`.
     """
 
     attack: Attack
@@ -59,7 +60,7 @@ class CallResult:
 class CraftResult(CallResult):
     """The distances between the clean and the adversarial images of a unit.
 
-    `remark`: a line about another library's attack that the user must know; None without one.
+    `remark`: a line for the user about an attack of another library; None without a remark.
     """
 
     distances: PixelDistances
@@ -68,12 +69,12 @@ class CraftResult(CallResult):
 
 @dataclass(frozen=True)
 class Truth:
-    """What the answers of a service are judged by, for each image of a job.
+    """The labels and names that the answers of a service are compared with, for each image of a job.
 
     Attributes:
         labels: The true labels.
         target_labels: The labels that the attack aims at; None if it is untargeted, and for clean images.
-        clean_names: The names that the service has given for the clean images; None while it is asked about them.
+        clean_names: The names that the service gave for the clean images; None if the job shows the clean images.
     """
 
     labels: tuple[int, ...]
@@ -86,12 +87,12 @@ class PredictJob:
     """Images to show to target models.
 
     Attributes:
-        batch: Images in one pass.
+        batch: Number of images in one pass.
         targets: The names of the targets.
         images: The ids of the images. Without images, the models are only loaded and described.
-        search: The search for the minimal RMSD along rays; None if finished images are shown.
+        search: The search for the minimal RMSD along rays; None if the pixels of the job are images and not rays.
         probabilities: Whether the results hold the probabilities of all labels.
-        truth: What the answers of a service are judged by; None for local models.
+        truth: The labels and names that the answers of a service are compared with; None for local models.
     """
 
     targets: tuple[str, ...]

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from actors.resources.placement import ModelCapacity, Role
 
 QUEUE = 2
-"""Most calls of an actor, the running call included. A second call waits so that it can start without delay."""
+"""Most calls that an actor may have: one that runs, and one that waits and can start without delay."""
 
 _WAITING_PER_HOLDER = 4
 """If more batches than this wait for each actor that holds their target, another actor loads the target too."""
 
 _HOLDER_EXCESS = 1.2
-"""A target may be held by this many times its share of the actors, so that they also catch up with waiting batches."""
+"""A target may be held by this many times its share of the actors, so that its batches do not pile up."""
 
 _WAVE = 4
 """Once a target has its share of actors, another actor loads it only if the waiting batches would take this many times
@@ -83,10 +83,10 @@ def assign(
 
     Actors with the shortest queue choose first. An actor predicts waiting batches before it crafts: first batches for
     targets that it holds, then batches for targets with too many waiting batches. Otherwise it continues with the
-    models that it holds, on the group with the most work per holder. Only an actor without work for its models loads
-    others, and only if it would load them and finish a task before the present holders are done. A second call is
-    queued only while there is more work than actors. At the end of the work, a queued call would only delay: an idle
-    actor could start it at once.
+    models that it holds, on the group with the most work per holder. An actor loads other models only if there is no
+    work for its models, and only if it would load them and finish a task before the present holders are done. A second
+    call is queued for an actor only while there is more work than actors. At the end of the work, a queued call would
+    only wait, while an idle actor could start it at once.
 
     `holders`: number of actors that hold the models of each group. `actor_counts`: number of actors of each role. Both
     include actors outside `slots`, and default to counts of `slots`. `loads`: seconds to load a model; 0 if unknown.

@@ -44,10 +44,10 @@ _LOOK_SECONDS = 1.0
 """Time between two checks for calls that take too long. A check looks at all actors, and the limits are longer."""
 
 _MOST_ASKED = 16
-"""Workers whose place in their calls is shown."""
+"""With more workers than this, displays do not show how far each call is."""
 
 _MACHINE_LOSSES = 10
-"""A task may be lost with its machine this many times `attempts`: a task that crashes machines must end too."""
+"""A task fails for good once it was lost with its machine `attempts` times this number: it may crash machines."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A task that is set aside: it failed, or its actors died during it, as often as the limits allow."""
+    """A task that is not tried again: it failed, or its actors died during it, as often as the limits allow."""
 
     task: Task
     error: Exception
@@ -162,7 +162,10 @@ class Scheduler:
         )
 
     def _activity(self, slot: ActorSlot) -> str:
-        """The place of an actor in its call. With many actors units end often enough, and it is not asked for."""
+        """How far an actor is in its call, for displays; empty with more than `_MOST_ASKED` workers.
+
+        With that many workers, units end often enough to show that the study goes on.
+        """
         return self._backend.activity(slot.actor) if slot.calls and self.workers <= _MOST_ASKED else ""
 
     def add(self, task: Task, *, first: bool = False) -> None:
@@ -174,7 +177,10 @@ class Scheduler:
         self._backlog.add_stream(tasks, count, first=first)
 
     def expect(self, key: Key, cost: float) -> None:
-        """Announce tasks that will follow once other tasks are done, so that the policy reserves actors for them."""
+        """Announce tasks that follow once other tasks are done, so that the policy keeps actors for them.
+
+        `cost`: their cost together; a negative cost withdraws an announcement.
+        """
         self._backlog.expect(key, cost)
 
     @property
@@ -186,13 +192,13 @@ class Scheduler:
     def step(self, seconds: float, *, crafts: bool = True) -> list[Done | Failed]:
         """Give tasks to actors, wait at most `seconds`, and return the tasks that have ended.
 
-        `crafts`: whether new crafts may start.
+        `crafts`: whether new attacks and probes may start; predictions may always start.
         """
         self._give_out(crafts)
         self._refresh()
         events: list[Done | Failed] = []
         for ref, slot in [(ref, self._running[ref]) for ref in self._backend.wait(list(self._running), seconds)]:
-            # The slot may have been set aside in this very loop.
+            # An earlier answer in this loop may have removed the slot.
             if ref == slot.hello and slot in self._actors:
                 self._actors.greet(slot)
             elif ref in slot.calls:
@@ -237,7 +243,7 @@ class Scheduler:
                 self._call(slot, task, policy.drops(self._view(slot), task.models))
 
     def _suspect(self, slot: ActorSlot) -> bool:
-        """Whether an actor gets no new work for now. A replacement does get work if no other actor can do it."""
+        """Whether an actor gets no new work for now. A replacement still gets work that no other actor can do."""
         if slot.device is not None and self._blame.suspect(slot.device):
             return True
         return self._blame.suspect(slot.lineage.number) and not (slot.lineage.strikes and self._alone(slot))

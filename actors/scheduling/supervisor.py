@@ -69,9 +69,9 @@ class ActorSupervisor:
         self._small: set[Device | None] = set()
         self.replaced = 0
         self.met: Callable[[Arithmetic], None] = lambda arithmetic: None
-        """Called with every new kind of arithmetic."""
+        """Called with the arithmetic of a worker that comes up if no earlier worker had the same."""
         self.arithmetics: set[Arithmetic] = set()
-        """The processors of all workers that have ever come up."""
+        """The arithmetic of all workers that have ever come up: their processor and its numeric settings."""
         self.version = 0
         """Changes whenever an actor starts, ends, comes up, or holds other models."""
 
@@ -176,8 +176,8 @@ class ActorSupervisor:
     def quarantine(self, device: Device, error: DeviceLost | None) -> list[ActorSlot]:
         """Never use a device again in this launch. Returns the slots that no longer exist.
 
-        `error`: the failure that led to this; None if it did not come from a present actor. Raises StudyError if no
-        other device is left and no lost machine may come back.
+        `error`: the failure that led to this; with None, the last failure of the device is named. Raises StudyError if
+        no other device is left and no lost machine may come back.
         """
         cause = self._last_failures[device] if error is None else error.what
         gone = [slot for slot in self if slot.device == device]
@@ -204,8 +204,9 @@ class ActorSupervisor:
     def _not_started(self, slot: ActorSlot, error: CallFailed) -> None:
         """Handle an actor that could not be started: start another one, or set its device aside.
 
-        The device is set aside if a second actor fails there and other workers are up. Raises StudyError if several
-        actors in a row could not be started and no worker is up or may still come up.
+        If other workers are up, a failed actor is replaced once. If the replacement cannot be started either, its
+        device is set aside, or, if workers are up on this device, one worker fewer is used. Raises StudyError if
+        several actors in a row could not be started and no worker is up or may still come up.
         """
         _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
         slot.device = error.device
@@ -252,9 +253,9 @@ class ActorSupervisor:
         return [other for other in self if other is not slot and other.up and other.role == slot.role == WORKER]
 
     def _set_aside(self, slot: ActorSlot, why: str, cause: str) -> list[ActorSlot]:
-        """Stop using the device of an actor. If calls of other actors have succeeded on it, end only the actor.
+        """Stop using the device of an actor. Returns the slots that no longer exist.
 
-        Returns the slots that no longer exist.
+        If the device is not known, or if calls of other actors have succeeded on it, only the actor ends.
         """
         device, gone = slot.device, [slot]
         on_it = [other for other in self if other is not slot and device is not None and other.device == device]
@@ -267,7 +268,10 @@ class ActorSupervisor:
         return gone
 
     def _stop_using(self, device: Device, gone: Sequence[ActorSlot], cause: str, why: str) -> None:
-        """Never use `device` again in this launch. `gone`: the slots on it. Workers start elsewhere, given room."""
+        """Never use `device` again in this launch. `gone`: the slots on it; their actors get no more work.
+
+        The same number of workers starts on other devices, as far as these have room.
+        """
         self._set_aside_for[device] = cause
         self._backend.set_aside(device, [one.actor for one in gone])
         for one in gone:
@@ -277,7 +281,10 @@ class ActorSupervisor:
         self._check_any_left()
 
     def _park(self, slot: ActorSlot, device: Device) -> None:
-        """Give a new actor no work, because it was started on a device that is set aside. It keeps that reserved."""
+        """Give a new actor no work, because it was started on a device that is set aside.
+
+        On a GPU, the actor stays alive, so that the GPU stays reserved.
+        """
         self._backend.set_aside(device, [slot.actor])
         self._forget(slot)
         self._fill(1)
@@ -323,7 +330,10 @@ class ActorSupervisor:
         """Replace an actor that was killed because memory ran out, after a pause."""
         now = self._clock()
         if self._shortage.began(now, error):
-            self._say(f"{error}; another actor starts once memory is free, within {self._limits.memory_seconds:g} s")
+            self._say(
+                f"{error}; another actor starts after a pause, and the study ends if memory stays short for "
+                f"{self._limits.memory_seconds:g} s"
+            )
         if self._shortage.is_over_limit(now):
             raise self._shortage.error() from error
         self._delayed.append((now + self._shortage.pause(now), slot.role, slot.lineage))
@@ -383,8 +393,8 @@ class ActorSupervisor:
             error.what = f"all workers are gone: {error.what}"
             error.where = "; ".join(self._reasons()) or None
             error.todo = (
-                "launch again once there is a machine for the workers, or raise run.lost_seconds to wait longer for "
-                "one; published results are kept"
+                "launch again once there is a machine for the workers; to wait longer, raise run.lost_seconds (no "
+                "machine has room) or run.start_seconds (workers start slowly); published results are kept"
             )
             error.status = 1
             raise error

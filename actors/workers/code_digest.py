@@ -24,7 +24,7 @@ class Code:
     Attributes:
         machine: The host name.
         folder: The folder that holds the packages `study` and `actors`.
-        digest: SHA-256 over the names and contents of their modules.
+        digest: SHA-256 over the names and contents of the modules in these packages.
     """
 
     machine: str
@@ -56,7 +56,7 @@ def digest_of(folder: Path) -> str:
 def greeting(answer: Any) -> dict[str, Any]:
     """The return value of an actor's `hello`: its pickled `answer`, and its code.
 
-    It is a dictionary of text and bytes only, so that a driver with other code can read it.
+    The greeting is a dictionary of text and bytes only, so that a driver with other code can read it.
     """
     return {"answer": pickle.dumps(answer, protocol=5), **asdict(running())}
 

@@ -27,7 +27,7 @@ class ModelRequest:
     """The models of a call.
 
     Attributes:
-        models: The digest that each model must have, by name; None for a digest that is not known yet.
+        models: By name of a model, the digest that the model must have; None if the digest is not known yet.
         drop: Models that the worker drops first.
     """
 
@@ -36,7 +36,7 @@ class ModelRequest:
 
 
 class ModelCache:
-    """Models by name on one device. Creating it fixes the numerics of the process.
+    """The models on one device, by name. Creating a cache sets the numerics of the process.
 
     Models that differ only in their transform share one network.
     """
@@ -55,7 +55,10 @@ class ModelCache:
         return loads
 
     def get(self, request: ModelRequest) -> list[Classifier]:
-        """The models of `request` in its order. Raises StudyError if one cannot be loaded or has another digest."""
+        """Return the models of `request`, in its order.
+
+        Raises StudyError if a model cannot be loaded or does not have the digest in `request`.
+        """
         self._drop(request.drop)
         for name, digest in request.models.items():
             if name not in self._held:
@@ -68,7 +71,7 @@ class ModelCache:
         return [self._held[name] for name in request.models]
 
     def stages(self, name: str) -> Stages | None:
-        """What stands in front of a model, loaded once; None if nothing does."""
+        """The transform of a model: the defences in front of it, loaded once. None for a model without a transform."""
         transform = self.config.models[name].transform
         if transform is not None and name not in self._stages:
             from study.defences.stages import Stages
@@ -151,5 +154,5 @@ def check_digest(name: str, found: str, wanted: str | None, *, code: bool = Fals
         raise StudyError(
             f"{parts} or the preprocessing of model '{name}' have changed since this study began",
             accepted=f"digest {wanted[:12]}…; found {found[:12]}…",
-            todo="restore the old ones, or launch into a new folder with --output",
+            todo="restore the old files, or launch into a new folder with --output",
         )

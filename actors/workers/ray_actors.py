@@ -1,6 +1,6 @@
 """The Ray actors around workers. Arguments and results travel as one plain pickle each.
 
-Ray's own pickler takes twice as long for small values, and pickles every argument by itself.
+Ray's own pickler takes twice as long for small values, and pickles every argument separately.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from study.reproducibility import hardware
 
 
 def pack(value: Any) -> bytes:
-    """Pickle a message. It never contains pixels: Ray's object store passes them to the actor.
+    """Pickle a message. A message never contains pixels: Ray's object store passes them to the actor.
 
-    A recipe is pickled once for all its calls, because pickling it takes as long as all the rest of a message.
+    The recipe of an attack is pickled once for all calls, because pickling it takes as long as the rest of a message.
     """
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5)
@@ -44,7 +44,7 @@ def pack(value: Any) -> bytes:
 
 
 def _recipe_of(attack: Attack) -> tuple[Callable[[bytes], Attack], tuple[bytes]]:
-    """Pickle a recipe as bytes, which are made once, and unpickled once by each actor."""
+    """Reduce a recipe to bytes. A recipe is pickled once, and each actor unpickles the bytes once."""
     known = _PICKLED.get(id(attack))
     if known is None or known[0] is not attack:
         if len(_PICKLED) >= _MOST_RECIPES:
@@ -96,8 +96,8 @@ def unpack_answer(message: bytes) -> Any:
 class WorkerActor:
     """The actor of a worker. Raises StudyError, CallFailed and DeviceLost only.
 
-    `hello` raises an error of `__init__`, because Ray would report an error there as the death of the actor. After a
-    failure of its device, the actor refuses every further call.
+    If `__init__` fails, `hello` raises the error, because Ray would report an error in `__init__` as the death of the
+    actor. After a failure of its device, the actor refuses every further call.
     """
 
     kind: ClassVar[type[Any]] = Worker
@@ -105,10 +105,11 @@ class WorkerActor:
     def __init__(
         self, config: bytes, device: str, digest: str, node: Callable[[], str], tell: Callable[[str], None]
     ) -> None:
-        """`config`: a packed WorkerConfig, which is not read if this code's digest is not `digest`.
+        """Create the worker.
 
-        `node` returns Ray's id of the machine that it is called on. `tell` publishes what this actor is at; a thread
-        calls it, so that no call waits for it.
+        `config`: a packed WorkerConfig. It is not read if the digest of the code here is not `digest`, the driver's.
+        `node` returns Ray's id of the machine that it is called on. `tell` publishes how far this actor is in its call;
+        a thread calls it, so that no call waits for it.
         """
         self._device = Device(node(), socket.gethostname(), _device_name(device), device != "cpu")
         self._worker: Any = None
@@ -178,13 +179,13 @@ class ServiceActor(WorkerActor):
 
 
 def _keep_telling(tell: Callable[[str], None]) -> None:
-    """Tell every second what this process is at, if that has changed."""
+    """Every second, pass the activity of this process to `tell` if it has changed."""
     told = ""
     while True:
         time.sleep(_TELL_SECONDS)
         now = activity.here.text
         if now != told:
-            # What is not told is not shown; the work goes on.
+            # If this fails, displays do not show the activity; the work goes on.
             with contextlib.suppress(Exception):
                 tell(now)
             told = now

@@ -33,15 +33,16 @@ class ServiceWorker:
         """Return when the process is up."""
 
     def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
-        """Send `uint8` images (V * N, C, H, W) to the service, except images that it has answered before.
+        """Send `uint8` images (V * N, C, H, W) to the service: V versions of N images.
 
+        Images that the service has answered before are not sent again: their answers come from the cache.
         Raises StudyError if the service still fails after the number of attempts that the spec allows.
         """
         begun = time.perf_counter()
         (target,) = job.targets
         model, truth = self._config.models[target], job.truth
         assert model.remote is not None, "a service belongs to a remote model"
-        assert truth is not None, "the driver says what a service's answers are judged by"
+        assert truth is not None, "the driver gives the labels that a service's answers are compared with"
         if target not in self._services:
             access = self._config.services[target]
             self._services[target] = Asking(
@@ -71,7 +72,7 @@ class ServiceWorker:
         return PredictResult((TargetResult(answers, described),), seconds=time.perf_counter() - begun)
 
     def _seen(self, target: str, pixels: NDArray[np.uint8], ids: Sequence[str]) -> NDArray[np.uint8]:
-        """The images after what stands in front of the service."""
+        """The images as the service gets them, after the defences in front of the service."""
         transform = self._config.models[target].transform
         if transform is None:
             return pixels

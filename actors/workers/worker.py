@@ -54,9 +54,9 @@ class Worker:
         self._config = config
 
     def hello(self) -> Arithmetic:
-        """The arithmetic of this process. On a GPU, it computes a small convolution first.
+        """Return the arithmetic of this process.
 
-        So a GPU that does not work raises its error before it gets any task.
+        On a GPU, this first computes a small convolution, so that a GPU that does not work fails before any task.
         """
         if self._cache.device != "cpu":
             _use(self._cache.device)
@@ -65,12 +65,13 @@ class Worker:
     def craft(
         self, request: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
     ) -> tuple[CraftResult, NDArray[Any]]:
-        """Craft the adversarial images of a unit.
+        """Craft the adversarial images of a unit (one attack on one shard of N images).
 
-        `pixels`: `uint8` (N + M, C, H, W): N clean images, followed by the M images of the pool of admix, or, for a
-        precomputed attack, by the N adversarial images. Returns the result, and V variants of the N images, `uint8`
-        (V * N, C, H, W). For a search for the minimal RMSD, the second value is float32 (2, N, C, H, W): the clean
-        images and the direction for each image.
+        `pixels`: `uint8` (N + M, C, H, W): the N clean images, followed by M further images that the attack admix mixes
+        in. For a precomputed attack, the N adversarial images follow instead. Returns the result, and `uint8` images
+        (V * N, C, H, W): the N images at each of the V points (steps and budgets) at which targets see them. For a
+        search for the minimal RMSD, the second value is float32 (2, N, C, H, W): the clean images, and the direction
+        for each image.
         """
         begun = time.perf_counter()
         activity.here.begin()
@@ -216,10 +217,11 @@ class Worker:
         return ProbeResult(rows, seconds=time.perf_counter() - begun, loads=self._cache.loads())
 
     def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
-        """Show images to the targets: `uint8` (V * N, C, H, W), V variants of N images.
+        """Show images to the targets: `uint8` (V * N, C, H, W), V versions of N images.
 
-        For a search for the minimal RMSD, `pixels` are the rays, float32 (2, N, C, H, W), and each target is searched
-        along them. Predictions use `numerics.target_precision`, whatever the precision of gradients.
+        For a search for the minimal RMSD, `pixels` are float32 (2, N, C, H, W): the clean images and the directions
+        that `craft` returned. Each target is then searched along these rays. Predictions use
+        `numerics.target_precision`, whatever the precision of gradients.
         """
         begun = time.perf_counter()
         activity.here.begin()
@@ -246,7 +248,7 @@ class Worker:
         return numerics.pass_size(job.batch, self._cache.device)
 
     def _smaller(self, size: int, job: PredictJob) -> int | None:
-        """`size`, the number of images in a pass, if it is smaller than planned; otherwise None."""
+        """Return `size`, the number of images in a pass, if it is smaller than planned; otherwise None."""
         return size if size < self._size(job) else None
 
     def _there(self, job: PredictJob, pixels: NDArray[Any]) -> Tensor | None:
@@ -283,7 +285,7 @@ class Worker:
 
                 shown = Shown(images, ids, (self._config.seed, target))
                 found = stages.predict(classifier, shown, batch=size, precision=precision, whole=whole, name=name)
-            # A search calls this often: what did not fit once is not tried again.
+            # A search calls this often, so a size of passes that did not fit once is not tried again.
             size = min(size, found.size)
             return found
 

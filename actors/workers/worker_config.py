@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServiceAccess:
-    """The credential of a remote service, and the file that keeps its answers; and those of the model that judges its
-    sentences."""
+    """Access to a remote service, and to the judge: the model that reads the sentences of a chat service.
+
+    Attributes:
+        secret: The credential of the service; None without one.
+        cache: The file that keeps the answers of the service.
+        judge_secret: The credential of the judge; None without one.
+        verdicts: The file that keeps the answers of the judge.
+    """
 
     secret: Secret | None
     cache: Path

@@ -5,9 +5,9 @@
 
     analysis.success_rates(study.load("runs/quickstart").scan())
 
-Rates are shares 0..1; distances are in pixel values 0..255. `images` counts clean images, each once. If no image
-counts, a rate is null and `images` is 0. A run has rows of several goals, seeds, steps and budgets: filter the rows
-first, or keep these columns as keys (`by`).
+Rates are shares 0..1; distances are in pixel values 0..255. `images` counts clean images, each once. If no image of
+a cell counts, its rate is null and `images` is 0. A run has rows of several goals, seeds, steps and budgets. Filter the
+rows to one value of each, or keep these columns as keys (`by`).
 """
 
 from study.analysis.bootstrap import bootstrap_rates, paired_differences

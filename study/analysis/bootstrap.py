@@ -1,4 +1,4 @@
-"""Bootstrap intervals of rates. They resample images with all their rows, so rows need not be independent."""
+"""Bootstrap intervals of rates. The bootstrap draws images, each with all its rows, so rows need not be independent."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from study.errors import StudyError
 
 _PAIR = tuple(key for key in CELL_WITHOUT_SEED if key not in {"attack", "steps", "budget"})
 _AT_ONCE = 64
-"""Draws held in memory together: 2.5 MB for 5,000 images."""
+"""Number of draws in memory at the same time: 2.5 MB for 5,000 images."""
 _MOST_KNOWN = 2_000_000
-"""Numbers of one set of draws that are kept: 16 MB, for 2,000 draws of 1,000 images."""
+"""Largest size (images x draws) of a set of draws that stays in memory: 16 MB, as for 2,000 draws of 1,000 images."""
 
 
 def bootstrap_rates(
@@ -35,10 +35,11 @@ def bootstrap_rates(
 ) -> pl.DataFrame:
     """Success rates with percentile bootstrap intervals (Efron 1979), clustered by image.
 
-    Images are drawn; each image brings all its rows that count, of all seeds. Columns: the keys; `images`, `uint32`,
-    distinct images that count; `success`, `low`, `high`, `float64` 0..1. The interval ends are the
-    `(1 ± confidence) / 2` quantiles of `draws` rates, linearly interpolated. Each draw is numpy's `integers(0, n, n)`
-    from `seed`, an index into the n image ids in string order. Cells with equal numbers of images share their draws.
+    Images are drawn with replacement; each drawn image contributes all its rows that count, of all seeds. Columns: the
+    keys; `images`, `uint32`, distinct images that count; `success`, `low`, `high`, `float64` 0..1. `low` and `high` are
+    the `(1 ± confidence) / 2` quantiles of `draws` rates, linearly interpolated. A draw is `integers(0, n, n)` of
+    numpy's default generator with the seed `seed`: n indices into the n image ids in string order. Cells with equal
+    numbers of images share their draws.
     """
     check_keys(rows, by)
     cells = _by_image(rows, hits(rows, top=top, among=among), by)
@@ -61,14 +62,16 @@ def paired_differences(
     """The success rate of attack `first` minus the success rate of attack `second`, on images for which both have rows.
 
     Columns: the keys; `images`, `uint32`; `difference`, `low`, `high`, `float64` -1..1, with a bootstrap interval as in
-    `bootstrap_rates`. Both attacks use the same drawn images, so that the interval is narrower than two separate ones.
-    Raises StudyError if an attack has no rows, or several points (`steps`, `budget`) in a cell.
+    `bootstrap_rates`. Both attacks use the same drawn images, which makes the interval narrower. Raises StudyError if
+    an attack has no rows, or several points (`steps`, `budget`) in a cell.
     """
     check_keys(rows, by)
     known = rows.select(pl.col("attack").unique()).collect()["attack"].sort().to_list()
     for name in (first, second):
         if name not in known:
-            raise StudyError(f"no rows of the attack '{name}'", accepted=", ".join(known) or "any attack with rows")
+            raise StudyError(
+                f"there are no rows of the attack '{name}'", accepted=", ".join(known) or "any attack with rows"
+            )
     both = []
     for name in (first, second):
         own = rows.filter(pl.col("attack") == name)
@@ -78,9 +81,9 @@ def paired_differences(
         )
         if not searched and points.select(by).is_duplicated().any():
             raise StudyError(
-                f"'{name}' has several points in a cell",
+                f"'{name}' has several points in a cell of `by`",
                 accepted="one number of steps and one budget in each cell",
-                todo="filter the rows to one point, or add 'steps' and 'budget' to the keys (by=)",
+                todo="filter the rows to one number of steps and one budget, or add 'steps' and 'budget' to by=",
             )
         both.append(_by_image(own, hits(own, top=top, among=among), by))
     weighed = {}
@@ -104,11 +107,11 @@ def interval_of_mean(
 
 _Key = tuple[Any, ...]
 _Weighed = Mapping[_Key, NDArray[np.int64]]
-"""By cell: hits and rows of each image, (images, 2); for two attacks, hits and rows of both, (images, 4)."""
+"""By cell, the hits and rows of each image, (images, 2); for two attacks, the hits and rows of both, (images, 4)."""
 
 
 def _by_image(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str]) -> Mapping[_Key, pl.DataFrame]:
-    """By cell: its images in string order, with `rows`, the rows that count, and `hits`, the rows that succeed."""
+    """By cell, its images in string order, with the number of rows that count (`rows`) and that succeed (`hits`)."""
     counted = (
         rows.with_columns(hit.alias("hit"))
         .filter(pl.col("hit").is_not_null())
@@ -123,7 +126,7 @@ def _by_image(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str]) -> Mapping[_K
 
 
 def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> dict[_Key, tuple[float, float]]:
-    """The interval of every cell. Cells with equally many images share their draws."""
+    """The interval of every cell. Cells with the same number of images share their draws."""
     normal_quantile(confidence)
     if draws < 1:
         raise StudyError(f"{draws} draws give no interval", accepted="1 or more; 2,000 are usual")
@@ -143,7 +146,7 @@ def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> d
 def _frame(
     weighed: _Weighed, ends: Mapping[_Key, tuple[float, float]], rows: pl.LazyFrame, by: Sequence[str], name: str
 ) -> pl.DataFrame:
-    """Keys with their types in `rows`, the number of images, the rate or difference, and its interval."""
+    """The result: keys with their types in `rows`, the number of images, the rate or difference, and its interval."""
     cells = [
         (*key, len(one), float(_rates(one.sum(0, dtype=np.float64)[None], 1)[0, 0]), *ends[key])
         for key, one in weighed.items()
@@ -163,13 +166,13 @@ def _rates(sums: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
 
 
 def draw_counts(images: int, draws: int, seed: int) -> Iterable[NDArray[np.float64]]:
-    """How often each draw picks each image: float64 (draws, images), in batches of draws."""
+    """Yield, in batches of draws, how often each draw picks each image: float64 (draws, images)."""
     return _known_counts(images, draws, seed) if images * draws <= _MOST_KNOWN else _drawn_counts(images, draws, seed)
 
 
 @functools.lru_cache(maxsize=4)
 def _known_counts(images: int, draws: int, seed: int) -> tuple[NDArray[np.float64], ...]:
-    """The draws of small sets of images are kept: a report asks for them once for each attack."""
+    """The draws of a small set of images, cached, because a report needs them once for each attack."""
     found = tuple(_drawn_counts(images, draws, seed))
     for counts in found:
         counts.flags.writeable = False

@@ -1,4 +1,4 @@
-"""Counts by cell over many millions of rows: first by craft, then joined with the columns that a craft determines."""
+"""Counts many millions of rows by cell: first by craft (attack run), then by the columns that a craft determines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.errors import StudyError, names
 from study.planning.relation import RELATIONS
 
 _CRAFT_COLUMNS = ("sources", "attack", "goal", "seed")
-"""Columns that a craft determines, read from one unit per craft: strings and lists are slow to scan."""
+"""Columns that a craft determines, read from one unit per craft, because strings and lists are slow to scan."""
 
 _STEPS = 2.0**48
 """RMSDs are summed as integers, with this many integer steps per pixel value, as fine as float64. Unlike float sums,
@@ -38,9 +38,10 @@ def has_services(rows: pl.LazyFrame) -> bool:
 def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool) -> pl.DataFrame:
     """One row per cell of `by`, sorted: its keys, `images`, `answers` and `hits` (`uint32`), mean `rmsd`, `relation`.
 
-    `answers` are the rows whose `hit` is not null; all columns are about them. `images` counts each clean image once,
-    even if a cell has answers to several adversarial images of it. `rmsd` is null without answers. `relation` is null
-    if a cell has several relations. `every` asserts that no `hit` is null, which makes counting faster.
+    `answers` is the number of rows whose `hit` is not null; `images`, `hits` and `rmsd` are about these rows. `images`
+    counts each clean image once, even if a cell has answers to several adversarial images of the same clean image.
+    `rmsd` is null without answers. `relation` is null if the rows of a cell have several relations. `every` asserts
+    that no `hit` is null, which makes counting faster.
     """
     check_keys(rows, by)
     whole = rows.with_columns(hit.alias("hit"))
@@ -51,7 +52,7 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
     sums = [answers.alias("answers"), pl.col("hit").sum().alias("hits"), rmsd, *kinds]
     own = [key for key in by if key in _CRAFT_COLUMNS]
     if own:
-        # Units identify rows permanently; the position of a row changes when parts are compacted.
+        # Read units, not positions of rows: a unit keeps its id, but compaction changes the position of a row.
         keys = list(dict.fromkeys(["craft", *(key for key in by if key not in own)]))
         cells = whole.group_by(keys).agg(*sums, pl.col("unit").first()).collect(engine="streaming")
         units = cells["unit"].unique().implode()
@@ -76,7 +77,7 @@ def _with_images(cells: pl.DataFrame, whole: pl.LazyFrame, by: Sequence[str]) ->
     """Add the number of clean images that the answers of each cell are about."""
     run = "craft" in by or {"sources", "attack", "goal", "seed"} <= set(by)
     if run and {"steps", "target"} <= set(by) and {"budget", "level"} & set(by):
-        # An attack run makes one image of each clean image at a point.
+        # At one point, an attack run has one adversarial image of each clean image.
         return cells.with_columns(pl.col("answers").alias("images"))
     images = pl.col("image").n_unique().cast(pl.UInt32).alias("images")
     judged = whole.filter(pl.col("hit").is_not_null())

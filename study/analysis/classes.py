@@ -36,12 +36,14 @@ def per_class(
 def wrong_labels(
     rows: pl.LazyFrame, labels: LabelSet, *, most: int = 5, by: Sequence[str] = ("target",)
 ) -> pl.DataFrame:
-    """The `most` (a number) most frequent wrong labels of adversarial images: Liu et al. 2017, table 32.
+    """The most frequent wrong labels of adversarial images, `most` for each cell: Liu et al. 2017, table 32.
 
-    Columns: the keys; `rank` (`uint32`, from 1; of equally frequent labels the lower comes first); `label` (`int32`),
-    `name`; `answers` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all rows of the cell
-    with a wrong label). In targeted rows the target label is a wrong label too: filter by `goal`. Remote services have
-    their own labels and are left out.
+    Columns: the keys; `rank` (`uint32`, from 1; among equally frequent labels, the lower label comes first); `label`
+    (`int32`), `name`; `answers` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all rows of
+    the cell with a wrong label).
+
+    In targeted rows the target label is a wrong label too: filter by `goal`. Remote services, which have
+    their own labels, and abstentions of voting targets are left out.
     """
     check_keys(rows, by)
     if most < 1:

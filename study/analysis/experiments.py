@@ -1,7 +1,7 @@
-"""The cells of an experiment. All its tables, figures and means are based on them.
+"""The cells of an experiment. All its tables, figures and means are based on these cells.
 
-Experiments share crafts, but one experiment may use three seeds and another a single seed, or other targets. So a
-number of an experiment covers only its own attacks, sources, goals, seeds and targets.
+Experiments share crafts (attack runs), but may have different seeds and targets. So each number of an experiment is
+based only on the attacks, sources, goals, seeds and targets of this experiment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Frame = TypeVar("Frame", pl.LazyFrame, pl.DataFrame)
 
 
 def with_level(rows: pl.LazyFrame, spec: Spec) -> pl.LazyFrame:
-    """`rows` with a column `level`: the budget, or null if each target searched for its own (`budget.minimal`)."""
+    """`rows` with a column `level`: the budget; null if the attack searches it for each target (`budget.minimal`)."""
     searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
     budget = pl.col("budget")
     # Without a search, the column `attack` need not be read.
@@ -65,11 +65,12 @@ def cells(
 def with_clean_correct(
     found: pl.DataFrame, rows: pl.LazyFrame, spec: Spec, *, top: int = 1, confidence: float = 0.95
 ) -> pl.DataFrame:
-    """The cells of `averaged`, with the rates over the images that the target classifies correctly when clean.
+    """Add to the cells of `averaged` the rates over the images that the target classifies correctly when clean.
 
     Further columns: `clean_correct` (success, 0..1; null without such images), `clean_correct_low`,
-    `clean_correct_high` and `clean_correct_images` (`uint32`, such images, once for all seeds). A target that errs on
-    clean images counts these as successes of every untargeted attack; these columns leave them out.
+    `clean_correct_high` and `clean_correct_images` (`uint32`, such images, once for all seeds). If a target
+    misclassifies a clean image, `success` usually counts the image as a success of every untargeted attack. The further
+    columns leave such images out.
     """
     judged = averaged(cells(rows, spec, top=top, among="clean-correct"), confidence)
     names = {"success": "clean_correct", "low": "clean_correct_low", "high": "clean_correct_high"}

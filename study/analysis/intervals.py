@@ -11,7 +11,7 @@ from study.errors import StudyError
 
 
 def normal_quantile(confidence: float) -> float:
-    """Half the width of a two-sided normal interval, in standard deviations.
+    """Half the width of a two-sided normal interval at `confidence`, in standard deviations.
 
     Raises StudyError unless 0 < confidence < 1.
     """
@@ -23,7 +23,7 @@ def normal_quantile(confidence: float) -> float:
 def wilson(hits: pl.Expr, images: pl.Expr, confidence: float = 0.95) -> tuple[pl.Expr, pl.Expr]:
     """The ends, `float64` 0..1, of Wilson's score interval (1927) for `hits` of `images`; null without images.
 
-    It assumes that images are independent: count each image once, even if it has rows of several seeds.
+    The interval assumes independent images: count each image once, even if it has rows of several seeds.
     """
     z = normal_quantile(confidence)
     hit, count = hits.cast(pl.Float64), images.cast(pl.Float64)
@@ -47,10 +47,10 @@ def interval_of_rate(hits: float, images: int, *, confidence: float = 0.95) -> t
 
 
 def with_rate(cells: pl.DataFrame, name: str, confidence: float) -> pl.DataFrame:
-    """Add the rate `hits` / `answers` to `cells` as the column `name`; null if `answers` is 0.
+    """Add the rate `hits` / `answers` to `cells` as the column `name`, and its Wilson interval as `low` and `high`.
 
-    Without a column `answers`, the rate is `hits` / `images`. The interval, `low` and `high`, counts each clean image
-    once, because several answers about one image are not independent.
+    Without a column `answers`, the rate is `hits` / `images`. If the denominator is 0, all three are null. The interval
+    counts each clean image once, because several answers about one image are not independent.
     """
     counted = [column for column in ("images", "answers") if column in cells.columns]
     rate = pl.when(pl.col(counted[-1]) > 0).then(pl.col("hits") / pl.col(counted[-1]))

@@ -24,16 +24,17 @@ def transfer_matrix(
 ) -> pl.DataFrame:
     """The success rates of an experiment as papers print them: a row per source set, a column per target.
 
-    Columns: `attack`, `sources` (joined by `+`), `steps`, `level` (the budget; null if there is none, or if each target
-    searched for its own), `seeds`, `images` (`uint32`, clean images of one target, once for all seeds), `rmsd` (mean
-    over all targets, pixel values; null if each target searched for its own), then a `float64` 0..1 for each target,
-    null without rows. Rows are in the order of the spec. An experiment with two goals needs `goal`. Raises StudyError
-    for an unknown experiment or goal.
+    Columns: `attack`, `sources` (joined by `+`), `steps`, `level` (the budget; null if there is none, or if the attack
+    searches a budget for each target), `seeds`, `images` (`uint32`, clean images of one target, once for all seeds),
+    `rmsd` (mean over all targets, pixel values; null if the attack searches a budget for each target), then for each
+    target its rate, `float64` 0..1, null without rows. Rows are in the order of the spec.
+
+    An experiment with two goals needs `goal`. Raises StudyError for an unknown experiment or goal.
     """
     chosen = of_experiment(rows, spec, experiment)
     one = spec.experiments[experiment]
     if goal is None and len(set(one.goal)) > 1:
-        raise StudyError(f"'{experiment}' has two goals", accepted=", ".join(one.goal), todo="choose one with goal=")
+        raise StudyError(f"'{experiment}' has two goals", accepted=", ".join(one.goal), todo="choose a goal with goal=")
     wanted = goal or one.goal[0]
     if wanted not in one.goal:
         raise StudyError(f"'{experiment}' has no goal '{wanted}'", accepted=", ".join(one.goal))
@@ -56,7 +57,9 @@ def transfer_matrix(
 def leave_one_out(
     rows: pl.LazyFrame, spec: Spec, experiment: str, *, top: int = 1, among: Among = "all", confidence: float = 0.95
 ) -> pl.DataFrame:
-    """Every ensemble against the only model that it leaves out: the diagonals of Liu et al. 2017, tables 3 and 4.
+    """The success of every ensemble against the only model that it leaves out.
+
+    These are the diagonals of Liu et al. 2017, tables 3 and 4.
 
     Columns: `attack`, `goal`, `steps`, `level`, `target` (the model left out), `sources`, then `seeds`, `images` and
     the other columns of `experiments.averaged`, sorted by the keys. Empty for an experiment without such ensembles.
@@ -76,8 +79,8 @@ def leave_one_out(
 def left_out(spec: Spec, experiment: str) -> dict[str, str]:
     """The model that each ensemble leaves out, by ensemble (source models joined by `+`).
 
-    It considers the models of all ensembles of the experiment. Ensembles that leave out no model or several models are
-    not in the result.
+    The models are those of all ensembles of the experiment. Ensembles that leave out no model or several models are not
+    in the result.
     """
     sets = spec.source_sets(spec.experiments[experiment])
     models = set(itertools.chain(*sets))

@@ -1,4 +1,4 @@
-"""The smallest RMSD that fools a target: its distribution over images, and its quantiles."""
+"""The smallest RMSD of a successful image for a target: its distribution over images, and its quantiles."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _KEYS = ("sources", "attack", "goal", "target")
 def minimal_cdf(rows: pl.LazyFrame, spec: Spec, *, by: Sequence[str] = _KEYS) -> pl.DataFrame:
     """The cumulative distribution of the minimal transferable RMSD: Liu et al. 2017, section 3.2.2 and figure 1.
 
-    It covers attacks whose budget is `minimal`: their rows hold, for each target, the end of a linear search along the
-    perturbation. Columns: the keys; `rmsd`, `float64`, pixel values, every value that occurs, in ascending order;
+    Only attacks with the budget `minimal` count: their rows hold, for each target, the end of a linear search along the
+    perturbation. Columns: the keys; `rmsd`, `float64`, pixel values, every value of a success, in ascending order;
     `images`, `uint32`, all clean images of the cell; `share`, `float64` 0..1, the share of searches that succeed at
-    this RMSD or less. If a search never succeeds, `share` stays below 1. A cell without success has no rows. Unless
-    `by` has the seed, searches of all seeds count together, and an image has one search for each seed.
+    this RMSD or less. If a search never succeeds, `share` stays below 1. A cell without success has no rows. If `by`
+    lacks the seed, searches of all seeds count together, and an image has one search for each seed.
 
-    The search for a target considers this target only; the paper also requires that the image fools the source.
+    A search considers only its target. The paper also requires that the image succeeds on the source.
     """
     searched, reached = _searched(rows, spec, by), pl.col("here").cum_sum()
     return (
@@ -38,11 +38,11 @@ def minimal_cdf(rows: pl.LazyFrame, spec: Spec, *, by: Sequence[str] = _KEYS) ->
 def minimal_summary(
     rows: pl.LazyFrame, spec: Spec, *, by: Sequence[str] = _KEYS, shares: Sequence[float] = (0.5, 0.9, 1.0)
 ) -> pl.DataFrame:
-    """The RMSD at which given shares of a cell's images succeed: Liu et al. 2017, figure 1, marks 50 % and 90 %.
+    """The RMSD at which given shares of a cell's searches succeed. Liu et al. 2017, figure 1, marks 50 % and 90 %.
 
     Columns: the keys; `images`, `uint32`; `success`, `float64` 0..1, the share of searches that succeed at any RMSD;
-    for each of `shares` a column such as `rmsd_50`, `float64`, pixel values: the least RMSD at which this share of
-    searches succeeds, or null.
+    for each of `shares` a column such as `rmsd_50`, `float64`, pixel values: the smallest RMSD at which this share of
+    searches succeeds; null if fewer succeed.
     """
     searched = _searched(rows, spec, by)
     whole = [pl.col("images").first(), pl.col("hit").mean().alias("success")]

@@ -13,15 +13,17 @@ _KEYS = ("sources", "attack", "goal", "seed", "steps", "budget")
 
 
 def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _KEYS) -> pl.DataFrame:
-    """The agreement of every pair of targets on the adversarial images that both classified.
+    """The agreement of every pair of targets on the adversarial images that both targets classified.
 
-    Columns: the keys; `first`, `second`, each unordered pair once, including a target with itself; `images`, `uint32`,
-    images with a top-1 label of both; `agree`, `uint32`, images with equal labels; `both_wrong`, `uint32`, images that
-    both misclassify; `same_wrong`, `uint32`, images to which both give the same wrong label; `agreement` = `agree` /
-    `images` and `same_mistake` = `same_wrong` / `both_wrong`, `float64` 0..1, null for a denominator of 0.
+    Columns: the keys; `first`, `second`: each unordered pair once, including a target with itself; `images`, `uint32`:
+    images for which both targets have a top-1 label; `agree`, `uint32`: images with equal labels; `both_wrong`,
+    `uint32`: images that both targets misclassify; `same_wrong`, `uint32`: images for which both targets predict the
+    same wrong label; `agreement` = `agree` / `images` and `same_mistake` = `same_wrong` / `both_wrong`, `float64` 0..1,
+    null for a denominator of 0.
 
     `same_mistake` is defined as in Liu et al. 2017, tables 9, 26 and 27. In targeted rows the target label is a wrong
-    label too. Remote services have their own labels and are left out. A search for the minimal RMSD gives every target
+    label too. An abstention of a voting target counts as a wrong label. Remote services, which have their own labels,
+    are left out. A search for the minimal RMSD gives every target
     its own image, so its rows are compared only if the searches ended at the same budget. Raises StudyError for the key
     `target`.
     """
@@ -66,7 +68,7 @@ def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _KEYS) -> pl.DataFrame
 
 
 def agreement_matrix(pairs: pl.DataFrame, value: str = "same_mistake", *, by: Sequence[str] = ()) -> pl.DataFrame:
-    """A column of `agreements` as a symmetric matrix: `by`, `target`, then a column for each target, sorted.
+    """The column `value` of `agreements` as a symmetric matrix: `by`, `target`, then a column for each target, sorted.
 
     Raises StudyError for an unknown column, and for a pair with several values in one row of `by`.
     """
@@ -78,7 +80,8 @@ def agreement_matrix(pairs: pl.DataFrame, value: str = "same_mistake", *, by: Se
     both = pl.concat([pairs, mirrored]).select(*by, pl.col("first").alias("target"), "second", value)
     if both.select(*by, "target", "second").is_duplicated().any():
         raise StudyError(
-            "a pair of targets has several values", todo="filter the pairs to one craft, or add keys (by=)"
+            "a pair of targets has several values",
+            todo="filter the pairs to one craft, or add keys to by=",
         )
     targets = sorted(set(both["target"]))
     wide = both.group_by([*by, "target"]).agg(

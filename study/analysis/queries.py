@@ -1,8 +1,8 @@
-"""Success against queries: the candidates of an attack run are shown one after the other, until one succeeds.
+"""Success by number of queries: the target sees the candidates of an image one after the other, until one succeeds.
 
-The candidates of an image are the attack run's versions of it: its checkpoints and budgets, in the order of
-`Attack.scored_points` (steps, then budgets). A transfer attack makes them without asking the target; queries choose
-among them.
+The candidates of an image are its adversarial versions from one attack run, one for each checkpoint and budget, in the
+order of `Attack.scored_points` (steps, then budgets). A transfer attack makes the candidates without the target. The
+queries only choose among them.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ def success_by_queries(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates of attackers who may ask a target about 1, 2, … `most` images for each clean one.
+    """Success rates of attackers who may show a target 1, 2, … `most` candidates for each clean image.
 
-    One row per cell of `by` and number of `queries` (`uint32`, 1 to the number of candidates, or to `most`, or to the
-    limit that a service has in the spec); sorted. Further columns are those of `success_rates` without RMSD: `images`,
-    `hits`, `success`, `low`, `high`; and `mean_queries` (`float64`), the queries that the successes within that number
-    took on average, null without a success. The clean image is no query.
+    One row per cell of `by` and number of `queries`, sorted. `queries` (`uint32`) runs from 1 to the number of
+    candidates, at most `most`, and at most the limit of a service in the spec. Further columns are those of
+    `success_rates` without RMSD: `images`, `hits`, `success`, `low`, `high`; and `mean_queries` (`float64`), the mean
+    number of queries of the successes within `queries`, null without a success. The clean image is no query.
 
-    For a target with limited queries, rows hold what the service was really asked; for others, every candidate was
-    shown, and this counts those up to the first success. Raises StudyError if `by` lacks `seed` or another column that
-    tells attack runs apart, because two attackers would be counted as one.
+    For a service with limited queries, rows record the queries that were really made. Any other target has predicted
+    every candidate, and the queries are counted up to the first success. Raises StudyError if `by` lacks a column of
+    CELL, because several attack runs would then count as one attacker.
     """
     missing = [key for key in CELL if key not in by]
     if missing:
-        raise StudyError(f"`by` lacks the column '{missing[0]}'", accepted=f"at least {', '.join(CELL)}")
+        raise StudyError(f"`by` lacks the column '{missing[0]}'", accepted=f"keys with at least {', '.join(CELL)}")
     check_keys(rows, by)
     order = pl.struct("steps", pl.col("budget").fill_null(-1.0)).rank("dense").over(*_IMAGE).cast(pl.UInt32)
     judged = rows.with_columns(hit=hits(rows, top=top, among=among), query=order)
@@ -58,7 +58,7 @@ def success_by_queries(
     found = firsts.collect(engine="streaming")
     if found.is_empty():
         return _empty(found, by, confidence)
-    # A service that is always fooled at once does not show its limit; other attack runs on it may.
+    # If the first query always succeeds, rows do not show the limit of the service. Rows of other attack runs may.
     last = found.with_columns(pl.col("shown").max().over("target")).group_by(by).agg(pl.col("shown").max())
     if most is not None:
         last = last.with_columns(pl.col("shown").clip(upper_bound=most))

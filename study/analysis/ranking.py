@@ -31,21 +31,26 @@ _SCHEMA: Mapping[str, pl.DataType] = {
 }
 
 _Values = Mapping[str, float]
-"""By image, the share of the answers about it that are successes."""
+"""By image, the share of successes among the answers for this image."""
 
 
 def ranking(
     rows: pl.LazyFrame, spec: Spec, experiment: str, *, goal: str | None = None, cells: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """The attacks of an experiment after their last step, at the last length of their budget, the strongest first.
+    """The attacks of an experiment, the strongest first, after their last step and at the last length of their budget.
 
-    Columns: `attack`, `steps`, `level` (the budget); `relation` of the cells that count: `black`, or another where no
-    attack has black-box cells; the number of `cells` (source sets x targets) and of `images`; `success`, the mean over
-    cells and seeds (0..1); `low` and `high`, its 95 % interval of `interval`, with all cells of an image together (null
-    while the rows of some cell are incomplete); `behind`, how far it is behind the first attack (0..1, on the images of
-    both); `p` of that difference, McNemar's test or sign flips over images, with Holm's correction for the comparisons
-    of the table (null for the first). `goal` is that of the experiment unless it has two. `cells` are from
-    `experiments.averaged`, if they are known.
+    `goal`: the default is the first goal of the experiment. `cells`: the result of `experiments.averaged`, if known.
+    Columns:
+
+    - `attack`, `steps`, `level` (the budget);
+    - `relation`: that of the cells that count: `black`, or, if no attack has black-box cells, `grey` or `white`;
+    - `cells`: the number of cells (source sets x targets); `images`: the number of images;
+    - `success`: the mean over cells and seeds (0..1);
+    - `low`, `high`: the 95 % interval of `success` by `interval`, where each image counts once with all its cells; null
+      while the rows of a cell are incomplete;
+    - `behind`: the success of the first attack minus that of this attack, on the images of both; 0 for the first;
+    - `p`: the p-value of this difference over images, by McNemar's test or sign flips, with Holm's correction for all
+      comparisons of the table; null for the first attack.
     """
     one = spec.experiments[experiment]
     wanted = goal or one.goal[0]
@@ -67,7 +72,7 @@ def ranking(
     for (attack,), mine in known.partition_by("attack", as_dict=True).items():
         name = str(attack)
         steps, level = points[name]
-        # Without all images of every cell, the mean over images would be another number than the mean over cells.
+        # If a cell lacks images, the mean over images differs from the mean over cells.
         whole = mine["images"].n_unique() == 1 and mine["seeds"].n_unique() == 1
         ends = interval(_array(values.get(name, {}))) if whole else (None, None)
         counts = (mine.height, mine["images"].max())
@@ -81,9 +86,10 @@ def ranking(
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the mean of `values` (N,), one per image: bootstrap, or Wilson's where all are equal.
+    """The 95 % interval of the mean of `values` (N,), one per image: bootstrap, or Wilson's if all values are equal.
 
-    Of equal values every draw has the same mean, as if four images that all succeed proved a rate of 100 %.
+    If all values are equal, every draw has the same mean. The bootstrap interval would have no width, even for four
+    images.
     """
     if len(values) and (values == values[0]).all():
         return interval_of_rate(float(values.sum()), len(values))
@@ -111,7 +117,7 @@ def _array(values: _Values) -> NDArray[np.float64]:
 
 
 def _compared(table: pl.DataFrame, values: Mapping[str, _Values]) -> pl.DataFrame:
-    """The table with the difference of every attack to the first one, and its test."""
+    """The table with the columns `behind` and `p`: the difference to the first attack, and its test."""
     behind: list[float | None] = [0.0] * min(1, table.height)
     chances: list[float] = []
     first = values.get(table["attack"][0], {}) if table.height else {}

@@ -1,4 +1,4 @@
-"""Success rates and accuracies: the share of adversarial images that succeed against a target, or keep their label."""
+"""Success rates and accuracies: shares of adversarial images that succeed, or that the target classifies correctly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CELL = ("sources", "attack", "goal", "seed", "steps", "budget", "target")
 CELL_WITHOUT_SEED = tuple(key for key in CELL if key != "seed")
 
 Among = Literal["all", "clean-correct"]
-"""Which images count: all, or those that the target classifies correctly when clean."""
+"""The images that count: all, or those that the target classifies correctly when clean."""
 
 
 def succeeded(top: int = 1) -> pl.Expr:
@@ -25,14 +25,14 @@ def succeeded(top: int = 1) -> pl.Expr:
     An untargeted image succeeds if the true label is not among these labels; Liu et al. 2017 report 1 minus this rate
     as accuracy. A targeted image succeeds if the target label is among them; their matching rate is this rate.
 
-    A target that votes may give no answer: that is a success of an untargeted attack, and none of a targeted one.
+    A target that votes may give no answer. This is a success of an untargeted attack, and no success of a targeted one.
 
-    An answer of a chat service in sentences counts by the labels that its judge found in it: an untargeted image
-    succeeds if the true label is not among them, a targeted image if the target label is. A refusal is no success.
+    A chat service answers in a sentence, and a judge finds labels in the sentence. An untargeted image succeeds if the
+    true label is not among these labels; a targeted image succeeds if the target label is. A refusal is no success.
 
-    A remote service has its own labels. An untargeted image succeeds if the service returns none of the labels that it
-    returned for the clean image; a targeted image succeeds if it returns a name of the target label. `top` does not
-    apply: the spec sets the number of labels of an answer.
+    Any other remote service answers with its own labels. An untargeted image succeeds if the service returns none of
+    the labels that it returned for the clean image; a targeted image succeeds if the service returns a name of the
+    target label. `top` does not apply: the spec sets the number of labels of an answer.
     """
     targeted = pl.col("goal") == "targeted"
     return (
@@ -45,8 +45,8 @@ def succeeded(top: int = 1) -> pl.Expr:
 def kept(top: int = 1) -> pl.Expr:
     """Whether the true label is among the target's `top` most probable labels, for either goal.
 
-    For a remote service: whether it still returns one of the labels that it returned for the clean image, or, if it
-    answers in sentences, names the true label.
+    For a remote service: whether its answer still has one of the labels of its answer for the clean image. For a chat
+    service: whether its answer names the true label.
     """
     named = pl.when(_talks()).then(_named("true_names")).otherwise(_named("clean_names"))
     return pl.when(pl.col("names").is_not_null()).then(named).otherwise(_given("label", top))
@@ -55,9 +55,9 @@ def kept(top: int = 1) -> pl.Expr:
 def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bool = False) -> pl.Expr:
     """`succeeded` for these rows, or `kept` if `accuracy` is true; null for images that do not count.
 
-    `among`: the images that count. All images of a service count, because its success is relative to its answer for the
-    clean image. If no target is a service, the columns of services are not read.
-    An image of a chat service is correct when clean if the answer names the true label.
+    `among`: the images that count. All images of a service that answers with labels count, because success is relative
+    to its answer for the clean image. For a chat service, a clean image is correct if the answer names the true label.
+    If no target is a service, the columns of services are not read.
     """
     if has_services(rows):
         outcome = kept(top) if accuracy else succeeded(top)
@@ -81,10 +81,10 @@ def success_rates(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates: one row per cell of `by`, sorted by it.
+    """Success rates: one row per cell of `by`, sorted by these keys.
 
-    Columns: the keys (`sources` joined by `+`); `images`, `uint32`: clean images of the rate, each once; `answers`,
-    `uint32`: answers to adversarial images that count; `hits`, `uint32`: answers that succeed; `success`, `low`,
+    Columns: the keys (`sources` joined by `+`); `images`, `uint32`: clean images that count, each once; `answers`,
+    `uint32`: answers for adversarial images that count; `hits`, `uint32`: answers that succeed; `success`, `low`,
     `high`, `float64` 0..1: the share of answers that succeed, and its Wilson interval with each clean image counted
     once, null without answers; `rmsd`, `float64`, the mean over answers, in pixel values 0..255; `relation` (`white`,
     `grey` or `black`; null if a cell has several).
@@ -179,7 +179,7 @@ def _given(label: str, top: int) -> pl.Expr:
         raise StudyError(f"top {top} is not available", accepted="1 to 5: rows hold five labels")
     if top == 1:
         return pl.col("top1") == pl.col(label)
-    # A target that gives no answer names no label, whatever its votes.
+    # A voting target that abstains has no label, even if `top5` has labels.
     answered = pl.col("top1") != ABSTAINED
     return answered & pl.col("top5").list.head(top).list.contains(pl.col(label))
 
@@ -195,7 +195,7 @@ def _named(column: str, names: str = "names") -> pl.Expr:
 
 
 def _talks() -> pl.Expr:
-    """Whether the target answers in sentences, which a judge has read."""
+    """Whether the target answers in sentences, in which a judge finds labels."""
     return pl.col("true_names").is_not_null()
 
 

@@ -13,10 +13,10 @@ from study.analysis.rates import CELL, succeeded
 def destruction_rates(rows: pl.LazyFrame, plain: Mapping[str, str], *, by: Sequence[str] = CELL) -> pl.DataFrame:
     """Destruction rates of untargeted attacks: Kurakin et al. 2017 (arXiv:1607.02533), equation 1.
 
-    Count the images that the untransformed model classifies correctly when clean and wrongly when adversarial. The rate
-    is the share of them that it classifies correctly after the transformation. `plain` maps each transformed target to
-    its untransformed model. One row per cell of a transformed target: the keys, `images` (images that count) and
-    `destruction` (0..1, null without images).
+    Images count if the untransformed model classifies them correctly when clean and wrongly when adversarial. The rate
+    is the share of these images that the model classifies correctly after the transformation. `plain` maps each
+    transformed target to its untransformed model. One row per cell of a transformed target: the keys, `images` (images
+    that count) and `destruction` (0..1, null without images).
     """
     fooled = (
         rows.filter(pl.col("goal") == "untargeted", pl.col("clean_top1") == pl.col("label"))

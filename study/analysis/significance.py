@@ -23,10 +23,10 @@ _AT_ONCE = 500
 
 
 def binomial(hits: float, images: int, share: float) -> float:
-    """The exact binomial test that the true rate is `share` (0..1): twice the smaller tail, at most 1.
+    """The p-value of the exact binomial test that the true rate is `share` (0..1): twice the smaller tail, at most 1.
 
-    `hits` may be fractional, if images have rows of several seeds. It is then rounded towards the expected count, which
-    makes the p-value larger. Fractional hits vary less than binomial hits, so the test is conservative.
+    1 without images. `hits` may be fractional if images have rows of several seeds. Fractional hits are rounded towards
+    the expected count, which makes the p-value larger. They vary less than binomial hits, so the test is conservative.
     """
     if images == 0:
         return 1.0
@@ -38,15 +38,15 @@ def binomial(hits: float, images: int, share: float) -> float:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """McNemar's exact test (1947) from the numbers of images on which only one of two attacks succeeds."""
+    """P-value of McNemar's exact test (1947), from the numbers of images on which only one of two attacks succeeds."""
     return binomial(only_first, only_first + only_second, 0.5)
 
 
 def sign_flips(values: Values, centre: float = 0.0, *, seed: int = 0) -> float:
-    """The sign-flip permutation test that the mean of `values` is `centre`.
+    """The p-value of the sign-flip permutation test that the mean of `values` is `centre`; 1 without images.
 
-    For up to twelve images it uses all 2^N flips; for more images, the observed signs and 10,000 flips drawn from
-    `seed`.
+    For up to twelve images, the test uses all 2^N flips; for more images, the observed signs and 10,000 random flips
+    from `seed`.
     """
     moved = values - centre
     seen = abs(float(moved.sum())) * (1 - 1e-12)
@@ -64,12 +64,12 @@ def sign_flips(values: Values, centre: float = 0.0, *, seed: int = 0) -> float:
 
 
 def paired_outcomes(values: Values, centre: float = 0.0) -> bool:
-    """Whether McNemar's test applies: `values` are differences of two 0/1 outcomes, and `centre` is 0."""
+    """Whether McNemar's test applies: all `values` are -1, 0 or 1 (differences of 0/1 outcomes), and `centre` is 0."""
     return centre == 0 and bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
 
 
 def difference(values: Values, centre: float = 0.0) -> float:
-    """The paired test of differences: McNemar's if all are -1, 0 or 1 and `centre` is 0, otherwise sign flips."""
+    """The p-value of paired differences: McNemar's test if `paired_outcomes`, otherwise the sign-flip test."""
     if paired_outcomes(values, centre):
         return mcnemar(int((values > 0).sum()), int((values < 0).sum()))
     return sign_flips(values, centre)
@@ -78,7 +78,9 @@ def difference(values: Values, centre: float = 0.0) -> float:
 def images_needed(
     gap: float, variance: float, level: float = 0.05, *, correction: float = 0.0, least: int = 1
 ) -> int | None:
-    """Estimate how many images a test needs to decide on which side of a bound a mean lies; None if `gap` is 0 or NaN.
+    """Estimate the number of images with which a test decides whether a mean is above or below a bound.
+
+    The answer is None if `gap` is 0 or a number is NaN.
 
     `gap`: the distance of the mean from the bound. `variance`: the variance of one image's value around the bound. Both
     are assumed to stay the same with more images. `correction`: a correction for the steps of an exact test. `least`:
@@ -94,7 +96,7 @@ def images_needed(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p-values with Holm's correction (1979), in the given order."""
+    """The p-values `values` with Holm's correction (1979), in the given order."""
     adjusted, most = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=lambda at: values[at])):
         most = max(most, min(1.0, (len(values) - rank) * values[place]))

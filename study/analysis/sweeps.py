@@ -30,16 +30,18 @@ def sweep(
 ) -> pl.DataFrame:
     """Success rates along a parameter, such as the number of steps or the budget.
 
-    `along`: `steps` (checkpoints), `budget`, `gradients`, or the key of a number in recipes, such as
-    `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma` or `momentum`. A line of the plot joins attacks whose
-    recipes differ only in this number; along a budget the step sizes may differ too, and along `steps` or `gradients`
-    the checkpoints. Along `steps` or `gradients`, a line also joins all points of an attack. Along any other number,
-    lines with different `steps` are separate. Lines with different `level` are separate, except along a budget.
+    `along`: `steps` (checkpoints), `budget`, `gradients`, or the key of a numeric parameter of recipes, such as
+    `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma` or `momentum`.
+
+    A line of the plot joins attacks whose recipes differ only in this parameter. Along a budget, their step sizes may
+    also differ. Along `steps` or `gradients`, their checkpoints may also differ, and a line joins all points of an
+    attack. Along any other parameter, points with different `steps` are on different lines. Points with different
+    `level` (budget) are on different lines, except along a budget.
 
     Columns: the keys; `line` (the first attack of the line, in the order of the spec), `attack`; `steps` and `level` if
-    they separate lines; `x` (`float64`: pixel values, a count, or the value of the key); then the columns of
-    `success_rates`. Sorted by keys, line and x. Attacks without this number are left out. Raises StudyError if no
-    recipe has it.
+    they separate lines; `x` (`float64`: pixel values, a count, or the value of the parameter); then the columns of
+    `success_rates`. Sorted by keys, line and x. Attacks without the parameter are left out. Raises StudyError if no
+    recipe has the parameter.
     """
     lines, values = _lines(spec, along)
     points = [name for name in ("steps", "level") if name != along and not (name == "level" and _is_budget(along))]
@@ -71,11 +73,11 @@ def best_within(
 ) -> pl.DataFrame:
     """The attack and point with the highest success rate among those that need at most `gradients` gradients per image.
 
-    One row per cell of `by` that has such a point: the keys; `attack`, `steps`, `level` (the budget; null if each
-    target searched for its own), `gradients` (`int32`, per image: steps x sources x views, plus those of variance
-    tuning); then the columns of `success_rates`. Of equal rates, the one with fewer gradients wins, then the first by
-    name, steps and budget. Attacks with different budgets compete with each other: filter `rows` to one budget if they
-    should not. Raises StudyError for negative `gradients`.
+    One row per cell of `by` that has such a point: the keys; `attack`, `steps`, `level` (the budget; null if the
+    attack searches it for each target), `gradients` (`int32`, per image: steps x sources x views, plus those of
+    variance tuning); then the columns of `success_rates`. Among equal rates, fewer gradients come first, then attacks
+    by name, then fewer steps, then smaller budgets. Attacks with different budgets are compared with each other, unless
+    `rows` are filtered to one budget. Raises StudyError for negative `gradients`.
     """
     if gradients < 0:
         raise StudyError(f"the number of gradients cannot be {gradients}", accepted="0 or more")
@@ -104,12 +106,12 @@ def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
             values[name] = value if isinstance(value, int | float) else 0.0
     if not lines:
         known = sorted({key for one in spec.attacks.values() for key in _keys(one)})
-        raise StudyError(f"no attack has a number '{along}'", accepted=names([*_ROW_COLUMNS, *known], along))
+        raise StudyError(f"no attack has a numeric parameter '{along}'", accepted=names([*_ROW_COLUMNS, *known], along))
     return lines, values
 
 
 def recipe_number(recipe: Attack, along: str) -> Any:
-    """The value of a key such as `skip_gradient.gamma`; None unless it is a number, or the lengths of a budget."""
+    """The value of a key such as `skip_gradient.gamma`: a number, or the lengths of a budget; None for other values."""
     value: Any = recipe.plain()
     for key in along.split("."):
         value = value.get(key) if isinstance(value, dict) else None
@@ -120,14 +122,14 @@ def recipe_number(recipe: Attack, along: str) -> Any:
 
 
 def _keys(recipe: Attack) -> list[str]:
-    """Every key of the recipe that holds a number."""
+    """Every key of the recipe whose value is a number."""
     dump = recipe.plain()
     nested = [f"{key}.{inner}" for key, value in dump.items() if isinstance(value, dict) for inner in value]
     return [key for key in (*dump, *nested) if recipe_number(recipe, key) is not None]
 
 
 def _rest(recipe: Attack, along: str) -> dict[str, Any]:
-    """The recipe without the options that vary along the line."""
+    """The recipe without the parameters that vary along a line."""
     dump = recipe.plain()
     if _is_budget(along):
         kind = recipe.budget.kind

@@ -1,6 +1,6 @@
-"""Counts the successes of one unit from its answers, for displays, because a query of rows would take far longer.
+"""Counts the successes of one unit from its answers, for displays: a query of rows would take far longer.
 
-The rule is that of `study.analysis.rates.succeeded`.
+The rule for a success is that of `study.analysis.rates.succeeded`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from study.results.schema import TargetAnswers, UnitResult
 
 
 def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
-    """The number of hits and the number of images at the end of the attack, by target that has answered."""
+    """By target with answers, the number of successes and the number of images at the last point of the attack."""
     unit, images = result.unit, result.unit.shard.images
     if not images:
         return {}
@@ -30,7 +30,7 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
                 for image, said, no in zip(images, answer.names[last], refused[last], strict=True)
             )
         else:
-            # The finished attack stands last of its points; a target without labels has no success.
+            # The finished attack is the last point. Without labels (`top1` is None), no image reaches `wanted`.
             top1 = answer.top1
             reached = np.zeros(len(images), np.bool_) if top1 is None else top1[-len(images) :] == wanted
             hits = int(np.count_nonzero(reached if targeted else ~reached))
@@ -39,7 +39,7 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
 
 
 def _named(result: UnitResult, answer: TargetAnswers, image: Selected, said: Sequence[str], *, targeted: bool) -> bool:
-    """Whether the answer of a service, which has its own labels, is a success."""
+    """Whether the answer `said` of a service, which has its own labels, is a success."""
     if targeted:
         return _share(said, result.wanted[answer.target][image.target_label])
     if answer.sentences is not None:

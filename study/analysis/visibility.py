@@ -30,15 +30,18 @@ _STEPS = 10**7
 def visibility(
     rows: pl.LazyFrame, cells: pl.DataFrame, spec: Spec, experiment: str, *, by: Measure = "ssim"
 ) -> pl.DataFrame:
-    """Every attack of an experiment, at each of its points: success, gradients, and how visible its images are.
+    """Success, gradients and visibility of every attack of an experiment, at each of its points.
 
-    `cells` are from `experiments.averaged`. Columns: `goal`; `attack`, in the order of the spec; `steps`; `level` of
-    the budget; `gradients` of one image; `success`, the mean over black-box cells (0..1; null without one); `images`,
-    the number of adversarial images; their means of `rmsd`, `linf` (pixel values 0..255), `psnr` (decibels; of images
-    that differ), `ssim`, `ciede2000` and `lpips` (null if not computed); `front`, whether the point is on the Pareto
-    front: no other point of the goal is at least as good in success, gradients and the measure `by`, and better in one
-    of them.
-    Attacks that search the minimal RMSD for each target are left out.
+    `cells`: the result of `experiments.averaged`. Columns: `goal`; `attack`, in the order of the spec; `steps`; `level`
+    (the budget); `gradients` of one image; `success`, the mean over black-box cells (0..1; null without such cells);
+    `images`, the number of adversarial images; the means over these images of `rmsd`, `linf` (pixel values 0..255),
+    `psnr` (decibels; only of images that differ from the clean image), `ssim`, `ciede2000` and `lpips` (null if not
+    computed);
+    `front`, whether the point is on the Pareto front.
+
+    A point is on the front unless another point of the same goal is at least as good in success, gradients and the
+    measure `by`, and better in at least one of the three. Attacks that search the minimal RMSD for each target are left
+    out.
     """
     one = spec.experiments[experiment]
     kept = [name for name in dict.fromkeys(one.attacks) if spec.attacks[name].budget.minimal is None]

@@ -60,7 +60,7 @@ class Ascent:
         true: Tensor,
         pool: Pool | None,
     ) -> None:
-        """`path` has the images of the first stage; `true` (N,) are the true labels."""
+        """`path` has the images (N, C, H, W) of the first stage at each of its points; `true` (N,) are true labels."""
         self._attack = attack
         self._path = path
         self._first = path[-1] if path else None
@@ -76,7 +76,10 @@ class Ascent:
         self.finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
 
     def run(self, models: Sequence[Logits]) -> list[Tensor]:
-        """Return the perturbation at every scored point, float (N, C, H, W), unprojected: `finish` projects it."""
+        """Return the perturbation at each of `Attack.scored_points`, float (N, C, H, W).
+
+        The perturbations are not projected after the last step: `finish` does this.
+        """
         self._prepare(models)
         if self._parts.program is None:
             return self._ascend(None)
@@ -145,7 +148,7 @@ class Ascent:
         return start.perturbation(self._origin, self._attack.budget, self._rmsd, draws)
 
     def _direction(self, climbers: Sequence[_Climber], delta: Tensor, step: int, size: float | Tensor) -> Tensor:
-        """The sum of the groups' step directions at `delta`."""
+        """The sum of the groups' step directions at `delta`, weighted by their shares."""
         total: Tensor | None = None
         for climber in climbers:
             part = self._of_group(climber, delta, step, size)
@@ -156,7 +159,7 @@ class Ascent:
         return total
 
     def _of_group(self, climber: _Climber, delta: Tensor, step: int, size: float | Tensor) -> Tensor:
-        """The step direction of one group: points, then updates, then the step rule."""
+        """The step direction of one group: by the point rules, then the updates, then the step rule."""
         parts, attack = self._parts, self._attack
         accumulated = [
             found
@@ -196,11 +199,14 @@ class Ascent:
         )
 
     def _checked(self, gradient: Callable[..., Tensor]) -> GradientAt:
-        """`gradient` with the penalties' gradients, and a note of images whose gradient is not finite."""
+        """Return a function that adds the penalties' gradients to `gradient`.
+
+        It records in `self.finite` which images have finite gradients.
+        """
 
         def at(image: Tensor, sample: int = 0, moved: Tensor | None = None) -> Tensor:
             found = gradient(image, sample)
-            # The check is here because the sign of a NaN is 0: the image would look like one that no step moves.
+            # Check here: the sign of NaN is 0, so that after the step an image with NaN looks as if it had not moved.
             self.finite &= found.sum((1, 2, 3)).isfinite()
             for penalty in self._parts.penalties:
                 found = found + penalty.gradient(image - self._origin if moved is None else moved)
@@ -265,7 +271,10 @@ class Ascent:
         return tuple(group.share / total for group in self._groups)
 
     def _size(self, level: float | None) -> float | Tensor:
-        """The length of one step in pixel values: the recipe's, or the budget divided by the number of steps."""
+        """The length of one step in pixel values: the recipe's, or the budget divided by the number of steps.
+
+        For a search of the minimal RMSD it is 1.
+        """
         attack = self._attack
         given = attack.learning_rate if attack.step == "adam" else attack.step_size
         if given is not None:

@@ -43,7 +43,7 @@ class Assembly:
     program: Program | None = None
 
     def __iter__(self) -> Iterator[Component]:
-        """Every component, in the order in which ids have them; the budget stands last, and apart in ids."""
+        """Yield every component in the order of ids. The budget comes last; ids have it in a separate place."""
         yield from (self.objective, self.ensemble)
         for several in (self.views, self.points, self.updates, self.penalties, self.backward, self.forward):
             yield from several
@@ -57,7 +57,7 @@ class Assembly:
 
     @property
     def averages(self) -> Literal["gradients", "logits"]:
-        """What is averaged over views."""
+        """Whether gradients or logits are averaged over views."""
         return "logits" if any(view.averages == "logits" for view in self.views) else "gradients"
 
     @property
@@ -111,7 +111,7 @@ class Assembly:
         return extra + self.ensemble.forwards(sources) * _places(self.points, steps) + sources * preparing
 
     def _asked(self, steps: int, sources: int) -> int:
-        """The number of gradients that the other components ask for."""
+        """The number of gradients, without those that changes of the source models add."""
         preparing = self.objective.preparing_gradients if isinstance(self.objective, FeatureObjective) else 0
         views = self.copies * (1 + sum(view.inner_gradients for view in self.views))
         if self.program is not None:
@@ -127,7 +127,7 @@ class Assembly:
 
 
 def _places(points: Sequence[Point], calls: int) -> int:
-    """The number of places at which gradients are taken if the outermost of `points` is asked `calls` times."""
+    """The number of places at which gradients are taken if the outermost of `points` is called `calls` times."""
     if not points:
         return calls
     inner, own = points[0].calls(calls)

@@ -79,10 +79,10 @@ class FilteredTogether:
 class PixelChanges:
     """The changes of a batch of images (N, C, H, W), in this order.
 
-    First pixels move: `there` (N, H, W) has, for each position, the number of the pixel that moves to it. This is a
-    permutation, which leaves the blocks of `filtered` in place; `back` is its inverse. Then the blocks of `filtered`
-    are filtered. Then pixels are multiplied by `factor`, and `shift` is added; both are (N, C or 1, H, W). Last, pixels
-    are clipped to 0..255 where `clipped` (N, 1, H, W) is true.
+    First, pixels move: `there` (N, H, W) has, for each position, the index of the pixel that moves to it. `there` is a
+    permutation that leaves the blocks of `filtered` in place; `back` is its inverse. Then the blocks of `filtered` are
+    filtered. Then pixels are multiplied by `factor`, and `shift` is added; `factor` and `shift` are (N, C or 1, H, W).
+    Last, pixels are clipped to 0..255 where `clipped` (N, 1, H, W) is true.
     """
 
     there: Tensor
@@ -148,9 +148,9 @@ class BlockLines:
     All attributes are (N, H, 1) for rows and (N, 1, W) for columns.
 
     Attributes:
-        strip: The number that the line's strip has in the clean image.
+        strip: The index of the line's strip in the old image.
         place: The line's position in its strip.
-        length: The number of lines of the strip.
+        length: The number of lines in the strip.
         other: The position of the strip's first line in the other image.
     """
 
@@ -223,7 +223,7 @@ class _Turned(torch.autograd.Function):
 
 
 _Taps = Callable[[BlockLines, BlockLines, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
-"""Gets rows, columns, cosine and sine (n, H, W). Yields pairs (n, H, W): for each pixel, the number of a pixel of the
+"""Gets rows, columns, cosine and sine (n, H, W). Yields pairs (n, H, W): for each pixel, the index of a pixel of the
 other image, and its weight."""
 
 
@@ -261,8 +261,10 @@ def _around(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor)
 
 
 def _reached(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The new pixels that each old pixel contributes to, and the weights: those within one pixel of its new position,
-    at most nine."""
+    """The new pixels that each old pixel contributes to, and their weights.
+
+    They lie within one pixel of the old pixel's new position, and are at most nine.
+    """
     y, x = _turn(rows, columns, cosine, -sine)
     reach = cosine.abs().add_(sine.abs())
     top, left = (y - reach).ceil_(), (x - reach).ceil_()

@@ -18,9 +18,10 @@ Pixels = NDArray[np.uint8]
 def radii(
     budget: Budget, rule: BudgetRule, matched: NDArray[np.float64] | None, count: int, values: int
 ) -> NDArray[np.float64] | None:
-    """Return the radius (count,) of a single budget in the unit of its rule, for images of `values` numbers.
+    """Return the radius of each image (count,) in the unit of the budget's rule, for images of `values` pixel values.
 
-    None if the budget has several lengths, or its rule has no radius by image. `matched` has that of a matched budget.
+    Return None if the budget has several lengths or no length, or if its rule has no radius. `matched` (count,) are the
+    radii if the budget is matched. Raises ValueError if a matched budget has none.
     """
     if budget.matched:
         if matched is None:
@@ -47,7 +48,7 @@ def all_distances(clean: Pixels, adversarial: Pixels) -> NDArray[np.float64]:
 def integer_distances(clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sum of squares and the largest difference (N,) of `uint8` images (N, C, H, W), int64, on their device.
 
-    They are exact on every device.
+    The results are exact on every device.
     """
     flat = (adversarial.to(torch.int32) - clean.to(torch.int32)).flatten(1)
     return flat.square().sum(1, dtype=torch.int64), flat.abs().amax(1).to(torch.int64)
@@ -56,5 +57,8 @@ def integer_distances(clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tenso
 def of_integers(
     squares: NDArray[np.int64], largest: NDArray[np.signedinteger[Any]], numbers: int
 ) -> NDArray[np.float64]:
-    """Return RMSD, L-infinity and L2, float64 (N, 3), of images with `numbers` values."""
+    """Return RMSD, L-infinity and L2, float64 (N, 3), from sums of squares and largest differences (N,).
+
+    `numbers` is the number of pixel values of an image.
+    """
     return np.stack([np.sqrt(squares / numbers), largest, np.sqrt(squares)], axis=1)

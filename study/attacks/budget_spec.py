@@ -32,7 +32,7 @@ AllMeasured = Annotated[tuple[Measured, ...], Field(strict=False, min_length=1)]
 _MOST_STEPS = 10_000
 
 _KEYS = ("epsilon", "l2", "rmsd", "minimal")
-"""The rules that have keys of their own."""
+"""The rules that have a key of their own in a budget."""
 
 
 def evenly_spaced(start: float, to: float, by: float) -> tuple[float, ...]:
@@ -53,7 +53,9 @@ class Range(Frozen):
     @model_validator(mode="after")
     def _rising(self) -> Range:
         if self.to < self.start or (self.to - self.start) / self.by >= _MOST_STEPS:
-            raise PydanticCustomError("budget", "a range rises from `from` to `to`, in fewer than 10,000 steps")
+            raise PydanticCustomError(
+                "budget", "a range must rise from `from` to `to`, or both be equal, and have fewer than 10,000 steps"
+            )
         return self
 
     @property
@@ -64,23 +66,24 @@ class Range(Frozen):
 class Budget(Frozen):
     """How far an attack may move an image: at most one of `epsilon`, `l2`, `rmsd` and `minimal`, or a `rule`.
 
-    - `epsilon` is an L-infinity norm. A list or a range of lengths makes one adversarial image for each length, all
-      from one gradient;
+    - `epsilon` is an L-infinity norm, `l2` an L2 norm, `rmsd` the root mean square of the changes of all pixel values.
+      A list or a range of lengths makes one adversarial image for each length, all from one gradient;
     - `rmsd: matched` gives each image the RMSD that the attack `to` reaches on the same sources with the same goal:
       its RMSD on the same image (`by: image`), or its mean RMSD over all images (`by: mean`), as Liu et al. 2017
       compare attacks;
     - `minimal` searches upwards through a range of RMSDs, for each target, until an image succeeds (Liu et al. 2017,
       section 3.2.2);
-    - `rule` is a component that measures perturbations, of a package or in a file of yours, such as
-      `{python: "mine.py:Sum"}`; `length` is the largest size, in its own unit, one number, a list or a range. Such an
-      attack needs a `step_size`;
-    - without a budget only the pixel box limits an image.
+    - `rule` is a component that measures perturbations, from a package or from a file of yours, such as
+      `{python: "mine.py:Sum"}`. `length` is the largest size in the unit of this measure: a number, a list or a range.
+      The attack then needs a `step_size`;
+    - without a budget, only the pixel box limits an image.
 
-    Lengths are in pixel values, and the text `8/255` is read as 8. Numbers of at most 1 (an L2 norm: 10) are refused:
-    they are usual for images scaled to 0..1. As a text, `0.5/255`, they are accepted.
+    Lengths are in pixel values, and the text `8/255` is read as 8. A budget whose largest length is a number of at most
+    1 (for `l2`: 10) is refused, because such lengths are usual for images scaled to 0..1. Written as a text, such as
+    `0.5/255`, it is accepted. The `length` of a `rule` is never refused.
 
-    `gradients` sets the number of steps, in place of `steps`: the largest number that takes at most `gradients`
-    gradients of one image per source model. Gradients of views, neighbours and preparing passes count.
+    `gradients` sets the number of steps, in place of `steps`: the largest number of steps that takes at most
+    `gradients` gradients of one image per source model. Gradients of views, neighbours and preparing passes count.
     """
 
     epsilon: Length | Lengths | Range | None = None
@@ -99,7 +102,7 @@ class Budget(Frozen):
         if len(given) > 1:
             raise PydanticCustomError(
                 "budget",
-                "a budget is one of epsilon, l2, rmsd and minimal, or a rule, and this one has {given}",
+                "a budget has only one of epsilon, l2, rmsd, minimal and rule, but this one has {given}",
                 {"given": " and ".join(given)},
             )
         if (self.rule is None) != (self.length is None):
@@ -119,18 +122,18 @@ class Budget(Frozen):
 
     @property
     def kind(self) -> str:
-        """The name of the budget's rule: epsilon, l2, rmsd, minimal, none, or that of a component or a class."""
+        """The name of the budget's rule: epsilon, l2, rmsd, minimal, none, or the name of a component or a class."""
         if self.rule is not None:
             return self.rule.name or str(self.rule.python).rpartition(":")[2]
         return next((name for name in _KEYS if getattr(self, name) is not None), "none")
 
     @property
     def part(self) -> Part:
-        """The component that measures and projects."""
+        """The component that measures and projects perturbations."""
         return Part(kind="budget", name=self.kind) if self.rule is None else self.rule
 
     def identity(self) -> dict[str, Any]:
-        """What stands in an id. A number of gradients has decided the steps, which stand there too."""
+        """Return what ids contain of the budget. `gradients` is left out: ids contain the steps that follow from it."""
         found = self.model_dump(mode="json", exclude_defaults=True, exclude={"gradients", "rule"})
         part = self.part
         if part.python is not None or self.rule is not None:

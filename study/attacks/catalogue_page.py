@@ -20,11 +20,17 @@ _HEAD = """# The attacks
 `python -m study.attacks.catalogue_page` generates this page from the presets in `study/attacks/preset_files/`; a test
 keeps it up to date. `study attacks NAME` prints all numbers of one preset, and `+` joins presets: `mi+di+sgm`.
 
-x is the clean image, d the perturbation, g the gradient of the loss (what the attack maximises), n(g) is g divided by
-its mean absolute value, U(±a) uniform noise, N(0, s) normal noise. Pixel values are 0..255. *Gradients* are those of
-one image per source model, in the preset's steps; *forwards* are forward passes beside them. Random numbers are keyed
-by image, step and copy: an image's result never depends on its neighbours. All presets run on several source models
-too; their gradients are fused by `fusion`.
+*Gradients* is the number of gradients of one image per source model in the preset's steps; *forwards* is the number of
+further forward passes. Random numbers are keyed by image, step and copy: an image's result never depends on its
+neighbours. All presets also run on several source models, whose gradients `fusion` combines.
+
+In formulas, x is the clean image, d the perturbation, J or L the loss that the attack maximises, dJ its gradient, and g
+the gradient at x + d (where a formula assigns to g, g is the accumulated gradient) or, as g(v), at v. y is the true
+label, t the target label or the step index, z the logits, p the probabilities, f the features of a layer. T is the
+number of steps, K the number of source models, a the length of a step, eps the budget epsilon. n(v) is v divided by its
+mean absolute value, |v|_2 the L2 norm, (v)+ is max(v, 0), <u, v> the inner product. A star is the product of elements
+or, with a kernel W, a convolution. U(±a) and U(a, b) are uniform noise, N(0, s) is normal noise with standard deviation
+s. Pixel values are 0..255.
 
 """
 
@@ -64,10 +70,10 @@ def _section(name: str, one: Preset) -> Iterator[str]:
         yield f"- first stage of {attack.first.steps} steps: {_listed(attack.first.assembly)}"
     sources = " (on one source model)" if attack.assembly.ensemble.cost(2) != 2 else ""
     forwards = attack.forwards(attack.steps, 1)
-    beside = f", {forwards:,} forward passes beside" if forwards else ""
+    beside = f", and {forwards:,} further forward passes" if forwards else ""
     yield f"- cost: {attack.gradients(attack.steps, 1):,} gradients in {attack.steps:,} steps{sources}{beside}"
     if one.differs:
-        yield f"- elsewhere: {_sentence(one.differs)}"
+        yield f"- in the paper or in other code: {_sentence(one.differs)}"
     if one.oracle:
         yield f"- tested against: {_sentence(one.oracle)}"
     yield ""
@@ -121,7 +127,7 @@ def _link(one: Preset) -> str:
 
 
 def _heading(name: str, one: Preset) -> str:
-    """The name, and the paper if another preset's name differs in punctuation only: anchors have none."""
+    """The preset's name. The paper is added if an earlier preset has the same anchor: anchors lose punctuation."""
     same = [other for other in presets.presets() if _anchor(other) == _anchor(name)]
     return name if same[0] == name else f"{name} ({one.paper})"
 

@@ -10,7 +10,7 @@ from study.spec.frozen import Frozen
 
 
 class BudgetOutline(Protocol):
-    """What a component may ask about the budget of the attack that it is part of."""
+    """The properties of its attack's budget that a component can read."""
 
     @property
     def kind(self) -> str:
@@ -19,7 +19,7 @@ class BudgetOutline(Protocol):
 
     @property
     def epsilon(self) -> object:
-        """The L-infinity norm or norms, as the spec has them; None for another budget."""
+        """The L-infinity norm or norms, as they stand in the spec; None for another budget."""
         ...
 
     @property
@@ -30,7 +30,7 @@ class BudgetOutline(Protocol):
 
 @dataclass(frozen=True)
 class AttackOutline:
-    """What a component can read about its attack, to find conflicts.
+    """The properties of its attack that a component can read to find conflicts.
 
     `parts` has the names of the components by kind. `step_size` is None if it follows from the budget. `first` says
     whether the attack has a first stage, whose finished images components can use.
@@ -96,12 +96,12 @@ class Component(Frozen):
 
     @property
     def others(self) -> int:
-        """The number of images of the study that the component mixes into others."""
+        """The number of images of the study, in the pool, that the component mixes into other images."""
         return 0
 
     @property
     def held_memory(self) -> HeldMemory:
-        """What the component keeps in memory from pass to pass, if that is more than a few float images per image."""
+        """What the component keeps in memory from pass to pass, beyond a few float images for each image."""
         return HeldMemory()
 
     @property

@@ -1,8 +1,8 @@
 """The conformance test of a component: what every part of an attack must do, tested on small networks.
 
 A component passes if its images depend on the image, the key and the parameters alone; if its gradients are finite; if
-it takes as many gradients as it says; if a program, and the images of a budget's rule, keep the budget; and if it
-leaves nothing behind in a network.
+it takes the number of gradients that it declares; if a program, and the images of a budget's rule, keep the budget; and
+if it leaves nothing behind in a network.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _STEPS = 3
 _RELATIVE = 1e-4
 _SMALLEST = 1e-6
 _TOLERANCE = 1e-3
-"""Pixel values: a projection in float32 may round beyond the budget by less."""
+"""Largest excess over the budget, in pixel values, that rounding in float32 may cause."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check: `fault` is empty if the component passes, `skipped` says why it was not checked."""
+    """The result of one check. `fault` is empty if the component passes; `skipped` is the reason if it was not run."""
 
     check: str
     fault: str = ""
@@ -57,8 +57,8 @@ class CheckResult:
 def check(component: Component, networks: Sequence[str] = NETWORKS, size: int = 48) -> Iterator[CheckResult]:
     """Yield the result of each check of a component, in an attack of three steps with epsilon 8.
 
-    `networks` are references to networks, which get random weights and `size` x `size` pixels. An ensemble rule uses
-    all networks, other components only the first. Raises StudyError if a network cannot be built.
+    `networks` are references to networks, which get random weights and images of `size` x `size` pixels. An ensemble
+    rule uses all networks, other components only the first. Raises StudyError if a network cannot be built.
     """
     numerics.fix(1)
     count = len(networks) if isinstance(component, EnsembleRule) else 1
@@ -87,7 +87,10 @@ def _with_weights(reference: str, size: int) -> Classifier:
 
 @contextlib.contextmanager
 def counted(models: Sequence[nn.Module]) -> Iterator[dict[str, int]]:
-    """Count the rows of all passes of `models` within the `with` block: `gradients`, and `forwards` without one."""
+    """Count the rows of all passes of `models` within the `with` block.
+
+    `gradients` counts rows of passes with a gradient, `forwards` rows of passes without a gradient.
+    """
     found = {"gradients": 0, "forwards": 0}
 
     def passed(_: nn.Module, given: tuple[Tensor, ...], logits: Tensor) -> None:
@@ -185,7 +188,7 @@ class _Trial:
         return CheckResult(check)
 
     def _neighbours(self, first: np.ndarray[Any, Any]) -> CheckResult:
-        check = "an image depends on no neighbour, batch or order"
+        check = "an image does not depend on neighbours, batch or order"
         order = [4, 1, 5, 0, 3, 2]
         for rows in (order, order[:3], order[3:4]):
             part = self._crafted(rows)
@@ -201,11 +204,11 @@ class _Trial:
             self._crafted(range(4))
         found = rows["gradients"] / 4
         said = self._attack.gradients(_STEPS, len(self._models))
-        fault = "" if found == said else f"it takes {found:g} gradients an image in {_STEPS} steps, and says {said}"
-        return CheckResult("it takes as many gradients as it says", fault)
+        fault = "" if found == said else f"it takes {found:g} gradients an image in {_STEPS} steps, but declares {said}"
+        return CheckResult("it takes the number of gradients that it declares", fault)
 
     def _rule(self, rule: BudgetRule, made: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[CheckResult]:
-        """The findings on a budget's rule; `made` are finished images."""
+        """The results of the checks of a budget rule; `made` are finished images."""
         origin = torch.from_numpy(self._given.clean).float()
         moved = torch.from_numpy(made).float() - origin
         (length,) = self._attack.budget.levels
@@ -213,28 +216,31 @@ class _Trial:
         size = rule.measure(moved, origin)
         faults = []
         if float(rule.measure(torch.zeros_like(origin), origin).abs().max()) > 0:
-            faults.append("no change has a size")
+            faults.append("`measure` must return 0 for an unchanged image")
         if tuple(size.shape) != (len(origin),) or not bool(size.isfinite().all()) or float(size.min()) < 0:
-            faults.append(f"a size is a number from 0 on for each image, and it measures {tuple(size.shape)}")
+            faults.append(
+                f"`measure` must return a finite number of 0 or more for each image, (N,), and it returned numbers of "
+                f"the shape {tuple(size.shape)} from {float(size.min()):.4g} to {float(size.max()):.4g}"
+            )
             yield CheckResult("it measures perturbations", "; ".join(faults))
             return
         larger = _perturbation(origin)
         sizes = torch.stack([rule.measure(share / 8 * larger, origin) for share in range(9)])
         if bool((sizes[1:] < sizes[:-1] * (1 - _RELATIVE)).any()):
-            faults.append("a perturbation that is multiplied by a number above 1 measures less")
+            faults.append("`measure` must not fall if a perturbation is multiplied by a number above 1")
         yield CheckResult("it measures perturbations", "; ".join(faults))
         if radius is None:
             return
         held = torch.full((len(origin),), radius)
         beyond = float(size.max())
-        fault = f"an image measures {beyond:.6g}, and the radius is {radius:.6g}" if beyond > radius else ""
+        fault = f"an image measures {beyond:.6g}, but the radius is {radius:.6g}" if beyond > radius else ""
         yield CheckResult("images keep the budget", fault)
         projected = rule.project(larger, origin, held)
         beyond = float(rule.measure(projected, origin).max())
         within = rule.project(larger, origin, 2 * rule.measure(larger, origin))
         fault = ""
         if beyond > radius * (1 + _RELATIVE):
-            fault = f"it projects onto a size of {beyond:.6g}, and the radius is {radius:.6g}"
+            fault = f"it projects onto a size of {beyond:.6g}, but the radius is {radius:.6g}"
         elif float((within - larger).abs().max()) > _TOLERANCE:
             fault = "it changes a perturbation that is within the radius"
         yield CheckResult("it projects onto the radius", fault)
@@ -254,7 +260,7 @@ class _Trial:
             pool=self._pool,
         )
         moved = max(float(delta.abs().max()) for _, deltas, _ in batches for delta in deltas)
-        fault = f"it moves a pixel by {moved:.4g}, and epsilon is {_EPSILON:g}" if moved > _EPSILON + _TOLERANCE else ""
+        fault = f"it moves a pixel by {moved:.4g}, but epsilon is {_EPSILON:g}" if moved > _EPSILON + _TOLERANCE else ""
         return CheckResult(check, fault)
 
     def _device(self, first: np.ndarray[Any, Any]) -> CheckResult:
@@ -264,36 +270,37 @@ class _Trial:
         models = [model.to("cuda") for model in self._models]
         found = self._crafted(range(len(_LABELS)), models=models, device="cuda")
         same = float((found == first).mean())
-        # Kernels of a GPU round in another way; other draws would change most pixels.
-        return CheckResult(check, "" if same > 0.9 else f"only {same:.0%} of the pixels are those of the CPU")
+        # A GPU's kernels round differently, which changes few pixels. Different draws would change most pixels.
+        return CheckResult(check, "" if same > 0.9 else f"only {same:.0%} of the pixels are equal to those of the CPU")
 
 
 def _perturbation(origin: Tensor) -> Tensor:
-    """A change by up to 8 pixel values, another for each pixel, within the pixel box: float like `origin`."""
+    """A random change of each pixel by up to 8 pixel values, within the pixel box, float (N, C, H, W) like `origin`."""
     words = draws(origin.numel(), "conformance", "perturbation") >> np.uint64(40)
     noise = torch.from_numpy(words.astype(np.float32)).view_as(origin) / 2**23 - 1
     return (origin + _EPSILON * noise).clamp(0, 255) - origin
 
 
 def _half(component: Component, clean: Tensor) -> float | None:
-    """A length of a budget that half of a usual perturbation exceeds; None for a component of another kind."""
+    """Half of the smallest size of `_perturbation`, as a budget length; None if the component is no budget rule."""
     if not isinstance(component, BudgetRule):
         return None
     try:
         return max(float(component.measure(_perturbation(clean.float()), clean.float()).min()) / 2, _SMALLEST)
-    except Exception:  # noqa: BLE001 - the run of the attack finds it again, and says it
+    except Exception:  # noqa: BLE001 - the run of the attack raises the same error and reports it
         return 1.0
 
 
 def attack_with(component: Component, length: float | None = None) -> Attack:
-    """Return an attack of three steps, epsilon 8, with a component in the place of its kind.
+    """Return an attack of three steps with epsilon 8 that uses `component`.
 
-    `length` is that of the budget, for a rule of budgets. Raises StudyError if the component does not fit.
+    If the component is a budget rule, `length` is the length of the budget. Raises StudyError if the component does not
+    fit into the attack.
     """
     base = Attack.model_validate({"step": "sign", "steps": _STEPS, "epsilon": _EPSILON})
     assembly = base.assembly
     if length is not None:
-        # The component stands in the assembly; its part only tells that the budget is no epsilon.
+        # The assembly gets the component itself. The part only marks that the budget is not an epsilon.
         part = Part(kind="budget", name=component.name)
         base = base.model_copy(update={"budget": Budget.model_construct(rule=part, length=length), "step_size": 2.0})
     kind = component.kind
@@ -302,11 +309,11 @@ def attack_with(component: Component, length: float | None = None) -> Attack:
     value: Any = (component,) if isinstance(getattr(assembly, key), tuple) else component
     parts: dict[str, Any] = {name: getattr(assembly, name) for name in Assembly.__dataclass_fields__}
     if kind == "objective":
-        # The only rule that fuses every loss. The mean of a single loss is the loss itself.
+        # LossMean is the only rule that accepts every loss. The mean of a single loss is the loss itself.
         parts["ensemble"] = LossMean()
     replaced = Assembly(**{**parts, key: value})
     found = base.model_copy()
-    # The assembly is a cached value: the attack need not be written as a spec.
+    # Set the cached assembly: the component then needs no entry in the recipe.
     found.__dict__["assembly"] = replaced
     if kind == "program":
         found.__dict__["program"] = component
@@ -340,7 +347,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _state(model: nn.Module) -> Mapping[str, object]:
-    """What a component could leave behind in each module: hooks, attributes, mode; and the parameters' values."""
+    """What a component could change: hooks, attributes and mode of each module, and the parameters' values."""
     found: dict[str, object] = {}
     for name, module in model.named_modules():
         hooks = {key: len(getattr(module, key, ())) for key in _HOOKS}

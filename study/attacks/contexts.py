@@ -1,7 +1,7 @@
-"""What components are given: images to mix in, random numbers, and what they may ask for at a view, a step, a pass.
+"""The arguments of components: images to mix in, random numbers, and the context of a view, a step or a pass.
 
-Tensors of images are float32 (N, C, H, W), in pixel values 0..255. `study.attacks.kinds` has all names of this module
-too: whoever writes a component imports from there.
+Tensors of images are float32 (N, C, H, W), in pixel values 0..255. A file with a component imports these names from
+`study.attacks.kinds`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Pool:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     _held: dict[object, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
-    """Copies on devices, and what images of some labels may be mixed with: made once."""
+    """Cache: copies on devices, and tables of the images that may be mixed with images of given labels."""
 
     def taken(self, places: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the images at `places` (N,), on their device: (N, C, H, W)."""
+        """Return the images with the indices `places` (N,): (N, C, H, W), on the device of `places`."""
         return self._on(places.device).index_select(0, places).to(dtype)
 
     def of_other_labels(self, labels: NDArray[np.int64], words: Tensor) -> Tensor:
-        """Return the place (N,) of an image of another label for each of `labels` (N,), chosen by `words` (N,).
+        """Return, for each of `labels` (N,), the index of an image with another label, chosen by `words` (N,).
 
-        If there is none, it is any image.
+        If the pool has no image with another label, any image may be chosen.
         """
         from study.reproducibility.words import below
 
@@ -57,7 +57,7 @@ class Pool:
         return self._held[device][0]
 
     def _others(self, labels: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        """For each label the places of images with other labels (N, P), and their number (N,)."""
+        """For each label, indices (N, P) that begin with the images of other labels, and the number (N,) of these."""
         from study.devices.copies import uploaded
 
         key = (labels.tobytes(), device)
@@ -73,7 +73,7 @@ class Pool:
 class Draws(Protocol):
     """Keyed random numbers: they depend on the image, the attack run, the step and the copy, never on the batch.
 
-    `stream` tells several draws of one component apart.
+    `stream` is a name that distinguishes several draws of one component.
     """
 
     def uniform(self, shape: Sequence[int], stream: str = "") -> Tensor:
@@ -95,7 +95,7 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class StepDraws:
-    """Draws of one component at one step and one number of a copy, point or update within it."""
+    """Draws of one component at one step. `number` is the index of a copy, point or update within the step."""
 
     streams: Streams
     name: str
@@ -121,11 +121,13 @@ class StepDraws:
 
 @dataclass(frozen=True)
 class ViewContext:
-    """What a view is given beside the image: the number of the copy (from 0) among its own copies, draws, labels.
+    """What a view gets in addition to the image.
 
-    `true` and `wanted` (N,) are the true labels and those of the objective. `origin` is the clean image; `step` counts
-    from 0; `epsilon` is the budget's L-infinity norm, if it has one. `gradient(view)` is the gradient of the loss at a
-    view (N, C, H, W), without the views that follow; a view that asks for it says so in `inner_gradients`.
+    `copy` is the index of the copy, from 0, among the view's own copies. `true` (N,) are the true labels, `wanted` (N,)
+    the labels of the objective. `pool` has the images to mix in, if a component declares `others`. `origin` is the
+    clean image; `step` counts from 0; `epsilon` is the budget's L-infinity norm, or None. `gradient(view)` returns the
+    gradient of the loss at a view (N, C, H, W), without the views that follow. A view that calls it must declare the
+    number of calls in `inner_gradients`.
     """
 
     copy: int
@@ -144,26 +146,27 @@ class GradientAt(Protocol):
     """The gradient of the loss at an image, over all views and source models of a group."""
 
     def __call__(self, image: Tensor, sample: int = 0, moved: Tensor | None = None) -> Tensor:
-        """Return the gradient at `image`, float (N, C, H, W). `sample` numbers the places of a step: views draw anew.
+        """Return the gradient at `image`, float (N, C, H, W).
 
-        `moved` is `image` minus the clean image, if the caller has it exactly.
+        `sample` is the index of this place in the step: views draw anew for each place. `moved` is `image` minus the
+        clean image, if the caller knows it exactly.
         """
         ...
 
 
 def _no_losses() -> Tensor:
-    raise LookupError("no gradient was asked for yet")
+    raise LookupError("the loss is not known: no gradient has been computed yet")
 
 
 @dataclass
 class StepContext:
     """One step of one group of source models.
 
-    `origin` is the clean image, `delta` the perturbation before the step; `size` is the length of the step in pixel
-    values, a number or (N, 1, 1, 1); `epsilon` is the budget's L-infinity norm, if it has one; `momentum` is the
-    accumulated update of the last step, None at the first and without momentum, and `decay` its factor. `first` has the
-    finished images of the attack's first stage, if it has one. `losses()` is the loss (N,) at the last gradient that
-    was asked for, as a mean over its views. `pool` has the images to mix in, if a component declares `others`.
+    `origin` is the clean image, `delta` the perturbation before the step. `size` is the length of the step in pixel
+    values, a number or (N, 1, 1, 1). `epsilon` is the budget's L-infinity norm, or None. `momentum` is the accumulated
+    update of the last step, and `decay` its factor; `momentum` is None at the first step and without momentum. `first`
+    has the finished images of the attack's first stage, or None. `losses()` returns the loss (N,) at the last gradient
+    that was computed, as a mean over its views. `pool` has the images to mix in, if a component declares `others`.
     """
 
     step: int
@@ -183,12 +186,12 @@ class StepContext:
     pool: Pool | None = None
 
     def draws(self, component: Component, number: int = 0) -> Draws:
-        """The draws of `component` at this step; `number` tells several draws at one step apart."""
+        """The draws of `component` at this step; `number` distinguishes several draws at one step."""
         return StepDraws(self.streams, component.stream, str(self.origin.device), self.step, number)
 
 
 Inner = Callable[["Tensor"], "Tensor"]
-"""A perturbation (N, C, H, W) -> the gradient there, by the point rules that stand further inside."""
+"""A function from a perturbation (N, C, H, W) to the gradient there, by the point rules further inside."""
 
 
 class PreparingSource(Protocol):
@@ -202,15 +205,15 @@ class PreparingSource(Protocol):
     first: Tensor | None
     """The finished images (N, C, H, W) of the attack's first stage, if it has one."""
     path: Sequence[Tensor]
-    """The first stage's images (N, C, H, W) at its checkpoints, and the finished ones."""
+    """The images (N, C, H, W) of the first stage at its checkpoints, and then its finished images."""
     pool: Pool | None
-    """The other images, if a component declares `others`."""
+    """The images to mix in, if a component declares `others`."""
     wanted: NDArray[np.int64]
-    """`labels`, on the host: reading a tensor of a GPU would wait for it."""
+    """`labels` as an array on the host: to read a tensor of a GPU, the host would have to wait for the GPU."""
 
     @property
     def draws(self) -> Draws:
-        """Draws of the objective; every model has its own."""
+        """Draws of the objective; every model has its own draws."""
         ...
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
@@ -252,8 +255,9 @@ class PassDraws(Protocol):
     def common(self, component: Component, *, fixed: bool = False) -> Draws:
         """Draws that depend on the attack run, the step and the copy, and not on the image: their N is 1.
 
-        All images of an attack run get the same numbers, in all batches: for weights that are drawn for a step.
-        `fixed` draws are the same at every step and copy too: for what is drawn once for the whole attack.
+        All images of an attack run get the same numbers, in all batches. Use these draws for weights that are drawn
+        for a step. With `fixed`, the draws are the same at every step and copy too. Use them for values that are drawn
+        once for the whole attack.
         """
         ...
 
@@ -263,22 +267,22 @@ class PassDraws(Protocol):
 
     @property
     def origin(self) -> Tensor:
-        """The clean images of the batch, float (N, C, H, W): `of_images(origin)` are those of the rows."""
+        """The clean images of the batch, float (N, C, H, W); `of_images(origin)` has one for each row."""
         ...
 
     @property
     def batch(self) -> int:
-        """Number of the batch, from 0: what a change has computed for one batch does not hold for the next."""
+        """Index of the batch, from 0. Values that a change caches for one batch are not valid for the next."""
         ...
 
     @property
     def step(self) -> int:
-        """Number of the step, from 0; -1 in the preparing pass of an objective of features."""
+        """Index of the step, from 0; -1 in the preparing pass of an objective of features."""
         ...
 
     @property
     def copy(self) -> int:
-        """Number of the first copy in the pass, from 0: an attack without views and neighbours has one a step."""
+        """Index of the first copy in the pass, from 0. An attack without views and neighbours has one copy per step."""
         ...
 
     @property
@@ -289,9 +293,10 @@ class PassDraws(Protocol):
 
 @dataclass
 class ProgramContext:
-    """What a program is given: one batch of clean images, and everything that the loop itself uses.
+    """What a program gets: one batch of clean images, and everything that the loop itself uses.
 
-    `points` are the (steps, budget) at which targets see the images; `size` is the recipe's length of a step.
+    `points` are the pairs (number of steps, length of the budget) at which targets see the images. `size` is the length
+    of a step in the recipe.
     """
 
     origin: Tensor
@@ -304,17 +309,19 @@ class ProgramContext:
     gradient: Callable[..., Tensor]
     """(image, step=0, sample=0, models=None, labels=None) -> gradient (N, C, H, W).
 
-    `models` are numbers of source models. `labels` (N,) take the place of the objective's labels; an objective of
-    features keeps what it has prepared for its own.
+    `models` are the indices of the source models, which then have equal weights; None means all models with their own
+    weights. `labels` (N,) replace the labels of the objective. They do not change tensors that an objective of features
+    has prepared.
     """
     forward: Callable[[Tensor, int], Tensor]
-    """(image, number of a source model) -> logits (N, classes), without gradient."""
+    """(image, index of a source model) -> logits (N, classes), without gradient."""
     project: Callable[[Tensor], Tensor]
     streams: Streams
     models: int = 1
     loop: Callable[[Tensor | None], list[Tensor]] = field(default=lambda start: [])
-    """Run the attack's other components from a perturbation (None: their own start); return one delta a point."""
+    """Run the loop with the attack's other components from a perturbation, or, if it is None, from the attack's start.
+    Return the perturbation at each point."""
 
     def draws(self, component: Component, step: int = 0, number: int = 0) -> Draws:
-        """The draws of `component` at a step; `number` tells several draws at one step apart."""
+        """The draws of `component` at a step; `number` distinguishes several draws at one step."""
         return StepDraws(self.streams, component.stream, str(self.origin.device), step, number)

@@ -13,8 +13,9 @@ _MOST_STEPS = 100_000
 def steps_within(attack: Attack, gradients: int, sources: int) -> int:
     """Return the largest number of steps that takes at most `gradients` gradients of one image per source model.
 
-    Returns 0 if one step takes more. All gradients count: those of views, neighbours, preparing passes and a first
-    stage. Raises StudyError for an attack whose number of gradients does not follow from its steps.
+    The number is 0 if one step takes more gradients, and at most 100,000. Gradients of views, neighbours, preparing
+    passes and a first stage count too. Raises StudyError for an attack whose number of gradients does not follow from
+    its steps.
     """
     if attack.external is not None or attack.precomputed is not None or attack.budget.minimal is not None:
         raise StudyError(
@@ -40,10 +41,11 @@ def steps_within(attack: Attack, gradients: int, sources: int) -> int:
 
 
 def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collection[int], *, where: str) -> list[int]:
-    """Return the largest numbers of steps that fit into `costs` (gradients per source model), sorted, each once.
+    """Return, for each of `costs`, the largest number of steps that fits into it, sorted and without repetition.
 
-    `sizes` are the numbers of source models that the attack runs on. Raises StudyError, with `where`, if no step fits
-    into any cost, if the numbers of steps differ between sizes, and as `steps_within` does.
+    Costs are gradients per source model; costs below one step are left out. `sizes` are the numbers of source models
+    that the attack runs on. Raises StudyError, with `where`, if no step fits into any cost, if the numbers of steps
+    differ between sizes, or if `steps_within` raises it.
     """
     found = set()
     for cost in costs:

@@ -1,8 +1,8 @@
 """Check the images and labels that a caller gives to an attack from Python. Convert images to pixel values, and back.
 
 Images are torch tensors or numpy arrays (N, C, H, W), with one or three channels: 8-bit, floats in 0..1, or floats
-normalised by a mean and a standard deviation. Channels last, single images and other types are refused, not guessed. So
-are images that would be black: values that were scaled twice, or cut to 8 bits too early.
+normalised by a mean and a standard deviation. Channels last, single images and other types are refused, not guessed.
+Black images are refused too: their values were probably scaled twice, or rounded to 8 bits too early.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Images = Tensor | NDArray[Any]
 PixelValues = NDArray[np.uint8] | NDArray[np.float32]
 Restore = Callable[[NDArray[np.uint8]], Any]
 Statistic = float | Sequence[float] | NDArray[Any] | Tensor
-"""A mean or a standard deviation: one number for all channels, or one for each."""
+"""A mean or a standard deviation: one number for all channels, or one number for each channel."""
 
 _ACCEPTED = "uint8 in 0..255, floats in 0..1, or floats with their mean= and std="
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _EXCESS = 0.5
 """Values that exceed 0..255 by at most this number of pixel values are clipped: the excess comes from rounding."""
 _EIGHT_BITS = 0.01
-"""Largest distance of floats from an 8-bit image, in pixel values. `_tolerance` raises it for coarser floats."""
+"""Floats within this distance of whole pixel values are read as an 8-bit image. `_tolerance` raises it for 16 bits."""
 
 
 @dataclass(frozen=True)
 class _Kind:
     """The kind of the caller's images.
 
-    `device` is that of a tensor, and None for an array; `mean` and `std` are those of the normalisation, (C, 1, 1), and
-    None without one.
+    `device` is the device of a tensor, or None for an array. `mean` and `std`, (C, 1, 1) or (1, 1, 1), are those of the
+    normalisation, or None without normalisation.
     """
 
     device: torch.device | None
@@ -106,13 +106,13 @@ def to_labels(
     given = _array(labels) if isinstance(labels, Tensor) else np.asarray(labels)
     if given.dtype.kind not in "iu":
         raise StudyError(
-            f"labels are whole numbers, and these have the dtype {given.dtype}",
+            f"labels must be whole numbers, but these have the dtype {given.dtype}",
             where="labels",
             accepted="integers (N,)",
         )
     if given.shape != (count,):
         raise StudyError(
-            f"there are {count} images, and the labels have the shape {given.shape}",
+            f"there are {count} images, but the labels have the shape {given.shape}",
             where="labels",
             accepted=f"({count},): one label for each image",
             todo="take labels.argmax(1) of probabilities or of one-hot labels" if given.ndim == 2 else None,
@@ -129,7 +129,7 @@ def to_labels(
 
 
 def device_of(images: Images, models: Sequence[nn.Module]) -> str:
-    """The device of all parameters and buffers of the models.
+    """Return the device of all parameters and buffers of the models.
 
     Raises StudyError if there are several devices, or if the images are a tensor on another device. Models without
     parameters count as being on the device of the images.
@@ -146,7 +146,7 @@ def device_of(images: Images, models: Sequence[nn.Module]) -> str:
     device = next(iter(found), theirs or "cpu")
     if theirs is not None and theirs != device:
         raise StudyError(
-            f"the images are on {theirs}, and the model is on {device}",
+            f"the images are on {theirs}, but the model is on {device}",
             where="images",
             accepted="one device",
             todo=f"move the images: images.to('{device}')",
@@ -168,7 +168,7 @@ def _check_shape(shape: tuple[int, ...]) -> None:
     if len(shape) == 4 and shape[1] in (1, 3) and all(shape):
         return
     if len(shape) == 3:
-        todo = "one image needs a dimension more: images[None]"
+        todo = "add the dimension N to a single image: images[None]"
     elif len(shape) == 4 and shape[3] in (1, 3):
         todo = "put the channels first: images.transpose(0, 3, 1, 2) in numpy, images.permute(0, 3, 1, 2) in torch"
     raise StudyError(
@@ -182,9 +182,9 @@ def _check_shape(shape: tuple[int, ...]) -> None:
 def _eight_bit(images: Images, kind: _Kind, *, normalised: bool) -> tuple[PixelValues, Restore]:
     if normalised:
         raise StudyError(
-            "uint8 images are not normalised",
+            "mean= and std= are for float images, and these images are uint8",
             where="mean, std",
-            todo="leave out mean= and std=, or give the float images",
+            todo="leave out mean= and std=, or give the normalised float images",
         )
     pixels = np.array(_array(images) if isinstance(images, Tensor) else images, dtype=np.uint8, order="C")
     if pixels.max() <= 1:
@@ -192,7 +192,7 @@ def _eight_bit(images: Images, kind: _Kind, *, normalised: bool) -> tuple[PixelV
             f"no value of these uint8 images is above {pixels.max()}, so they are black",
             where="images",
             accepted=_ACCEPTED,
-            todo="floats in 0..1 become 8-bit images by (255 * images).round(), before the change of the dtype",
+            todo="turn floats in 0..1 into 8-bit images by (255 * images).round() before you change the dtype",
         )
     return pixels, _restore(kind)
 
@@ -208,10 +208,10 @@ def _check_range(pixels: NDArray[np.float64], *, normalised: bool) -> None:
     excess = _EXCESS / 255
     if low < -excess or high > 1 + excess:
         if normalised:
-            what = f"with this mean and std, the images have values from {low:.4g} to {high:.4g}, and not in 0..1"
+            what = f"this mean and std do not fit: x * std + mean has values from {low:.4g} to {high:.4g}, not in 0..1"
             todo = "give the mean and std with which the images were normalised, for images in 0..1"
         else:
-            what = f"float images have values from {low:.4g} to {high:.4g}, and not in 0..1"
+            what = f"float images have values from {low:.4g} to {high:.4g}, not in 0..1"
             todo = (
                 "divide images in 0..255 by 255, or make them uint8"
                 if low >= -excess
@@ -241,7 +241,7 @@ def _statistic(name: str, given: Statistic | None, channels: int) -> NDArray[np.
         raise StudyError(what, where=name, accepted=accepted)
     if (np.abs(values) > 1).any():
         raise StudyError(
-            f"{name}={given!r} is for pixels of 0..255, and these images have values of 0..1",
+            f"{name}={given!r} is for pixel values 0..255, but the mean and std of images in 0..1 are needed",
             where=name,
             accepted=accepted,
             todo="divide it by 255",
@@ -250,7 +250,7 @@ def _statistic(name: str, given: Statistic | None, channels: int) -> NDArray[np.
 
 
 def _tolerance(kind: _Kind) -> float:
-    """The largest distance from whole numbers, in pixel values, that rounding in the caller's dtype explains."""
+    """The largest distance from whole pixel values that rounding in the caller's dtype can explain."""
     # A mantissa of 8 bits has an error of up to 255 / 2**9, half a pixel value: a bfloat16 cannot hold 8-bit images.
     bits = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}[kind.dtype]
     scale = 1.0 if kind.mean is None or kind.std is None else float((kind.std + np.abs(kind.mean)).max())
@@ -264,7 +264,7 @@ def _restore(kind: _Kind) -> Restore:
             raise TypeError("results are 8-bit images")
         found: NDArray[Any] = np.ascontiguousarray(pixels)
         if kind.dtype != "uint8":
-            # In the dtype of the caller, as torchvision does. 16-bit floats are rounded once, at the end.
+            # Compute in the caller's dtype, as torchvision does. 16-bit floats are rounded once, at the end.
             wide: Any = np.float64 if kind.dtype == "float64" else np.float32
             found = found.astype(wide) / wide(255)
             if kind.mean is not None and kind.std is not None:

@@ -39,11 +39,12 @@ def finish(
     - epsilon: the same, but never beyond epsilon;
     - RMSD: the perturbation is scaled until the image, clipped and rounded, has this RMSD (Liu et al. 2017, section
       3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows;
-    - L2: rounded to the nearest pixel value if the result is within the norm; else like an RMSD, but never beyond it;
-    - another rule: projected, and rounded so that the image is within the radius, as `within` says.
+    - L2: rounded to the nearest pixel value if the result is within the norm; else scaled as for an RMSD, but never
+      beyond the norm;
+    - another rule: projected, and rounded by `within` so that the image is within the radius.
 
-    `clean` is `uint8` (N, C, H, W); all stay on their device. `radii` (N,) are those of budgets that have one;
-    `keys`, one for each image, key the random numbers of rounding.
+    `clean` is `uint8` (N, C, H, W). The images stay on the device of `clean`. `radii` (N,) are the radii of the images,
+    or None if the budget has no single radius. `keys`, one for each image, key the random numbers of rounding.
     """
     rule = attack.assembly.budget
     if rule.rounding == "nearest":
@@ -72,17 +73,17 @@ def finish(
 
 
 def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
-    """Add `delta`, rounded to whole pixel values of at most `most`, to `clean`, `uint8`, inside the pixel box."""
+    """Return `clean` (`uint8`) plus `delta`, rounded to whole numbers from -`most` to `most`, clipped to 0..255."""
     whole = delta.round().clamp(-most, most).to(torch.int16)
     return (clean.to(torch.int16) + whole).clamp(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def within(clean: Tensor, delta: Tensor, rule: BudgetRule, radius: Tensor, ties: Tensor) -> Tensor:
-    """Return `uint8` images (N, C, H, W) that a rule finds within `radius` (N,), along `delta` from `clean`.
+    """Return `uint8` images (N, C, H, W) along `delta` from `clean` whose size, by `rule`, is at most `radius` (N,).
 
-    Magnitudes are rounded down. Then pixels are rounded up as long as the rule allows: those with the largest fractions
-    first, and in the order of `ties` (N, C * H * W) among equal ones, as in `PerturbationRay`. Where even magnitudes
-    rounded down are too large, the perturbation is shortened before. Both numbers are found by halving their ranges.
+    Magnitudes of `delta` are rounded down. If the image is still too large, `delta` is shortened first. Then as many
+    magnitudes are rounded up as the rule allows: largest fractions first, and equal fractions in the order of `ties`
+    (N, C * H * W), as in `PerturbationRay`. Bisection finds the scale of `delta` and the number of pixels to round up.
     """
     origin, sign, length = clean.to(torch.float32), delta.sign().flatten(1), delta.abs().flatten(1)
 
@@ -117,7 +118,7 @@ def within(clean: Tensor, delta: Tensor, rule: BudgetRule, radius: Tensor, ties:
 def _radii(
     rule: BudgetRule, level: float | None, radii: NDArray[np.float64] | None, clean: Tensor
 ) -> NDArray[np.float64]:
-    """The radius (N,) of each image at one point: that of the attack, or that of one of several lengths."""
+    """The radius (N,) of each image at one point: `radii` if they are given, else the radius for the length `level`."""
     if radii is not None:
         return radii
     radius = None if level is None else rule.radius(level, clean[0].numel())
@@ -136,7 +137,7 @@ def _along_rays(
         rmsd = radius if level is None else rule.radius(level, clean.size)
         assert rmsd is not None, "an L2 or RMSD budget has a length"
         if ray is None or not several:
-            # All lengths of a sweep scale the same direction.
+            # Several lengths of a budget scale the same direction.
             ray = PerturbationRay(clean, move, draws(clean.size, *key))
         if rule.rounding == "ray or nearest":
             whole = nearest(torch.from_numpy(clean), torch.from_numpy(move)).numpy()
@@ -153,7 +154,7 @@ _Part = tuple[Tensor, list[Tensor], NDArray[np.float64] | None, Sequence[Sequenc
 def _parts(
     clean: Tensor, deltas: Sequence[Tensor], radii: NDArray[np.float64] | None, keys: Sequence[Sequence[object]]
 ) -> Iterator[_Part]:
-    """The arguments of `finish` for a few images at a time: rays take some 200 bytes a pixel."""
+    """The arguments of `finish` for a few images at a time, because rays take some 200 bytes for each pixel value."""
     together = max(1, _TOGETHER // clean[0].numel())
     for first in range(0, len(clean), together):
         these = slice(first, first + together)
@@ -167,7 +168,7 @@ def _along_rays_there(
     keys: Sequence[Sequence[object]],
     attack: Attack,
 ) -> list[Tensor]:
-    """What `_along_rays` makes of each image, for all at once on their device."""
+    """The same as `_along_rays`, but for all images at once, on their device."""
     rule, numbers = attack.assembly.budget, clean[0].numel()
     images: list[Tensor] = []
     rays: Rays | None = None

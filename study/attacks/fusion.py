@@ -1,4 +1,4 @@
-"""The gradient of a group of source models, as the ensemble rule of an attack makes it."""
+"""The gradient of a group of source models, computed by the ensemble rule of an attack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study.attacks.passes import SourceGroup
 
 @dataclass(frozen=True)
 class GroupAt:
-    """The gradients that an ensemble rule asks for, at one step (`study.attacks.kinds.ModelsAt`)."""
+    """The gradients that an ensemble rule can ask for at one step. Implements `study.attacks.kinds.ModelsAt`."""
 
     group: SourceGroup
     gradients: BatchGradients
@@ -85,7 +85,7 @@ class Fusion:
     state: State
 
     def __call__(self, image: Tensor, sample: int = 0) -> Tensor:
-        """Return the gradient at `image`, float (N, C, H, W); `sample` numbers the places of a step."""
+        """Return the gradient at `image`, float (N, C, H, W); `sample` is the index of this place in the step."""
         rule = self.gradients.assembly.ensemble
         draws = StepDraws(self.gradients.streams, rule.stream, str(image.device), self.step, sample)
         models = GroupAt(

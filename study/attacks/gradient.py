@@ -25,9 +25,9 @@ from study.reproducibility.rng import Streams
 class BatchGradients:
     """Gradients of one batch of images. Model parameters get no gradient, and no graph outlives a call.
 
-    A pass has at most `max_pass_images` images. It exceeds the batch only for an attack with several views: then it
-    holds whole batches of views, always the same number, summed in the same order. If the device runs out of memory,
-    `max_pass_images` is halved for the rest of the attack; like another batch size, this changes rounding.
+    A pass has at most `max_pass_images` images. It is larger than the batch only if the attack has several views: it
+    then holds a constant number of views of the whole batch, summed in a constant order. If the device runs out of
+    memory, `max_pass_images` is halved for the rest of the attack. This changes rounding, as another batch size does.
     """
 
     assembly: Assembly
@@ -42,17 +42,17 @@ class BatchGradients:
     common: Streams | None = None
     """The random numbers that all images of the attack run share."""
     prepared: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
-    """What an objective of features has prepared, by the id of the model."""
+    """The tensors that an objective of features has prepared, by Python's `id` of the model."""
     layers: dict[int, Sequence[str]] = field(default_factory=dict)
-    """The layers that it reads, likewise: they are looked up once, not in every pass."""
+    """The layers that the objective reads, by Python's `id` of the model. Looked up once, not in every pass."""
     losses: Tensor | None = None
     _passed: list[Tensor] = field(default_factory=list)
 
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
         """Return the gradient of the loss over all views of `image`, float (N, C, H, W).
 
-        It is the mean of the views' gradients, or that of one loss of all views. `sample` numbers places in a step.
-        Raises StudyError if the memory does not suffice for a single image.
+        The gradient is the mean of the views' gradients, or the gradient of one loss of all views. `sample` is the
+        index of this place in the step. Raises StudyError if the memory does not suffice for a single image.
         """
         copies = self.assembly.copies
         if self.assembly.together and copies > 1:
@@ -100,7 +100,7 @@ class BatchGradients:
         return through
 
     def _view(self, group: SourceGroup, leaf: Tensor, step: int, copy: int) -> Tensor:
-        """One copy of `leaf`. Its view can ask for gradients at places of its own."""
+        """One copy of `leaf`. The view that makes it can ask for gradients at other places."""
 
         def gradient(view: Tensor) -> Tensor:
             if self.running is not None:
@@ -110,7 +110,7 @@ class BatchGradients:
         return self.views.make(leaf, step, copy, gradient)
 
     def _of_all_copies(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
-        """The gradient of one loss of all `copies`, such as that of their mean logits, in one pass for each image."""
+        """The gradient of one loss of all `copies`, such as that of mean logits. A pass has all copies of an image."""
         while True:
             found = attempt(functools.partial(self._in_common, group, image, step, copies))
             if not isinstance(found, OutOfMemory):
@@ -155,7 +155,7 @@ class BatchGradients:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: PassRows) -> Tensor:
-        """The gradient at `seen`; for several copies of the images of `labels`, that of one loss of all copies."""
+        """The gradient at `seen`. If `seen` has several copies of the images of `labels`, all copies have one loss."""
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
         of_images, batch = rows.first(len(labels)), len(self.labels)

@@ -1,8 +1,8 @@
 """Operations on images, from which learnt and sampled transforms choose. Every image of a batch has its own operation.
 
 An operation has a family and several amounts; each image draws one amount. Images of one family are changed together,
-in a few kernels. Permutations, rotations and shifts are gathers; resizing is a product with two matrices: both sum in a
-fixed order on every device.
+in a few kernels. Permutations, rotations and shifts are gathers. Resizing is a product with two matrices. Gathers and
+products sum in a fixed order on every device.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Family = Literal[
     "low-pass",
     "channels",
 ]
-"""The families of operations; `Operation` says what the amounts of each are."""
+"""The families of operations; `Operation` describes the amounts of each family."""
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
@@ -57,21 +57,24 @@ class Operation:
     """One operation. Each image draws one of the `amounts`:
 
     - flip, roll: the axis, 0 for up and down, 1 for left and right; a roll goes by a random number of pixels;
-    - rotate: degrees, counter-clockwise, by nearest pixels, zero outside;
-    - shuffle: number of strips of random lengths along one axis, each cut into as many along the other, all shuffled;
-    - translate: the part of the size by which the image moves down and to the right, zero outside;
-    - resize: the size of a frame divided by the image's. The image is resized to a random size up to the frame's, put
-      at a random place of the frame, which is zero elsewhere, and the frame is resized back (bilinear);
-    - crop: the part of the size that is kept around the centre, and resized to the whole (bilinear);
+    - rotate: degrees, counter-clockwise, by nearest pixels; pixels from outside the image are zero;
+    - shuffle: the number of strips. The image is cut into strips of random lengths along one axis. Each strip is cut
+      into the same number of pieces along the other axis. Strips and pieces are shuffled;
+    - translate: the fraction of its size by which the image moves down and to the right; uncovered pixels are zero;
+    - resize: the size of a frame divided by the size of the image. The image is resized to a random size up to that of
+      the frame, and put at a random place in the frame, which is zero elsewhere. The frame is resized back (bilinear);
+    - crop: the fraction of the size that is kept around the centre; the crop is resized to the whole size (bilinear);
     - scale: the factor that multiplies the image;
-    - mask: blocks along each axis of a grid, of which a random one becomes zero;
+    - mask: the number of blocks along each axis of a grid; one random block becomes zero;
     - drop: the probability that a value becomes zero;
-    - mix: the strength at which a random image of the pool is added; the sum is multiplied by 1, 1/2 or 1/4;
-    - spectrum: r in idct(dct(x + noise) * U(1 - r, 1 + r)), with noise of standard deviation 16 pixel values;
-    - fade: the largest factor; the image's own is uniform from 0;
-    - noise: the largest uniform noise in pixel values; the sum is clipped to 0..255;
-    - low-pass: the part of the highest frequencies of the cosine transform along each axis that become zero;
-    - channels: the probability that a channel becomes zero; the others are divided by the probability that they stay.
+    - mix: the factor of a random image of the pool, which is added; the sum is multiplied by 1, 1/2 or 1/4 at random;
+    - spectrum: r. The image x becomes idct(dct(x + noise) * u), where u is uniform over 1 - r to 1 + r, and the noise
+      is normal with a standard deviation of 16 pixel values;
+    - fade: the largest factor; the image is multiplied by a factor that is uniform from 0 to this one;
+    - noise: the amplitude of uniform noise in pixel values; the noisy image is clipped to 0..255;
+    - low-pass: the fraction of the frequencies of the cosine transform along each axis, the highest ones, that become
+      zero;
+    - channels: the probability that a channel becomes zero; other channels are divided by one minus this probability.
     """
 
     family: Family
@@ -125,7 +128,7 @@ LEARNT: tuple[Operation, ...] = (
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The images of one family: their rows in the batch, drawn amounts and words, and the source of more draws."""
+    """The images of one family: their rows in the batch, drawn amounts, random words, and the source of more draws."""
 
     rows: list[int]
     amounts: list[float]
@@ -138,7 +141,7 @@ class _Chosen:
 def applied(
     image: Tensor, operations: Sequence[Operation], draws: Draws, stream: str, pool: Pool | None = None
 ) -> Tensor:
-    """Return the images (N, C, S, S), each changed by its own of the N `operations`; differentiable.
+    """Return the images (N, C, S, S), image n changed by `operations[n]`. The result is differentiable.
 
     Several calls with the same `draws` need different names of `stream`. The family "mix" needs a `pool`.
     """
@@ -164,9 +167,10 @@ def applied(
 
 
 def gathered(image: Tensor, places: NDArray[np.int64]) -> Tensor:
-    """Return (N, C, H, W): pixel p of image n is pixel `places[n, p]` of `image`, counted row by row; -1 gives zero.
+    """Return images (N, C, H, W): pixel p of image n is the pixel `places[n, p]` of image n before; -1 gives zero.
 
-    Where no pixel is taken more than twice, the gradient is the same to the last bit in every run on a GPU, too.
+    Pixels are counted row by row. If no pixel is taken more than twice, the gradient is the same to the last bit in
+    every run, also on a GPU.
     """
     index = _index(places, image)[:, None]
     flat = image.reshape(*image.shape[:2], -1)
@@ -278,7 +282,7 @@ def _crop(image: Tensor, chosen: _Chosen) -> Tensor:
     size = image.shape[-1]
     matrices = []
     for part in chosen.amounts:
-        # The small addend keeps a product such as 0.3 * 10 from being cut to 2 after rounding.
+        # Without the small addend, a product such as 0.29 * 100, which is 28.999... in float64, would be cut to 28.
         kept = max(1, int(part * size + 1e-9))
         matrix = np.zeros((size, size), np.float32)
         first = (size - kept) // 2
@@ -303,7 +307,7 @@ def resizing(old: int, new: int) -> NDArray[np.float64]:
 
 
 def _through_frame(size: int, frame: int, inner: int, start: int) -> NDArray[np.float32]:
-    """The matrix of one axis: resize to `inner`, put at `start` of a frame of zeros, resize the frame back."""
+    """The matrix along one axis: resize to `inner`, put at `start` of a frame of zeros, resize the frame back."""
     first, second, share = taps(frame, size)
     low, high, weight = taps(size, inner)
     matrix = np.zeros((size, size))

@@ -1,4 +1,4 @@
-"""The kinds of components: what each is asked, and what it answers.
+"""The kinds of components: a base class for each, with the methods that the attack loop calls.
 
 Tensors of images are float32 (N, C, H, W), in pixel values 0..255. Every component acts on each image of a batch alone:
 an image's result must not depend on its neighbours. Random numbers come from `draws`, which keys them by image.
@@ -68,8 +68,8 @@ class View(Component):
 
     kind: ClassVar[str] = "view"
     averages: ClassVar[Literal["gradients", "logits"]] = "gradients"
-    """Whether gradients are averaged over all copies, or logits, of which the loss is taken. One view with logits
-    decides for all views of an attack. Only objectives of logits can average them."""
+    """What is averaged over all copies: their gradients, or their logits, from which one loss is taken. If one view of
+    an attack averages logits, the attack does. It then needs an objective of logits, not of features."""
 
     @property
     def count(self) -> int:
@@ -78,41 +78,42 @@ class View(Component):
 
     @property
     def inner_gradients(self) -> int:
-        """How often one copy asks `given.gradient`."""
+        """Number of calls of `given.gradient` for one copy."""
         return 0
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         """Return one copy of `image`, float (N, C, H, W), with the same shape, differentiable in `image`.
 
-        The gradient passes through the view. Where a method takes it at the view, return `at_view(image, view)`.
+        The gradient passes through the view. If a method uses the gradient at the view instead, return
+        `at_view(image, view)`.
         """
         raise NotImplementedError
 
 
 def at_view(image: Tensor, view: Tensor) -> Tensor:
-    """Return `view` (N, C, H, W) with the gradient of the identity: a gradient there counts as one at `image`."""
+    """Return `view` (N, C, H, W) with the derivative of the identity: its gradient is used as that of `image`."""
     return image + (view - image).detach()
 
 
 class Point(Component):
-    """A rule where gradients are taken within a step, and how they are combined."""
+    """A rule for the places at which a step takes gradients, and for combining these gradients."""
 
     kind: ClassVar[str] = "point"
 
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
         """Return the gradient to use at perturbation `delta`, float (N, C, H, W).
 
-        `inner(delta)` asks the rules further inside; `step.gradient(image)` asks the models alone.
+        `inner(delta)` is the gradient by the point rules further inside; `step.gradient(image)` is that of the models.
         """
         raise NotImplementedError
 
     def calls(self, steps: int) -> tuple[int, int]:
-        """Return how often `inner` and `step.gradient` are called in `steps` steps."""
+        """Return how often the rule calls `inner` and `step.gradient` if it is called `steps` times itself."""
         return steps, 0
 
 
 class Update(Component):
-    """A change of the gradient before the step: a kernel, or momentum. Updates run in the order of their list."""
+    """A change of the gradient before the step, such as momentum. Updates run in the order of their list."""
 
     kind: ClassVar[str] = "update"
 
@@ -121,18 +122,18 @@ class Update(Component):
         raise NotImplementedError
 
     def accumulated(self, state: State) -> tuple[Tensor, float] | None:
-        """Return the accumulated update and its decay, which look-ahead rules use; None if there is none."""
+        """Return the accumulated update and its decay, which look-ahead rules use; None if nothing is accumulated."""
         return None
 
 
 class Step(Component):
-    """The step rule: from an updated gradient to a direction."""
+    """The step rule, which turns an updated gradient into a direction."""
 
     kind: ClassVar[str] = "step"
 
     @property
     def preparing_steps(self) -> int:
-        """Number of first steps that the rule takes back, because they only prepare the others."""
+        """Number of initial steps that the rule takes back, because they only prepare the later steps."""
         return 0
 
     def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
@@ -153,7 +154,10 @@ class Objective(Component):
         raise NotImplementedError
 
     def loss_of_mean(self, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
-        """Return the loss (N,) of the mean probabilities of K models, logits (K, N, classes), with `shares` (K, 1)."""
+        """Return the loss (N,) of the weighted mean of the probabilities of K models.
+
+        `logits` are (K, N, classes). `shares` are the weights, (K, 1), or (K, N) if each image has its own weights.
+        """
         if len(logits) == 1:
             return self.loss(logits[0], labels, goal)
         mixed = (logits.log_softmax(-1) + shares[..., None].log()).logsumexp(0)
@@ -173,13 +177,17 @@ class FeatureObjective(Component):
         raise NotImplementedError
 
     def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
-        """Return what `loss` needs beside the features: tensors (N, …), computed once for each batch and model."""
+        """Return further tensors (N, …) that `loss` needs. They are computed once for each batch and model."""
         return {}
 
     def loss(
         self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
     ) -> Tensor:
-        """Return the loss (M,) for features by layer (M, …), what `prepare` returned, row by row, and logits."""
+        """Return the loss (M,) of M images.
+
+        `features` are the features (M, …) by layer. `prepared` has the rows (M, …) of these images in the tensors that
+        `prepare` returned. `logits` are (M, classes), `labels` (M,).
+        """
         raise NotImplementedError
 
     @property
@@ -189,7 +197,7 @@ class FeatureObjective(Component):
 
     @property
     def preparing_forwards(self) -> int:
-        """Number of forward passes per image and model that `prepare` takes, beside those of its gradients."""
+        """Number of forward passes per image and model that `prepare` takes, without those of its gradients."""
         return 0
 
 
@@ -209,8 +217,8 @@ AnyObjective = Objective | FeatureObjective
 class ModelsAt(Protocol):
     """The gradients and logits that an ensemble rule may ask for, at one place of one step.
 
-    `origin` is the clean image (N, C, H, W), `labels` (N,) are those of the objective, `size` is the length of a step
-    in pixel values, a number or (N, 1, 1, 1), and `epsilon` the budget's L-infinity norm, if it has one.
+    `origin` is the clean image (N, C, H, W). `labels` (N,) are the labels of the objective. `size` is the length of a
+    step in pixel values, a number or (N, 1, 1, 1). `epsilon` is the budget's L-infinity norm, or None.
     """
 
     @property
@@ -238,24 +246,25 @@ class ModelsAt(Protocol):
 
     @property
     def step(self) -> int:
-        """Number of the step, from 0."""
+        """Index of the step, from 0."""
         ...
 
     @property
     def steps(self) -> int:
-        """Number of all steps."""
+        """Number of steps."""
         ...
 
     @property
     def draws(self) -> Draws:
-        """Draws of the rule at this place."""
+        """The random draws of the rule at this place."""
         ...
 
     @property
     def common(self) -> Draws:
         """Draws of the rule at this place that depend on the attack run and not on the image: their N is 1.
 
-        For choices of models: one order for all images, in all batches, lets a pass hold a whole batch.
+        Use them to choose models: if all images of all batches have the same order of models, a pass can hold a whole
+        batch.
         """
         ...
 
@@ -264,15 +273,15 @@ class ModelsAt(Protocol):
         ...
 
     def weighted(self, image: Tensor, weights: Tensor, sample: int = 0, among: Sequence[int] | None = None) -> Tensor:
-        """Return the gradient of the fused loss of the models `among` (None: all), by their numbers, at `image`.
+        """Return the gradient of the fused loss of the models with the indices `among` (None: of all), at `image`.
 
-        `weights` (models, N) take the place of the models' own weights: every image has its own. It counts as one
+        `weights` (models, N) replace the models' own weights: every image has its own weights. The call counts as one
         gradient of each of these models.
         """
         ...
 
     def of(self, model: int, image: Tensor, sample: int = 0) -> Tensor:
-        """Return the gradient of the loss of one model, by its number, at `image`."""
+        """Return the gradient of the loss of the model with the index `model`, at `image`."""
         ...
 
     def logits(self, model: int, image: Tensor) -> Tensor:
@@ -280,7 +289,7 @@ class ModelsAt(Protocol):
         ...
 
     def project(self, delta: Tensor) -> Tensor:
-        """Return the perturbation nearest to `delta` that keeps the budget and pixel values in 0..255."""
+        """Return `delta` projected onto the budget, and then onto pixel values 0..255."""
         ...
 
 
@@ -292,20 +301,23 @@ class EnsembleRule(Component):
     """Whether each model has its own points, updates and step; the steps are summed."""
 
     def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
-        """Return the fused loss (N,) of logits (K, N, classes); `shares` (K, 1) sum to 1. By default the mean loss."""
+        """Return the fused loss (N,) of logits (K, N, classes). By default, it is the weighted mean of the losses.
+
+        `shares` are the weights: (K, 1), which sum to 1, or (K, N) if each image has its own weights.
+        """
         assert isinstance(objective, Objective), "losses of features are averaged before"
         return (shares * objective.loss(logits, labels, goal)).sum(0)
 
     def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:
-        """Return the gradient at `image`, float (N, C, H, W). By default that of the fused loss."""
+        """Return the gradient at `image`, float (N, C, H, W). By default, it is the gradient of the fused loss."""
         return models.joint(image, sample)
 
     def cost(self, sources: int) -> int:
-        """Return the number of gradients of single models that one gradient takes."""
+        """Return the number of gradients of single models that one gradient of the rule takes."""
         return sources
 
     def forwards(self, sources: int) -> int:
-        """Return the number of forward passes (`models.logits`) that one gradient takes beside."""
+        """Return the number of further forward passes (`models.logits`) that one gradient of the rule takes."""
         return 0
 
 
@@ -319,12 +331,12 @@ class Change(Component):
 
     @property
     def extra_gradients(self) -> int:
-        """Number of backward passes through a whole network that one gradient takes beside its own."""
+        """Number of further backward passes through a whole network that one gradient takes."""
         return 0
 
     @property
     def extra_forwards(self) -> int:
-        """Number of forward passes without a gradient that one gradient takes beside."""
+        """Number of further forward passes, without a backward pass, that one gradient takes."""
         return 0
 
     @property
@@ -334,7 +346,7 @@ class Change(Component):
 
     @contextmanager
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
-        """Change `models`, by name, within the `with` block, and leave nothing behind. By default each by `on`.
+        """Change `models`, by name, within the `with` block, and undo the change. By default, `on` changes each model.
 
         Raises StudyError if the change does not apply to a model.
         """
@@ -344,9 +356,9 @@ class Change(Component):
             yield
 
     def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
-        """Change one model, called `name`, within the `with` block, and leave nothing behind.
+        """Change one model, called `name`, within the `with` block, and undo the change.
 
-        Raises StudyError if the change does not apply to it.
+        Raises StudyError if the change does not apply to the model.
         """
         raise NotImplementedError
 
@@ -364,14 +376,14 @@ class ForwardChange(Change):
 
 
 class Start(Component):
-    """Where an attack starts; without one it starts at the clean image."""
+    """The first perturbation of an attack. An attack without a start begins at the clean image."""
 
     kind: ClassVar[str] = "start"
     at_first: ClassVar[bool] = False
-    """Whether it is the finished images of the first stage; then `perturbation` is not asked."""
+    """Whether the attack starts at the finished images of its first stage. `perturbation` is then not called."""
 
     def perturbation(self, origin: Tensor, budget: BudgetOutline, rmsd: Tensor | None, draws: Draws) -> Tensor:
-        """Return the first perturbation, float (N, C, H, W) like `origin`; it is projected onto the budget afterwards.
+        """Return the first perturbation, float (N, C, H, W) like `origin`. The loop projects it onto the budget.
 
         `rmsd` (N,) holds each image's radius if the budget is an L2 norm or an RMSD.
         """
@@ -379,42 +391,43 @@ class Start(Component):
 
 
 Projecting = Callable[["Tensor"], "Tensor"]
-"""A perturbation (N, C, H, W) -> one within the budget and the pixel box."""
+"""A function from perturbations (N, C, H, W) to perturbations within the budget and the pixel box."""
 
 _HALVINGS = 16
 
 
 class BudgetRule(Component):
-    """How far an attack may move an image: a measure of perturbations, and the projection onto a radius of it.
+    """How far an attack may move an image: a measure of perturbations, and the projection onto a radius.
 
-    A spec names it in `budget: {rule: …, length: …}`. Finished images are 8-bit images that `measure` finds within the
-    radius: of the pixels that lie between two values, as many are rounded up as it allows, image by image.
+    A spec names the rule in `budget: {rule: …, length: …}`. The size of a finished 8-bit image, by `measure`, is at
+    most the radius: changes of pixels are rounded down, and then as many are rounded up as the radius allows, in each
+    image.
     """
 
     kind: ClassVar[str] = "budget"
     in_pixel_values: ClassVar[bool] = False
-    """Whether the radius divided by the number of steps is a sensible length of a step; else a recipe has step_size."""
+    """Whether the radius divided by the number of steps is a sensible step length. If not, a recipe needs step_size."""
     rounding: ClassVar[Literal["measured", "nearest", "ray", "ray or nearest"]] = "measured"
-    """How images are rounded: `measured` is right for every rule, the others are for the project's own."""
+    """How images are rounded: `measured` works for every rule; the other values are for the project's own rules."""
 
     def measure(self, delta: Tensor, origin: Tensor) -> Tensor:
         """Return the size (N,) of perturbations `delta` of `origin`, both float (N, C, H, W).
 
-        It is 0 for no change, and does not fall where a perturbation is multiplied by a number above 1.
+        The size of an unchanged image is 0. The size does not fall if a perturbation is multiplied by a number above 1.
         """
         raise NotImplementedError
 
     def radius(self, length: float, values: int) -> float | None:
-        """Return the radius of the budget for images of `values` numbers; None if it has none by image.
+        """Return the radius, in the unit of `measure`, for a `length` in the spec and images of `values` pixel values.
 
-        By default it is the length in the spec.
+        By default, the radius is the length. None if the rule projects without a radius.
         """
         return length
 
     def project(self, delta: Tensor, origin: Tensor, radius: Tensor) -> Tensor:
-        """Return perturbations whose size is at most `radius` (N,). Those that are within it stay as they are.
+        """Return perturbations whose size is at most `radius` (N,). Perturbations within the radius stay as they are.
 
-        By default a perturbation is shortened along its ray, by halving the range of its scale.
+        By default, a perturbation is multiplied by a scale below 1, which bisection finds.
         """
         import torch
 
@@ -427,9 +440,10 @@ class BudgetRule(Component):
         return torch.where(within, 1, low)[:, None, None, None] * delta
 
     def projection(self, origin: Tensor, levels: Sequence[float | None], radius: Tensor | None) -> Projecting:
-        """Return what projects perturbations of `origin` onto the budget, and then onto the pixel box 0..255.
+        """Return the function that projects perturbations of `origin` onto the budget, and then onto the box 0..255.
 
-        `radius` (N,) is None if the budget has no single radius: a sweep of one step needs no projection.
+        `radius` (N,) is None if the budget has no single radius. An attack with several lengths has at most one step,
+        which needs no projection.
         """
         low, high = -origin, 255 - origin
 
@@ -446,15 +460,18 @@ class Program(Component):
     kind: ClassVar[str] = "program"
 
     def run(self, given: ProgramContext) -> Sequence[Tensor]:
-        """Return the perturbation at each of `given.points`, float (N, C, H, W); they are projected and rounded."""
+        """Return the perturbation at each of `given.points`, float (N, C, H, W). The loop projects and rounds them."""
         raise NotImplementedError
 
     def cost(self, steps: int, sources: int, views: int) -> int:
-        """Return the number of gradients of one image and one model that the program takes in `steps` steps."""
+        """Return the number of gradients of one image and one model that the program takes in `steps` steps.
+
+        `views` is the number of gradients that one call of `given.gradient` takes, because of views.
+        """
         raise NotImplementedError
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes of one image and one model that it takes in `steps` steps beside."""
+        """Return the number of further forward passes of one image and one model that the program takes."""
         return 0
 
 
@@ -472,4 +489,4 @@ KINDS: Mapping[str, type[Component]] = {
     "budget": BudgetRule,
     "program": Program,
 }
-"""By the word that stands in ids. A loss of features is an objective too."""
+"""The base class of each kind, by the name of the kind in ids. A `FeatureObjective` is an `objective` too."""

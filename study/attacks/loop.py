@@ -1,4 +1,4 @@
-"""Every attack on a batch of images: batches, first stages, ascent; then rounding to 8-bit pixels."""
+"""Run an attack on images: cut them into batches, run the first stage and the ascent, and round to 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class ImageBatch:
 class Engine:
     """How and where gradients are computed: settings that change the rounding of a gradient, and nothing else.
 
-    `batch` is the number of images in one pass; the last pass is padded. For attacks with several views a pass has up
-    to `max_pass_images` images (unless given, 16 on a CPU and up to 256 elsewhere).
+    `batch` is the number of images in one pass; the last pass is padded. For attacks with several views, a pass has up
+    to `max_pass_images` images. Its default is 16 on a CPU; on a GPU it is 256, or the batch if this is larger.
     """
 
     batch: int
@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def pass_limit(self) -> int:
-        """Largest number of images and views in one pass, while memory suffices."""
+        """Largest number of images in one pass, where each view counts as an image, as long as memory suffices."""
         return max(self.batch_size, self.max_pass_images or numerics.max_view_pass(self.batch, self.device))
 
     def largest(self, copies: int) -> int:
@@ -97,11 +97,11 @@ class Crafted:
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
     max_pass_images: int
-    """Images in one pass at the end: fewer than at the start if the device ran out of memory."""
+    """Limit of the images in one pass at the end: lower than at the start if the device ran out of memory."""
 
 
 class Conditions(TypedDict, total=False):
-    """What an attack on images is given by name: `AttackOnImages` says what each is."""
+    """The keyword arguments of an attack on images, which `AttackOnImages` describes."""
 
     key: Required[Sequence[object]]
     engine: Required[Engine]
@@ -111,10 +111,10 @@ class Conditions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class AttackOnImages:
-    """Everything that decides what an attack makes of images, and where it is computed.
+    """An attack with its models, images and engine: everything that determines the adversarial images.
 
-    `key` identifies the attack run; with an image's id it keys all random numbers. `names` are the models' names, for
-    weights and gammas by model. `pool` holds the images that components mix in.
+    `key` identifies the attack run; together with an image's id, it keys all random numbers. `names` are the models'
+    names: weights and gammas may depend on them. `pool` holds the images that components mix in.
     """
 
     models: Sequence[Logits]
@@ -128,11 +128,11 @@ class AttackOnImages:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """The names of the models, or their numbers."""
+        """The names of the models or, without names, their indices as text."""
         return tuple(self.names) or tuple(str(number) for number in range(len(self.models)))
 
     def first_stage(self) -> Sequence[Pixels]:
-        """Return the images (N, C, H, W) of the attack's first stage at each of its points; nothing if it has none."""
+        """Return the images (N, C, H, W) of the first stage at each of its points; () if the attack has none."""
         if self.attack.first is None:
             return ()
         made = _crafted(replace(self, attack=self.attack.first, key=(*self.key, "first stage")), None)
@@ -153,7 +153,7 @@ def craft(
     rmsd: NDArray[np.float64] | None = None,
     **how: Unpack[Conditions],
 ) -> Crafted:
-    """Attack the images in `given`: one adversarial image of each, for each of the attack's points.
+    """Attack the images in `given`. Return one adversarial image of each at each of `attack.scored_points`.
 
     `rmsd` (N,) is the budget of every image if the attack's budget is matched. Batches are padded with copies of their
     last image, so that an image's result does not depend on the other images.
@@ -183,7 +183,7 @@ def _crafted(run: AttackOnImages, rmsd: NDArray[np.float64] | None) -> Crafted:
 
     def leave(moved: Moved) -> list[Download]:
         if is_host(engine.device):
-            # There is nothing to wait for, and what is not a number has no rounding.
+            # On the host, nothing has to be waited for. Stop here, because NaN cannot be rounded.
             _refuse_broken(given, moved.rows, moved.finite.numpy())
         return _in_parts(functools.partial(rounded, moved), len(moved.rows))
 
@@ -204,7 +204,7 @@ def step_directions(
 ) -> NDArray[np.float32]:
     """Return the direction (N, C, H, W) in which a one-step attack moves every image, for a search of the minimal RMSD.
 
-    Errors are those of `craft`.
+    Raises the same errors as `craft`.
     """
     found = _batches(AttackOnImages(models, attack, goal, given, **how), None)
     directions = []
@@ -223,10 +223,10 @@ def perturbations(
     radii: NDArray[np.float64] | None = None,
     **how: Unpack[Conditions],
 ) -> Iterator[tuple[list[int], list[Tensor], int]]:
-    """Yield batch by batch: its rows, the float perturbations (N, C, H, W) at all points, and the pass limit.
+    """Yield, for each batch, its rows, the float perturbations (N, C, H, W) at all points, and the pass limit.
 
-    A perturbation is the end of a step, before projection and rounding. `radii` (N,) are those of a budget that has
-    one for each image, such as an RMSD. Errors are those of `craft`.
+    A perturbation is the result of a step, before projection and rounding. `radii` (N,) are given for a budget with a
+    radius for each image, such as an RMSD. Raises the same errors as `craft`.
     """
     for moved in batches(models, attack, goal, given, radii=radii, **how):
         _refuse_broken(given, moved.rows, moved.finite.cpu().numpy())
@@ -237,8 +237,9 @@ def perturbations(
 class Moved:
     """One batch after its last step, on the device, which may still be computing it.
 
-    `rows` are those of its images, `clean` the images and `deltas` their perturbations at all points, float
-    (N, C, H, W); `finite` (N,) says whether all gradients were; `limit` is the number of images in a pass at the end.
+    `rows` are the rows of its images among all images. `clean` are these images, and `deltas` their perturbations at
+    all points, float (N, C, H, W). `finite` (N,) says whether all gradients of an image were finite. `limit` is the
+    largest number of images in a pass at the end.
     """
 
     rows: list[int]
@@ -257,7 +258,7 @@ def batches(
     radii: NDArray[np.float64] | None = None,
     **how: Unpack[Conditions],
 ) -> Iterator[Moved]:
-    """Yield batch by batch what `perturbations` yields, without waiting for the device."""
+    """Yield each batch after its last step, without waiting for the device. The caller must check `Moved.finite`."""
     return _batches(AttackOnImages(models, attack, goal, given, **how), radii)
 
 
@@ -321,7 +322,7 @@ def _batches(run: AttackOnImages, radii: NDArray[np.float64] | None) -> Iterator
             rows = list(range(first, min(first + size, len(given.clean))))
             found = attempt(functools.partial(climb, rows, size))
             if isinstance(found, OutOfMemory):
-                # Outside of a pass, such as where an objective prepares its features: then with fewer images at a time.
+                # Memory ran out outside of a pass, such as in an objective's preparing pass: retry with fewer images.
                 size = halved(size, found, "the attack of a single image")
                 limit = min(limit, size)
                 continue
@@ -331,7 +332,7 @@ def _batches(run: AttackOnImages, radii: NDArray[np.float64] | None) -> Iterator
 
 
 def _in_parts(work: Callable[[slice], Download], count: int) -> list[Download]:
-    """The results of `work` on slices of `count` images: all at once, or fewer where the device has too little memory.
+    """The results of `work` on slices of `count` images: one slice, or smaller ones if the device lacks memory.
 
     Each image is rounded by itself, so the cut changes no pixel.
     """
@@ -350,9 +351,9 @@ def _in_parts(work: Callable[[slice], Download], count: int) -> list[Download]:
 def _one_behind(
     found: Iterator[Moved], leave: Callable[[Moved], list[Download]]
 ) -> Iterator[tuple[list[int], int, list[NDArray[Any]]]]:
-    """Rows and limit of each batch, and what `leave` sends to the host.
+    """Yield the rows and the limit of each batch, and the arrays that `leave` sends to the host.
 
-    That is read once the next batch is on its way, so that the device has work while the host reads.
+    The host reads the arrays of a batch when the next batch is queued, so that the device has work meanwhile.
     """
     last: tuple[list[int], int, list[Download]] | None = None
     for moved in found:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Predict = Callable[["NDArray[np.uint8] | Tensor", tuple[str, ...]], Prediction]
-"""A target model: variants (V, C, H, W) of one image, and the image's id -> predictions."""
+"""A target model. It gets variants (V, C, H, W) of one image and a tuple with its id, and returns the predictions."""
 
 _TOGETHER = 2**21
 """Number of pixel values that are computed at once on a GPU."""
@@ -45,10 +45,10 @@ class MinimalRmsd:
 def minimal_rmsd(
     predict: Predict, rays: NDArray[np.float32], search: Search, *, batch: int, device: str = "cpu"
 ) -> MinimalRmsd:
-    """Search along `rays`, float32 (2, N, C, H, W): clean images and directions.
+    """Return where the search ends on each of N rays. `rays`, float32 (2, N, C, H, W), are clean images and directions.
 
-    Each call of `predict` gets the images at `batch` levels. On a GPU, the images are computed on the GPU, and
-    `predict` gets them as tensors.
+    Each call of `predict` gets the images at `batch` levels. If `device` is a GPU, the images are computed there, and
+    `predict` gets tensors in place of arrays.
     """
     ended, moved, labels, probabilities, sizes, silent = [], [], [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
@@ -71,7 +71,7 @@ _Along = Callable[[Sequence[float]], "NDArray[np.uint8] | Tensor"]
 
 
 def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence[object], device: str) -> _Along:
-    """The ray of one image (C, H, W)."""
+    """The function that computes images on the ray of one image (C, H, W)."""
     if is_host(device):
         ray = PerturbationRay(clean, direction, draws(clean.size, *key))
         return lambda levels: np.stack([ray.at(level) for level in levels])
@@ -92,8 +92,11 @@ def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence
 def _first(
     predict: Predict, along: _Along, search: Search, *, image: str, label: int, batch: int
 ) -> tuple[float, NDArray[np.uint8] | Tensor, Prediction, int]:
-    """The first level that succeeds, or the last level; the image at this level; the prediction, and the image's row
-    in it."""
+    """The level at which the search ends, the image at this level, a prediction of several levels, and the image's row.
+
+    The search ends at the first level that succeeds, or at the last level. The row is that of the image in the
+    prediction.
+    """
     levels: Sequence[float] = search.levels
     for start in range(0, len(levels), batch):
         part = levels[start : start + batch]

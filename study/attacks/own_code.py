@@ -1,8 +1,8 @@
 """Components in a user's own file: `python: "mine.py:Shuffle"`.
 
-A launch reads the file and the files that it imports from its folder, with permission. Their digest joins the id of the
-attack, and their text travels to the workers, also of other machines. Without the code, a placeholder stands for the
-component: a run folder is read without running anything.
+With permission, a launch reads the file and the files that it imports from its folder, and runs them. Their digest is
+part of the attack's id. Their text is sent to the workers, also on other machines. If the code is not loaded, a
+placeholder stands for the component, so that a run folder can be read without running code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _modules: dict[str, ModuleType] = {}
 
 
 def read(reference: str, where: str) -> UserFile:
-    """Read the file of a component. Nothing runs. Raises StudyError, at `where`, if there is no such file or module."""
+    """Read the file of a component without running it. Raises StudyError, at `where`, if the file does not exist."""
     try:
         return user_files.read(reference, reference)
     except StudyError as error:
@@ -37,15 +37,15 @@ def read(reference: str, where: str) -> UserFile:
 
 
 def load(own: UserFile, kind: str, where: str = "") -> type[Component]:
-    """Run the user's file, once for each of its texts, and return the class.
+    """Run the user's file and return the class. A file runs again only if its text has changed.
 
-    Only call this with permission. Raises StudyError, with file and line, if the file cannot be run, or has no such
-    component of this kind.
+    Only call this with the user's permission. Raises StudyError, with file and line, if the file cannot be run, or has
+    no component of this kind and name.
     """
     component = load_any(own, where)
     if component.kind != kind:
         raise StudyError(
-            f"{own.reference} is of the kind '{component.kind}', and a component of the kind '{kind}' is needed",
+            f"{own.reference} is a component of the kind '{component.kind}', but one of the kind '{kind}' is needed",
             where=where,
             accepted=f"a class that derives from {ALL_KINDS[kind].__name__}",
         )
@@ -75,10 +75,9 @@ def load_any(own: UserFile, where: str = "") -> type[Component]:
 
 
 def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, UserFile]:
-    """Return `part` with its file's digest and what it declares, and the file. Runs the file.
+    """Run the file of `part`. Return `part` with the file's digest and the component's declarations, and the file.
 
-    Raises StudyError, at `where`, without permission, and for what `read` and `load` raise; also for wrong parameters,
-    and if the file is not the one whose digest `part` has.
+    Raises StudyError, at `where`, if `allowed` is false, if `read` or `load` raises it, or if parameters are wrong.
     """
     assert part.python is not None, "only parts in a user's file are sealed"
     if not allowed:
@@ -114,13 +113,13 @@ def made(part: Part, found: type[Component], where: str) -> Component:
 
 
 def install(code: Iterable[tuple[str, UserFile]]) -> None:
-    """Load components, by kind and file, in a worker, so that attacks find them."""
+    """Load components, given by kind and file, in a worker, so that attacks find them."""
     for kind, own in code:
         load(own, kind)
 
 
 def loaded_or_placeholder(part: Part) -> Component:
-    """Return the component of a part; for one in a user's file that is not loaded, a placeholder."""
+    """Return the component of a part, or a placeholder if the part is in a user's file that is not loaded."""
     if part.python is None:
         return part.component()
     found = _loaded.get((part.python, part.sha256 or ""))
@@ -143,7 +142,7 @@ def _module(own: UserFile, where: str) -> ModuleType:
             raise StudyError(
                 f"{own.reference} cannot be run: {type(error).__name__}: {first_line(error)}",
                 where="; ".join(filter(None, (user_files.line_in(error, [own]) or own.path, where))),
-                todo="mend the file",
+                todo="correct the file",
             ) from error
         finally:
             user_files.forget()

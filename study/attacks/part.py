@@ -1,4 +1,4 @@
-"""The component of a spec: a name and parameters, or a class in a user's file.
+"""A part: a component as a spec writes it, by name and parameters, or as a class in a user's file.
 
 `diversity`, `{diversity: {probability: 0.7}}`, `{scales: 5}` and `{python: "mine.py:Shuffle", copies: 4}` are parts.
 Reading a spec never runs a user's code: `study.attacks.own_code` loads the class, with permission.
@@ -21,11 +21,11 @@ from study.spec.frozen import Frozen
 
 PYTHON = "python"
 _SEALED = ("sha256", "declared")
-"""Keys of a part in a user's file that a launch adds when it has read the file."""
+"""Keys that a launch adds to a part in a user's file when it has read the file."""
 
 
 _CUSTOM = ("parts", "budget", "reference")
-"""Types of the project's own errors, which have no message of pydantic's."""
+"""Types of the project's own validation errors. Pydantic has no messages for these types."""
 
 
 class Declared(Frozen):
@@ -55,14 +55,17 @@ class Part(Frozen):
         return found.model_validate(self.parameters)
 
     def written(self) -> Any:
-        """Return the part as YAML has it, with all parameters."""
+        """Return the part as it stands in YAML, with all parameters."""
         if self.python is None:
             return {self.name: self.parameters} if self.parameters else self.name
         sealed = {} if self.sha256 is None else {"sha256": self.sha256, "declared": self.declared.model_dump()}
         return {PYTHON: self.python, **self.parameters, **sealed}
 
     def identity(self) -> list[Any]:
-        """Return what ids contain. Of a user's class, these are its name and the digest of its file, not its folder."""
+        """Return what ids contain of this part.
+
+        For a user's class, these are its name, the digest of its file and the parameters, but not the file's folder.
+        """
         if self.python is None:
             return self.component().identity()
         return [self.kind, PYTHON, self.python.rpartition(":")[2], self.sha256, canonical(self.parameters)]
@@ -70,11 +73,11 @@ class Part(Frozen):
 
 @dataclass(frozen=True)
 class PartOf:
-    """Annotation of a field for a part of this kind. It defines the part's short forms, checks and JSON schema."""
+    """Annotation of a pydantic field that holds a part of this kind: its short forms, checks and JSON schema."""
 
     kind: str
     besides: tuple[str, ...] = ()
-    """Names of components that have keys of their own, and are not accepted here."""
+    """Names of components that this field does not accept, because a spec has separate keys for them."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -98,11 +101,11 @@ class PartOf:
         return {"anyOf": [{"enum": found}, named, own]} if found else own
 
     def names(self) -> list[str]:
-        """The components of this kind that a spec can name."""
+        """The names of the components of this kind that the field accepts."""
         return [one for one in registry.known(self.kind) if one not in self.besides]
 
     def schemas(self) -> dict[str, Any]:
-        """The JSON schemas of their parameters, by name."""
+        """The JSON schemas of the parameters of these components, by the component's name."""
         return {name: _schema(self.kind, name) for name in self.names()}
 
     def read(self, given: Any) -> Any:
@@ -168,7 +171,7 @@ class PartOf:
 
 
 def _schema(kind: str, name: str) -> dict[str, Any]:
-    """The JSON schema of a component's parameters, and of the value that is short for its main parameter."""
+    """The JSON schema of a component's parameters, or of a single value, which sets the main parameter."""
     component = registry.find(kind, name)
     assert component is not None, "registered"
     whole = {key: one for key, one in component.model_json_schema().items() if key not in ("title", "description")}
@@ -194,7 +197,7 @@ class NameOrPart(PartOf):
     """Annotation as `PartOf`, for a field that stores a component without parameters as its bare name."""
 
     def read(self, given: Any) -> Any:
-        """Read a name, as a text, or a part."""
+        """Read a component. Return its name if it has no parameters and is in no user's file, else a `Part`."""
         found = super().read(given)
         return found.name if found.python is None and not found.parameters else found
 
@@ -204,8 +207,10 @@ def _written(given: str | Part) -> Any:
 
 
 def without_declarations(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an attack's plain data without the declarations of components in users' files, which follow from the
-    files."""
+    """Return an attack's plain data without the key `declared` of parts in users' files.
+
+    These declarations follow from the files.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

@@ -29,7 +29,7 @@ Logits = Callable[[Tensor], Tensor]
 class SourceGroup:
     """Source models with one common loss, and their weights in it. `share` is the group's weight in the update.
 
-    `by_image` (models, N) takes the place of `weights` where every image has its own.
+    `by_image` (models, N) replaces `weights` if every image has its own weights.
     """
 
     models: tuple[Logits, ...]
@@ -38,9 +38,9 @@ class SourceGroup:
     by_image: Tensor | None = None
 
     def shares(self, rows: PassRows, batch: int, given: Tensor) -> Tensor:
-        """Return the weights of a pass of `rows`, of a batch of `batch` images: (models, 1), or (models, N).
+        """Return the weights of the models in a pass: (models, 1), or (models, N) if each of N `rows` has its own.
 
-        Their type and device are those of `given`; N is the number of rows.
+        `batch` is the number of images in the batch. The weights have the dtype and the device of `given`.
         """
         if self.by_image is None:
             return _weights(self.weights, given.device, given.dtype)
@@ -54,22 +54,22 @@ def _weights(weights: tuple[float, ...], device: torch.device, dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class PassRows:
-    """Rows of the copies that the passes of one gradient hold, one copy of the batch after the other."""
+    """The numbers of the rows that one pass holds, counted over all images of the first copy, then of the second, …"""
 
     numbers: range | tuple[int, ...]
 
     def of(self, copies: Tensor) -> Tensor:
-        """Return these rows of a tensor of all copies."""
+        """Return the rows with these numbers of a tensor of all copies."""
         if isinstance(self.numbers, range):
             return copies[self.numbers.start : self.numbers.stop]
         return copies[self.index(copies.device)]
 
     def index(self, device: torch.device) -> Tensor:
-        """Return their numbers, int64, on the device."""
+        """Return the numbers of the rows, int64, on the device."""
         return _index(self.numbers, device)
 
     def first(self, count: int) -> PassRows:
-        """Return the first of them."""
+        """Return the first `count` rows."""
         return PassRows(self.numbers[:count])
 
 
@@ -96,9 +96,10 @@ def largest_pass(images: int, copies: int, max_pass_images: int) -> int:
 
 
 class RunningPass:
-    """The rows of the pass that runs (`study.attacks.kinds.PassDraws`).
+    """The rows of the pass that runs, and their random numbers. Implements `study.attacks.kinds.PassDraws`.
 
-    Row r of a pass belongs to image r modulo the batch, unless `of` says otherwise.
+    A pass holds all rows of the copies that `begin` records, unless `cut` records a part of them. Row r of the copies
+    belongs to image r modulo the size of the batch.
     """
 
     def __init__(self, device: str, key: Sequence[object], pool: Pool | None) -> None:
@@ -113,17 +114,17 @@ class RunningPass:
         self._rows: PassRows | None = None
 
     def begin_batch(self, streams: Streams, origin: Tensor) -> None:
-        """Note the images of the next passes; a preparing pass may follow."""
+        """Record the images of the next passes, and step -1: an objective's preparing pass may come first."""
         self._streams, self._origin = streams, origin
         self._batch += 1
         self.begin(-1, (0,))
 
     def begin(self, step: int, copies: Sequence[int]) -> None:
-        """Note the copies that the next passes hold, one after the other."""
+        """Record the step and the copies that the next passes hold, one copy after the other."""
         self._step, self._copies, self._rows = step, copies, None
 
     def cut(self, rows: PassRows) -> None:
-        """Record that the pass holds these rows of the copies only."""
+        """Record that the pass holds only these rows of the copies."""
         self._rows = rows
 
     def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
@@ -177,12 +178,12 @@ class RunningPass:
 
 
 def in_precision(models: Sequence[Logits], precision: Precision) -> list[Logits]:
-    """The models for passes in `precision`: a classifier's weights are cast once."""
+    """The models for passes in `precision`. The weights of a `Classifier` are cast once."""
     return [model.in_precision(precision) if isinstance(model, Classifier) else model for model in models]
 
 
 def forward(model: Logits, seen: Tensor, precision: Precision) -> Tensor:
-    """The logits of a model whose operations compute in `precision`; the logits are float32, or the model's own."""
+    """The logits of a model that computes in `precision`. Logits in bfloat16 are turned into float32."""
     with numerics.autocast(precision, seen.device.type):
         return full(model(seen))
 

@@ -1,4 +1,4 @@
-"""The pass before the loop, in which an objective of features looks at the clean images."""
+"""The passes before the loop, in which an objective of features reads the clean images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from study.reproducibility.numerics import Precision
 
 
 def layers_of(objective: FeatureObjective, model: Logits) -> Sequence[str]:
-    """The layers of a source model that an objective of features reads, by the names in its network."""
+    """Return the names, in the network of a source model, of the layers that an objective of features reads."""
     return objective.layers(network_of(module_of(model)))
 
 
 @dataclass
 class Preparing:
-    """One source model before the loop (`study.attacks.kinds.PreparingSource`)."""
+    """One source model before the loop. Implements `study.attacks.kinds.PreparingSource`."""
 
     model: Logits
     names: Sequence[str]
@@ -51,7 +51,7 @@ class Preparing:
         return {name: full(one.detach()) for name, one in found.items()}, logits
 
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        # The image requires a gradient, so that features do: parameters require none.
+        # Parameters require no gradient. Features require one because the image does.
         with self._pass():
             with captured(module_of(self.model), self.names) as found:
                 logits = forward(self.model, image.detach().requires_grad_(True), self.precision)

@@ -1,10 +1,11 @@
-"""Attacks of the literature as presets: keys of a recipe, with their paper and the authors' numbers.
+"""Presets: attacks of the literature as keys of a recipe, with their paper and the authors' parameters.
 
-They are data: a file for each paper in `preset_files/`. `joins` of a preset names the keys that it adds to a
-combination: `mi+di+sgm` is `mi` with those keys of `di` and of `sgm`. A paper's `combinations` are those that it
-reports; users can write any other combination too. `gradients` is the number of gradients of one image and one model,
-which a test compares with what the components say. `formula`, `differs` (from the paper, the authors' code, other
-libraries) and `oracle` (what a test compares it with, and how near it comes) stand in docs/attacks.md.
+Each file in `preset_files/` has the presets of one paper. `joins` lists the keys that a preset adds to a combination:
+`mi+di+sgm` is `mi` with the keys that `di` and `sgm` list. `combinations` lists the combinations that the paper
+reports; users can write others too. `gradients` is the number of gradients of one image on one model; a test compares
+it with the number that follows from the components. docs/attacks.md shows `formula`, `differs` (differences from the
+paper, the authors' code or other libraries) and `oracle` (the reference that a test compares the preset with, and the
+tolerance).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class _Collection:
 def _collection() -> _Collection:
     import yaml
 
-    # The loader in C reads the same, ten times as fast; not every build of PyYAML has it.
+    # The loader in C gives the same result in a tenth of the time. Not every build of PyYAML has it.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     presets: dict[str, Preset] = {}
     combinations: dict[str, str] = {}
@@ -76,7 +77,7 @@ def presets() -> Mapping[str, Preset]:
 
 
 def combinations() -> Mapping[str, str]:
-    """The combinations that papers report, with their papers."""
+    """The combinations that papers report: their papers, by name."""
     return _collection().combinations
 
 
@@ -110,8 +111,9 @@ def known() -> list[str]:
 
 
 def keys_of(name: str, changed: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of preset `name`, replaced by those in `changed`. A new budget replaces the whole old budget.
+    """Return the keys of the preset `name`; keys in `changed` replace them.
 
+    A new budget replaces the whole old budget. Another `step` also removes the preset's step_size and learning_rate.
     Raises KeyError for an unknown preset.
     """
     found = preset(name)

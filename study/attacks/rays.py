@@ -18,7 +18,10 @@ class Rays:
     """
 
     def __init__(self, clean: Tensor, direction: Tensor, ties: Tensor) -> None:
-        """`clean`, `uint8`, and `direction` are (N, C, H, W); `ties` (N, C*H*W) are bits of unsigned integers."""
+        """`clean`, `uint8`, and `direction` are (N, C, H, W).
+
+        `ties`, int64 (N, C*H*W), have the bits of the unsigned integers that order pixels with equal fractions.
+        """
         self._clean = clean
         before, flat = clean.flatten(1).to(torch.float64), direction.flatten(1).to(torch.float64)
         self._sign, self._length = flat.sign(), flat.abs()
@@ -47,7 +50,7 @@ class Rays:
 
     def _exact(self, wanted: Tensor) -> Tensor:
         """Magnitudes before rounding; their sum of squares is `wanted`."""
-        # Pixels that never move are clipped at no scale.
+        # The scale at which a pixel is clipped is infinite for a pixel that never moves.
         scales = self._clipped.where(self._clipped.isfinite(), 0)
         sums = (self._below[:, 1:] + scales.square() * self._above[:, 1:]).where(self._clipped.isfinite(), _INFINITE)
         sums, wanted = (one.expand(max(len(sums), len(wanted)), -1).contiguous() for one in (sums, wanted))

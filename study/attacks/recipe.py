@@ -1,4 +1,4 @@
-"""An attack as data: the parts that the loop combines, and their numbers.
+"""An attack as data: the components that the loop combines, and their parameters.
 
 All lengths are in pixel values, 0..255. A recipe does not name models, images or goals: the spec's experiments do.
 """
@@ -44,7 +44,10 @@ PRECOMPUTED_KEYS = ("precomputed", "made")
 
 _PLACEHOLDERS = ("sources", "goal", "seed")
 
-_ONE_POINT = "a `first` stage needs a recipe of one budget, without checkpoints, matched budgets or other libraries"
+_ONE_POINT = (
+    "a `first` stage cannot have checkpoints, several lengths of its budget, a matched or `minimal` budget, `external` "
+    "or `precomputed`"
+)
 
 _LISTS = {
     "views": "view",
@@ -58,15 +61,15 @@ _LISTS = {
 
 
 class Attack(Frozen):
-    """The recipe of an attack: the parts that the loop combines.
+    """The recipe of an attack: the components that the loop combines.
 
     `precomputed: <folder>` takes the place of a recipe: the study evaluates images that another tool has made. The
     folder's name may contain `{sources}` (names joined by `+`), `{goal}` and `{seed}`.
 
-    `first` is the recipe of a first stage on the same source models: components can use its finished images.
+    `first` is the recipe of a first stage on the same source models, whose finished images components can use.
     """
 
-    # Ids and run folders have the older name of `precomputed`.
+    # Ids and run folders contain `precomputed` by its older name, `made`.
     model_config = ConfigDict(serialize_by_alias=True)
 
     objective: Annotated[str | Part, NameOrPart("objective")] = "cross-entropy"
@@ -183,7 +186,7 @@ class Attack(Frozen):
                 not adam and self.step_size is None and not self.assembly.budget.in_pixel_values and self.steps > 0,
                 "without a budget, a sign or l2 step needs a step_size"
                 if budget.kind == "none"
-                else f"the budget '{budget.kind}' gives no length of a step: a sign or l2 step needs a step_size",
+                else f"no step size follows from the budget '{budget.kind}': a sign or l2 step needs a step_size",
             ),
             (
                 self.precomputed is not None
@@ -192,12 +195,12 @@ class Attack(Frozen):
             ),
             (
                 any(mark in self.precomputed_folder(**dict.fromkeys(_PLACEHOLDERS, "")) for mark in "{}"),
-                "the folder of `precomputed` images has other braces than {sources}, {goal} and {seed}",
+                "the folder of `precomputed` images may have no braces other than {sources}, {goal} and {seed}",
             ),
             (
                 self.external is not None
                 and self.model_copy(update={"external": None, "budget": Budget()}) != Attack.model_construct(steps=0),
-                "an attack of another library has its own parts: keep `external`, `arguments` and `epsilon`",
+                "an attack of another library accepts only `external`, `arguments` and `epsilon`: remove other keys",
             ),
             (
                 self.external is not None and (budget.kind not in ("none", "epsilon") or len(budget.levels) > 1),
@@ -209,7 +212,7 @@ class Attack(Frozen):
             ),
             (
                 len(budget.levels) > 1 and (self.steps > 1 or (self.steps == 1 and self.start is not None)),
-                "several budgets share one gradient only in a one-step attack: write one attack for each budget",
+                "a budget of several lengths needs `steps: 1` and no `start`: else write one attack for each length",
             ),
             (
                 budget.minimal is not None and (self.steps != 1 or self.start is not None),
@@ -237,12 +240,12 @@ class Attack(Frozen):
             ),
             (
                 self.first is not None and any(part.python for part in self.first.parts),
-                "a `first` stage cannot have components of a user's file",
+                "a `first` stage cannot have components from a user's file",
             ),
             *self._first_stage_conflicts(),
             (
                 self.assembly.averages == "logits" and isinstance(self.assembly.objective, FeatureObjective),
-                "a view that averages logits needs an objective of logits",
+                "a view that averages logits needs an objective that reads logits, not features",
             ),
             *((True, message) for message in self.conflicts()),
         ]
@@ -257,8 +260,8 @@ class Attack(Frozen):
             self.first is not None and not own and points != wanted,
             _ONE_POINT
             if wanted == 1
-            else f"`{users[0]}` reads {wanted} images of the `first` stage, which has {points}: give it {wanted} steps "
-            f"and `checkpoints` at all but the last",
+            else f"`{users[0]}` reads {wanted} images of the `first` stage, which has {points}: give the stage "
+            f"{wanted} steps, and `checkpoints` at all steps but the last",
         )
         yield (
             self.first is not None and not users and not own,
@@ -276,8 +279,8 @@ class Attack(Frozen):
     def assembly(self) -> Assembly:
         """The components, in the order in which the loop runs them.
 
-        The short keys come first, in a fixed order (admix, smoothing, scales, diversity; variance, nesterov; kernel,
-        momentum), then the lists.
+        In each list, components that have a key of their own in the recipe come first, in a fixed order (views: admix,
+        smoothing, scales, diversity; points: variance, nesterov; updates: kernel, momentum).
         """
         scales = None if self.scales == 1 else Scales(copies=self.scales)
         momentum = Momentum(decay=self.momentum) if self.momentum else None
@@ -316,7 +319,10 @@ class Attack(Frozen):
 
     @property
     def parts(self) -> list[Part]:
-        """All components that a spec names by `python`, `views`, `points` and the like, without the short keys."""
+        """All components that the recipe holds as a `Part`: those of lists, those with parameters or from users' files.
+
+        Components that have a key of their own, such as `momentum`, are not among them.
+        """
         several = (self.objective, self.fusion, self.step, self.start, self.program, self.budget.rule)
         single = [one for one in several if one is not None]
         listed = [one for key in _LISTS for one in getattr(self, key)]
@@ -324,16 +330,16 @@ class Attack(Frozen):
 
     @property
     def automatic_step_size(self) -> float | None:
-        """The step size that follows from an epsilon budget: epsilon divided by the number of steps; else None."""
+        """The step size that follows from a single epsilon, epsilon divided by the number of steps; else None."""
         (level, *more) = self.budget.levels
         if self.step == "adam" or self.budget.epsilon is None or level is None or more or not self.steps:
             return None
         return level / self.steps
 
     def plain(self) -> dict[str, Any]:
-        """Return the recipe as plain data, without a step size that only follows from the budget.
+        """Return the recipe as plain data, without a step size that follows from the budget.
 
-        Lists of components become mappings: `views.smoothing.sigma` is the key of a number.
+        Lists of components become mappings by name, so that `views.smoothing.sigma` is the key of a parameter.
         """
         found: dict[str, Any] = self.model_dump(mode="json")
         found |= {key: {one.name or one.python: one.parameters for one in getattr(self, key)} for key in _LISTS}
@@ -341,17 +347,20 @@ class Attack(Frozen):
 
     @property
     def copies(self) -> int:
-        """Number of views of an image whose gradients are averaged: the larger number of both stages."""
+        """Number of views of an image whose gradients are averaged; with a first stage, the larger of both numbers."""
         return max(self.assembly.copies, 1 if self.first is None else self.first.copies)
 
     @property
     def others(self) -> int:
-        """The size of the pool of images that components mix in, in both stages."""
+        """The size of the pool of images that components mix in; with a first stage, the larger of both sizes."""
         return max(self.assembly.others, 0 if self.first is None else self.first.others)
 
     @property
     def reads_true_labels(self) -> bool:
-        """Whether the attack reads true labels for every goal, as admix, which mixes in images of other classes."""
+        """Whether the attack reads true labels for every goal, also for a targeted one.
+
+        Admix does, because it mixes in images of other classes.
+        """
         return self.assembly.reads_true_labels or (self.first is not None and self.first.reads_true_labels)
 
     @property
@@ -366,14 +375,15 @@ class Attack(Frozen):
 
     @property
     def scored_points(self) -> list[tuple[int, float | None]]:
-        """The (steps, budget) at which targets see an attack run's images; the finished attack is last."""
+        """The pairs (number of steps, budget length) at which targets see the images; the finished attack is last."""
         stops = [*self.checkpoints, *([] if self.steps in self.checkpoints else [self.steps])]
         return [(stop, level) for stop in stops for level in self.budget.levels]
 
     def gradients(self, steps: int, sources: int) -> int:
         """Return the number of gradients that one image takes on `sources` models in `steps` steps.
 
-        Gradients of a first stage count. The number is 0 for an attack of another library: workers count its gradients.
+        Gradients of a first stage count too. For an attack of another library the number is 0: workers count its
+        gradients.
         """
         first = 0 if self.first is None else self.first.gradients(self.first.steps, sources)
         return first + self.assembly.gradients(steps, sources)
@@ -399,7 +409,7 @@ def _with_external(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_stage(given: dict[str, Any]) -> Any:
-    """The keys of a first stage: those of a preset, with the budget of the whole attack unless it has its own."""
+    """The keys of a first stage, with those of its preset. A stage without a budget gets that of the whole attack."""
     first = given["first"]
     if isinstance(first, str):
         first = {"preset": first}
@@ -427,7 +437,8 @@ def _component(kind: str, given: str | Part) -> Component:
 class Search:
     """A search of the minimal RMSD: the first of `levels` at which an image loses its label, or gains the target label.
 
-    `key` keys the random numbers of rounding, with an image's id.
+    `labels` are the true labels for an untargeted goal, and the target labels for a targeted one; `images` are the ids.
+    `key`, together with an image's id, keys the random numbers of rounding.
     """
 
     levels: tuple[float, ...]

@@ -1,7 +1,7 @@
 """The components that specs can name: the project's own, those of installed packages, and those of a user's file.
 
-They are parts of attacks, and defences in front of targets. A package brings components by an entry point of the group
-`study.components`, which names a module: importing it registers its components.
+Components are parts of attacks, or defences in front of targets. A package provides components by an entry point of the
+group `study.components`. The entry point names a module; the import of this module registers its components.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUP = "study.components"
 _OWN = ("study.attacks.components", "study.defences.components")
 
 ALL_KINDS: Mapping[str, type[Component]] = {**KINDS, Defence.kind: Defence}
-"""The kinds of an attack's components, and that of defences."""
+"""The base classes of an attack's components, and of defences, by kind."""
 
 _registered: dict[tuple[str, str], type[Component]] = {}
 
@@ -29,9 +29,9 @@ _Class = TypeVar("_Class", bound=type[Component])
 
 
 def register(component: _Class) -> _Class:
-    """Make a component known by its kind and name; used as a decorator of its class.
+    """Register the class of a component by its kind and name. Can be used as a decorator of the class.
 
-    Raises ValueError if it has no kind or name of its own, or if another component has this name.
+    Raises ValueError if the class has no kind, does not define a name, or if another class has this kind and name.
     """
     kind, name = str(getattr(component, "kind", "")), component.__dict__.get("name")
     if kind not in ALL_KINDS or not issubclass(component, Component) or not isinstance(name, str):
@@ -41,13 +41,13 @@ def register(component: _Class) -> _Class:
         )
     known = _registered.get((kind, name))
     if known is not None and (known.__module__, known.__qualname__) != (component.__module__, component.__qualname__):
-        raise ValueError(f"{known.__module__}.{known.__qualname__} is the {kind} '{name}' already")
+        raise ValueError(f"the {kind} '{name}' exists already: {known.__module__}.{known.__qualname__}")
     _registered[kind, name] = component
     return component
 
 
 def unregister(component: type[Component]) -> None:
-    """Forget a component that `register` has made known."""
+    """Remove a component that `register` has added."""
     _registered.pop((component.kind, component.name), None)
 
 
@@ -77,7 +77,10 @@ def all_components() -> list[type[Component]]:
 
 
 def parameters_of(name: str, *, defence: bool = False) -> list[str]:
-    """The parameters of the part of an attack of this name, or of the defence; none if there is no such component."""
+    """Return the names of a component's parameters; an empty list if there is no such component.
+
+    `name` is the name of a component of attacks or, with `defence`, of a defence.
+    """
     kinds = (Defence.kind,) if defence else KINDS
     found = next((one for one in all_components() if one.name == name and one.kind in kinds), None)
     return [] if found is None else list(found.model_fields)

@@ -26,7 +26,7 @@ def resized(old: int, new: int, interpolation: Interpolation) -> NDArray[np.floa
 
 
 def taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """For each of `new` positions: the two of `old` positions that "bilinear" mixes, and the weight of the second."""
+    """Return, for each of `new` positions, the two old ones that "bilinear" mixes, and the weight of the second one."""
     centre = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(min=0)
     below = np.minimum(centre.astype(int), old - 1)
     return below, np.minimum(below + 1, old - 1), centre - below

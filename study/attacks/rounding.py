@@ -35,9 +35,10 @@ class PerturbationRay:
         self._above = np.concatenate([np.cumsum(np.square(self._length[order])[::-1])[::-1], [0.0]])
 
     def at(self, rmsd: float, *, beyond: bool = True) -> NDArray[np.uint8]:
-        """Return the image, `uint8` (C, H, W), with this RMSD up to the rounding of one pixel, or the farthest image.
+        """Return the image, `uint8` (C, H, W), with this RMSD up to the rounding of one pixel.
 
-        With `beyond=False` the RMSD never exceeds `rmsd`.
+        If no image on the ray has so large an RMSD, return the last image of the ray. With `beyond=False`, the RMSD
+        never exceeds `rmsd`.
         """
         wanted = rmsd**2 * self._limit.size
         exact = self._exact(wanted)

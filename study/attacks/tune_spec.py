@@ -1,4 +1,4 @@
-"""Hyper-parameters that a study tunes itself, on images that its tables do not use."""
+"""Hyperparameters of attacks that a study tunes itself, on images that its tables do not use."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Values = Annotated[tuple[Number, ...], Field(strict=False, min_length=2)]
 
 
 class Tune(Frozen):
-    """Choose numbers of an attack on other images than those of the study.
+    """Tune numeric parameters of an attack on images that the study does not use otherwise.
 
-    `over` has the candidate values of each number, by its key, such as `smoothing.sigma` or `views.ssa.sigma`; every
-    combination is tried. `images` is the number of images; they are drawn from the end of the study's image order. The
-    study chooses the combination with the highest mean black-box success over the attack's experiments; among equal
-    ones, the first.
+    `over` has the candidate values of each parameter, by its key, such as `smoothing.sigma` or `views.ssa.sigma`; every
+    combination is tried. `images` is the number of images for tuning, which are the last ones in the study's order of
+    images. The study chooses the combination with the highest mean black-box success over the attack's experiments. If
+    several combinations have the same success, it chooses the first.
     """
 
     over: Annotated[dict[str, Values], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""Replace numbers of an attack."""
+"""Replace numeric parameters of an attack."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from study.attacks.recipe import Attack
 
 
 def with_numbers(attack: Attack, numbers: Mapping[str, float]) -> Attack:
-    """Return the attack with other numbers, and without `tune`.
+    """Return the attack with the parameters in `numbers` replaced, and without `tune`.
 
-    A key names a number of the recipe, such as `momentum`, `smoothing.sigma` or, in a list, `views.ssa.sigma`. Raises
-    KeyError for a key that the recipe does not have, and pydantic's ValidationError for a value that it refuses.
+    A key names a parameter of the recipe, such as `momentum`, `smoothing.sigma` or, in a list, `views.ssa.sigma`.
+    Raises KeyError for a parameter that the recipe does not have, StopIteration for a component that a list does not
+    have, and pydantic's ValidationError for a value that the recipe refuses.
     """
     data = attack.model_dump(mode="json") | {"tune": None}
     if attack.step_size == attack.automatic_step_size:

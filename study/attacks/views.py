@@ -1,7 +1,7 @@
 """The views of one batch: every copy of an image that an attack's ordered list of views makes.
 
-The views follow each other: with v_1 and v_2 of 3 and 5 copies, an image has 15 copies, and each is v_2(v_1(image)).
-The random numbers of a copy depend on its own number, not on the number of copies in a pass.
+Each view is applied to the copies of the view before: with v_1 of 3 copies and v_2 of 5 copies, an image has 15 copies
+v_2(v_1(image)). The random numbers of a copy depend on its index, not on the number of copies in a pass.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Views:
         return self._wanted
 
     def make(self, image: Tensor, step: int, copy: int, gradient: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return copy number `copy` of `image`, float (N, C, H, W), at a step: differentiable, with the same shape.
+        """Return the copy with the index `copy` of `image`, float (N, C, H, W), at a step: differentiable, same shape.
 
-        `gradient(view)` is the gradient of the loss at a view, for views that ask for it.
+        `gradient(view)` returns the gradient of the loss at a view; some views call it.
         """
         device = str(image.device)
         for (view, later), purpose in zip(self._views, self._purposes, strict=True):
@@ -83,7 +83,7 @@ class Views:
 
 
 def own_streams(components: Sequence[Component]) -> list[str]:
-    """A name of random streams for each component. The second component of the same name gets the suffix `#2`."""
+    """Return a name of random streams for each component. A second component of the same name gets the suffix `#2`."""
     seen: Counter[str] = Counter()
     found = []
     for component in components:

@@ -21,10 +21,12 @@ from study.terminal.screen import counted
 def print_attacks(console: Console, name: str | None = None, more: str | None = None) -> None:
     """Print all presets, or all parts of preset `name`.
 
-    `more`: a second name on the command line, if any. Raises StudyError for it, and if there is no preset `name`.
+    `more`: a second name on the command line. Raises StudyError if `more` is given, or if there is no preset `name`.
     """
     if name == "check":
-        raise StudyError("no component to check is named", accepted="study attacks check <file>.py:<class>")
+        raise StudyError(
+            "`study attacks check` needs the component to check", accepted="study attacks check <file>.py:<class>"
+        )
     if more is not None:
         raise StudyError(
             f"`study attacks` prints one preset at a time, but got '{name}' and '{more}'",
@@ -48,7 +50,7 @@ def print_attacks(console: Console, name: str | None = None, more: str | None = 
     console.print(table)
     exactly(
         console,
-        "gradients: per image and source model, in all steps; forwards: forward passes beside them.\n"
+        "gradients: per image and source model, in all steps; forwards: forward passes without a gradient.\n"
         "`+` joins presets: mi+ti is mi with the parts of ti.\n"
         "In a spec: `attacks: {mine: {preset: mi+sgm, steps: 20}}`. All parts of a preset: `study attacks mi`",
     )
@@ -66,7 +68,7 @@ def _print_one(console: Console, name: str) -> None:
     if found.formula:
         exactly(console, f"{found.formula}")
     forwards = attack.forwards(attack.steps, 1)
-    beside = f", and {counted(forwards, 'forward pass', 'forward passes')} beside" if forwards else ""
+    beside = f", and {counted(forwards, 'forward pass', 'forward passes')} without a gradient" if forwards else ""
     cost = f"{counted(attack.gradients(attack.steps, 1), 'gradient')} per image and source model{beside}"
     console.print(cost, highlight=False)
 
@@ -95,7 +97,7 @@ def _without_none(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value of a recipe in words."""
+    """A value of a recipe as text."""
     if isinstance(value, dict):
         return "(" + ", ".join(f"{key} {shown(inner)}" for key, inner in value.items()) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if value is True else str(value)

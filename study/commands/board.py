@@ -42,7 +42,10 @@ def print_board(runs: Sequence[str], console: Console, *, to: Path | None, exper
 
 
 def _entries(runs: Sequence[str]) -> list[Entry]:
-    """The runs under their studies' names; runs of one study under those of their folders, or all of their paths."""
+    """Open the runs and give each run a unique name.
+
+    The names are those of the studies; if two are equal, those of the folders; if two are equal again, the paths.
+    """
     with integrity.reading(runs[0]):
         found = [(run, open_run(run)) for run in dict.fromkeys(runs)]
     choices = (
@@ -62,7 +65,9 @@ def _written(to: Path, entries: Sequence[Entry], tables: Sequence[BoardTable]) -
         ".tex": lambda: board_latex(tables),
     }
     if to.suffix and to.suffix not in _FORMATS:
-        raise StudyError(f"{to} has no format of a board", accepted=f"a folder, or a file with {', '.join(_FORMATS)}")
+        raise StudyError(
+            f"a board cannot have the format '{to.suffix}'", accepted=f"a folder, or a file with {', '.join(_FORMATS)}"
+        )
     files = {to.suffix: to} if to.suffix else {suffix: to / f"board{suffix}" for suffix in _FORMATS}
     for suffix, path in files.items():
         _write(path, contents[suffix]())
@@ -82,7 +87,7 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
         title=f"{table.experiment}, {table.goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold"
     )
     for head in ["#", *(["run"] if several else []), "attack", "sources"]:
-        # On a narrow terminal the numbers would leave no room for names.
+        # Without a minimum, the columns of numbers would leave no room for names on a narrow terminal.
         shown.add_column(head, min_width=1 if head == "#" else 8, overflow="fold")
     for head in ("mean, %", "95 %", "correct, %", "gradients", "RMSD", "SSIM", "front"):
         shown.add_column(head, justify="right", overflow="fold")
@@ -103,9 +108,9 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
 
 
 def print_card(run: str, console: Console, to: Path | None) -> None:
-    """Print the card of a run as Markdown, or write it to a file: HTML if its name ends so, else Markdown.
+    """Print the card of a run as Markdown, or write it to the file `to`: HTML for a name with .html, else Markdown.
 
-    Raises StudyError as `print_board` does.
+    Raises StudyError if the run is missing or damaged, or if the file cannot be written.
     """
     (entry,) = _entries([run])
     if to is None:

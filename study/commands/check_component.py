@@ -16,8 +16,9 @@ from study.terminal.prose import exactly
 def print_check(console: Console, reference: str, values: list[str] | None, networks: list[str] | None) -> int:
     """Check a component and print each finding. Returns 0 if the component passes, else 1.
 
-    `reference`: `<file>.py:<class>`, or a name. `values`: texts `parameter=value`. The user names the file, so it runs
-    without further permission. Raises StudyError if there is no such component or its parameters are wrong.
+    `reference`: `<file>.py:<class>`, or a name. `values`: texts `parameter=value`. The code in the file runs without
+    further permission, because the user has named the file. Raises StudyError if there is no such component or if its
+    parameters are wrong.
     """
     from study.attacks import conformance
 
@@ -38,7 +39,7 @@ def print_check(console: Console, reference: str, values: list[str] | None, netw
             exactly(console, f"  -      {finding.check}: not checked, {finding.skipped}")
         else:
             exactly(console, f"  ok     {finding.check}")
-    exactly(console, f"{faults} fault{'' if faults == 1 else 's'}" if faults else "it conforms")
+    exactly(console, f"{faults} fault{'' if faults == 1 else 's'}" if faults else "the component conforms")
     return 1 if faults else 0
 
 
@@ -65,6 +66,8 @@ def _parameters(values: list[str]) -> dict[str, object]:
     for one in values:
         key, equals, text = one.partition("=")
         if not equals:
-            raise StudyError(f"'{one}' sets nothing", where="--set", accepted="parameter=value, such as copies=4")
+            raise StudyError(
+                f"'{one}' gives no parameter a value", where="--set", accepted="parameter=value, such as copies=4"
+            )
         found[key] = yaml_document.as_written(text, f"--set {one}").data
     return found

@@ -92,10 +92,10 @@ def _print_paper(compared: pl.DataFrame, origin: Mapping[str, Any], console: Con
     for key, text in OTHER_IMAGES.items():
         if key in present:
             say(f"images of its table {key[1]}: {text}")
-    say(f"images of this run: {origin['images']['here']:,}, not the same as the paper's")
+    say(f"images of this run: {origin['images']['here']:,}, other images than the paper's")
     for name, one in origin["models"].items():
         say(f"weights of {name}: {one['weights']} ({str(one['digest'])[:8]})")
-    say("interval: 95 % (Wilson), of ours; off: ours - theirs; rank: Spearman's correlation of ours and theirs\n")
+    say("interval: 95 % (Wilson) of our number; off: ours - theirs; rank: Spearman's correlation of ours and theirs\n")
 
 
 def _cells(compared: pl.DataFrame, why: Sequence[str]) -> Table:

@@ -26,7 +26,7 @@ _SIDES = {"above": ">", "below": "<", "apart": "|x| >"}
 
 @dataclass(frozen=True)
 class FindingsOptions:
-    """The options of `study findings`: JSON, and a spec that replaces the run's own, with other findings."""
+    """The options of `study findings`: whether to print JSON, and a spec that replaces the run's own."""
 
     as_json: bool = False
     spec: Path | None = None
@@ -40,7 +40,7 @@ def print_findings(run: str, console: Console, options: FindingsOptions) -> None
         raise StudyError(
             f"{finished.spec.study} has no findings",
             accepted="`findings:` in the spec, each with `claim`, `source` and `check`",
-            todo="add findings to the spec and pass that file with --spec: this changes no row",
+            todo="add findings to the spec, and pass this file with --spec: no row changes",
         )
     found = evaluate(finished.rows, finished.spec, images=finished.selected, geometry=cosine_rows(run, finished.spec))
     if options.as_json:

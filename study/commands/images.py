@@ -1,8 +1,8 @@
 """`study images`: export the adversarial images that a run kept, as PNG files with a list of labels.
 
 The files have the names of the clean images, with `.png`. `labels.csv` has the columns `filename,label`, and
-`targeted_label` for targeted attacks. TransferAttack and other tools read this layout; in a spec, the keys `made` and
-`list` read it.
+`targeted_label` for targeted attacks. TransferAttack and other tools read this layout. A spec reads it with the
+keys `made` and `list`.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> 
         raise StudyError(
             f"the run did not keep all images of {len(lacking)} of {counted(len(selected), 'attack run')}, such as "
             f"{lacking[0].id}",
-            todo=f"leave out {never[0]}: such an attack has no images to keep"
+            todo=f"leave out {never[0]}: no run can keep the images of such an attack"
             if never
-            else "launch the study with --set run.keep_images=true: it crafts the missing images again",
+            else "launch the study with --set run.keep_images=true: the launch makes the missing images again",
             status=1,
         )
     found = []

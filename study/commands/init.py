@@ -22,23 +22,23 @@ from study.spec.other_names import unknown_preset
 from study.spec.spec_file import SpecFile
 
 Ask = Callable[[str, str], str]
-"""From a question and its default answer to the answer."""
+"""A function that takes a question and its default answer, and returns the answer."""
 
 Answer = TypeVar("Answer")
 
 SAMPLE = "foolbox"
 OWN = "preset"
-"""The answer that leaves each preset its own budget."""
+"""The answer that keeps the budget of each preset."""
 _SHOWN = 60
 _SAMPLES, _MOST_IMAGES = 20, 10**9
 
 
 @dataclass(frozen=True)
 class InitOptions:
-    """The options of `study init`. The terminal asks for each missing value; without a terminal, its default counts.
+    """The options of `study init`. The command asks for missing values; without a terminal, it uses defaults.
 
-    `epsilon` is a length in pixel values, such as `8` or `8/255`, for all attacks whose preset has one; `preset` leaves
-    each its own. `listing` is a CSV of files and labels in the folder `images`.
+    `epsilon` is a budget in pixel values, such as `8` or `8/255`, for all attacks whose preset has an epsilon; `preset`
+    keeps the budget of each preset. `listing` is a CSV of files and labels in the folder `images`.
     """
 
     study: str | None = None
@@ -56,7 +56,7 @@ _DEFAULTS = InitOptions("first", SAMPLE, 8, tuple(f"package:{name}" for name in 
 
 
 def write_spec(path: Path, options: InitOptions, say: Callable[[str], None], ask: Ask | None) -> None:
-    """Write a valid spec to `path`. With `ask`, a wrong answer is explained with `say`, and asked for again.
+    """Write a valid spec to `path`. With `ask`, `say` explains a wrong answer, and the question is asked again.
 
     Raises StudyError if the file exists or an option is invalid.
     """
@@ -95,12 +95,12 @@ class _Questions:
         self._name = name
 
     def complete(self, options: InitOptions) -> InitOptions:
-        """`options` with every missing value asked for, or set to its default; models as references.
+        """Return `options` with all values. A missing value is asked for, or set to its default; models are references.
 
         Raises StudyError for an option that is wrong.
         """
         known = replace(_DEFAULTS, study=self._answer("name of the study", options.study, "first", self._study))
-        question = "images: a folder with a subfolder for each label, FOLDER, LIST.csv, or foolbox for 20 samples"
+        question = "images: a folder with a subfolder for each label; or `FOLDER, LIST.csv`; or foolbox for 20 samples"
         # An option may name a folder of another machine.
         known, found = self._answer(
             question, options.images, SAMPLE, lambda answer: self._images(answer, known, typed=options.images is None)
@@ -144,7 +144,11 @@ class _Questions:
         return answer
 
     def _images(self, answer: str, known: InitOptions, *, typed: bool) -> tuple[InitOptions, int | None]:
-        """`known` with the images, and their number; None for a folder that is not here, unless it was `typed`."""
+        """Return `known` with the images, and their number.
+
+        If the folder is not on this machine, raise StudyError for an answer that was `typed`; otherwise the number is
+        None.
+        """
         if answer == SAMPLE:
             return replace(known, images=SAMPLE), _SAMPLES
         folder, listing = Path(answer).expanduser(), None
@@ -171,10 +175,10 @@ class _Questions:
                     f"no model has the short name '{one}'", where="--model", accepted=names(SHORT_NAMES, one)
                 )
         if not given:
-            raise StudyError("a study has a model", where="--model", accepted=names(SHORT_NAMES))
+            raise StudyError("a study needs at least one model", where="--model", accepted=names(SHORT_NAMES))
         references = tuple(f"package:{one}" if one in PACKAGES else one for one in given)
         file = self._resolved(replace(known, models=references))
-        # Names of a zoo are known to its library alone, which takes seconds to import.
+        # Only the library of a zoo knows the names of its models. Its import takes seconds.
         if self._ask is not None and any(":" in one for one in given):
             from study.models.check import check_models
 
@@ -210,7 +214,9 @@ def _attacks(answer: str) -> tuple[str, ...]:
         if presets.preset(one) is None:
             raise unknown_preset(one, where="--attack")
     if not given:
-        raise StudyError("a study has an attack", where="--attack", accepted="fgsm, mi; `study attacks` lists all")
+        raise StudyError(
+            "a study needs at least one attack", where="--attack", accepted="fgsm, mi; `study attacks` lists all"
+        )
     return given
 
 
@@ -269,7 +275,7 @@ def starter(options: InitOptions) -> str:
 
 
 def _keys(attack: str, epsilon: str | None) -> str:
-    """The keys of an attack: the budget, if its preset has an epsilon and another one is wanted."""
+    """The keys of an attack: the epsilon, if the preset has an epsilon and another value is wanted; else none."""
     return "{}" if epsilon is None or not _has_epsilon(attack) else f"{{epsilon: {epsilon}}}"
 
 

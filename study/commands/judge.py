@@ -1,4 +1,4 @@
-"""`study judge`: judge the sentences of a run again, without asking its chat services."""
+"""`study judge`: judge the stored answers of a run's chat services again, without asking the services."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from study.terminal.screen import counted
 
 
 def judge_run(run: str, file: SpecFile, output: Path, console: Console) -> None:
-    """Write the run at `run` to the folder `output`, judged as the spec of `file` says.
+    """Write the run at `run` to the new folder `output`, with its answers judged as the spec `file` says.
 
-    Raises StudyError if there is no run, another process holds it, or nothing in it can be judged so.
+    Raises StudyError if there is no run, if another process uses it, and as `rejudge` does.
     """
     folder = RunFolder(run)
     if not folder.begun:

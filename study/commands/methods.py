@@ -88,9 +88,10 @@ def versions(run: str) -> list[str]:
 
 
 def preset_of(name: str, attack: Attack) -> str | None:
-    """The preset that has the same parts as an attack, whatever its numbers; None if there is none.
+    """Return the preset that has the same parts as an attack, even if numbers differ; None if there is none.
 
-    The preset of the attack's own name comes first. Of several others, the one with the most equal numbers is returned.
+    A preset with the attack's own name comes first. Of several other presets, the result is the preset with the most
+    equal numbers.
     """
     wanted, numbers = _method(attack), dict(_leaves(attack.plain()))
     best: tuple[int, str] | None = None
@@ -159,7 +160,7 @@ def _models(finished: RunData) -> str:
 
 
 def _service(remote: Remote) -> str:
-    """A remote service in a few words: for one that talks, its model, its prompt and its judge."""
+    """Describe a remote service: for a chat service, its model, its prompt and its judge."""
     if remote.api == "labels":
         return "a remote service"
     judge = remote.judging
@@ -174,7 +175,7 @@ def _attack(name: str, attack: Attack) -> str:
     cited = f" ({'; '.join(papers)})" if papers else ""
     called = f"{name}{cited}" if found in (None, name) else f"{name} is {found}{cited}; it"
     if attack.precomputed is not None:
-        return f"The images of {name} were made elsewhere."
+        return f"The images of {name} were made outside this study."
     if attack.external is not None:
         return f"{called} is {attack.external.external} {attack.external.version or ''} with {_budget(attack)}."
     more = {key: value for key, value in parts(attack).items() if key not in _TOLD and value != _USUAL.get(key)}
@@ -252,7 +253,7 @@ def _numbers(spec: Spec) -> str:
     means = " Rates are means over seeds." if several else ""
     return (
         f"{said[0].upper()}{said[1:]}.{means} Intervals are Wilson's 95 % intervals, with each image counted once. "
-        "A target is white-box if it is one of the sources, grey-box if it has the network of one, and black-box "
+        "A target is white-box if it is one of the sources, grey-box if it has the network of a source, and black-box "
         "otherwise; means of transfer are over black-box targets."
     )
 

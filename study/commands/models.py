@@ -170,7 +170,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _kin(found: list[Inspected]) -> list[str]:
-    """A line for each family with several models: those that `targets: {not-family-of: sources}` keeps apart."""
+    """A line for each family with several models. `not-family-of: sources` keeps them apart as source and target."""
     families: dict[str, list[str]] = {}
     for one in found:
         if one.family is not None:

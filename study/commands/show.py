@@ -17,9 +17,10 @@ from study.terminal.prose import say
 
 @integrity.reads
 def print_run(run: str, console: Console, *, visible: bool = False, clean_correct: bool = False) -> None:
-    """Print the matrices of the run at `run`; if `visible`, how visible its images are instead.
+    """Print the matrices of the run at `run`; if `visible`, instead print success, cost and visibility of each attack.
 
-    With `clean_correct`, the rates over clean-correct images stand beside those over all.
+    With `clean_correct`, each rate over all images is followed by the rate over the images that the target classifies
+    correctly when clean.
 
     Raises StudyError if there is no run.
     """

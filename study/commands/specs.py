@@ -23,8 +23,8 @@ def print_specs(console: Console, name: str | None = None) -> None:
     console.print(table)
     exactly(
         console,
-        "needs: environment variables, explained at the top of the spec. A spec that needs none runs as it is, with\n"
-        "what the extra `demo` installs: study launch quickstart\n"
-        "Own copy: study specs quickstart > mine.yaml",
+        "needs: environment variables, explained at the top of the spec. A spec without needs runs at once with the\n"
+        "packages of the extra `demo`: study launch quickstart\n"
+        "To copy a spec: study specs quickstart > mine.yaml",
     )
     return None

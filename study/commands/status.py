@@ -79,9 +79,10 @@ class StatusOptions:
 def print_status(
     run: str, console: Console, options: StatusOptions, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Print the progress of the run at `run`; with `watch` repeatedly, until its launch ends or the reader has gone.
+    """Print the progress of the run at `run`.
 
-    Raises StudyError if there is no run.
+    With `watch`, print it again and again until the launch ends or no process reads the output. Raises StudyError if
+    there is no run.
     """
     folder = RunFolder(run)
     while True:
@@ -152,7 +153,7 @@ def _age(launch: dict[str, Any]) -> float:
 
 
 def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
-    """The number of finished units, which have all rows, and of all units, by experiment. Counted from the rows."""
+    """Count, from the rows, the finished units (units with all their rows) and all units of each experiment."""
     selection = resume.selected(folder)
     assert selection is not None, "a run that has begun has selected its images"
     digests = {name: model["digest"] for name, model in selection.models.items()}
@@ -200,7 +201,7 @@ def _state(found: dict[str, Any], done: int, units: int) -> str:
 
 
 def _phase(launch: dict[str, Any]) -> str:
-    """What a launch is at before its first unit, and after its last one."""
+    """The phase of a launch before its first unit or after its last unit, with a percentage if there are totals."""
     total, done = (sum(launch[key].values()) for key in ("totals", "done"))
     started = launch["phase"] in ("crafting", "finishing")
     return str(launch["phase"]) + ("" if started or not total else f", {100 * done // total} %")

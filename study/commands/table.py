@@ -40,7 +40,7 @@ def print_table(run: str, console: Console, options: TableOptions) -> None:
     write = FORMATS[options.format]
     if write is None and options.to is not None:
         raise StudyError(
-            "--to needs a format for files, and --format rich is for the terminal",
+            "--to needs a format for files, but --format rich is for the terminal",
             accepted="--format markdown, latex, siunitx, typst or csv with --to",
         )
     finished = open_run(run, options.spec)
@@ -83,7 +83,7 @@ def names_to_print(given: Iterable[str]) -> dict[str, str]:
 def _print(layout: Layout, console: Console) -> None:
     """Print a table with its notes.
 
-    If it is wider than the terminal, models get shorter names, with a legend. If it is still too wide, standard
+    If the table is wider than the terminal, models get shorter names, with a legend. If it is still too wide, standard
     deviations are left out.
     """
     wide, style = console.options.update(max_width=100_000), layout.style

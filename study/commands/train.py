@@ -15,7 +15,7 @@ from study.terminal import prose
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `study train`: the folder for weights, the networks, epochs, and the seed.
+    """The options of `study train`: the folder for weights, the networks, epochs, seed and threads.
 
     `adversarial` is the epsilon of the images to train on, in pixel values; None for the plain images.
     """

@@ -32,7 +32,14 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class ValidateOptions:
-    """The options of `study validate`: the number of images to decode at most, and the run folder, if one is named."""
+    """The options of `study validate`.
+
+    Attributes:
+        images: The largest number of images to decode.
+        allow_code: Whether Python code that the spec names may run.
+        as_json: Whether to print JSON.
+        output: The run folder that a launch would continue; None: `runs/<study>`.
+    """
 
     images: int = 1000
     allow_code: bool = False
@@ -43,7 +50,7 @@ class ValidateOptions:
 def print_validation(file: SpecFile, console: Console, options: ValidateOptions) -> None:
     """Print a summary of the spec. Raises StudyError for the first problem that would stop a launch.
 
-    Such a problem may be its run folder, which may belong to another spec.
+    A run folder that belongs to another spec is such a problem. If the run folder fits, its progress is printed too.
     """
     spec = file.spec
     states = {name: _model(file, name, model, options) for name, model in spec.models.items()}
@@ -92,7 +99,7 @@ def _print(file: SpecFile, report: dict[str, Any], console: Console, options: Va
         f"  {counted(report['attacks'], 'attack')}, {counted(len(report['experiments']), 'experiment')}: {tables}",
     )
     for name, total in report["requests"].items():
-        say(console, f"  {name} is sent up to {counted(total, 'request')}, without attempts after failures")
+        say(console, f"  {name} is sent up to {counted(total, 'request')}, not counting retries after failures")
     if report["download"]:
         say(console, f"  weights to download: {', '.join(report['download'])}: study fetch {file.document.name}")
     if report["run"]["standing"] is not None:
@@ -120,7 +127,7 @@ def _model(file: SpecFile, name: str, model: Model, options: ValidateOptions) ->
 
 
 def _used(spec: Spec) -> set[str]:
-    """The attacks that a launch runs: those of experiments and probes, and those that budgets are matched to."""
+    """The attacks that a launch runs: attacks of experiments and probes, and attacks to which budgets are matched."""
     wanted = [name for one in spec.experiments.values() for name in one.attacks]
     wanted += [name for probe in spec.geometry.values() for name in probe.attacks]
     used: set[str] = set()
@@ -141,7 +148,7 @@ def _candidates(file: SpecFile) -> list[Candidate]:
 
 
 def _read(file: SpecFile, found: list[Candidate]) -> tuple[int, dict[str, str]]:
-    """The number of decoded images, and why each of the others could not be decoded."""
+    """Return the number of decoded images, and for each other image the reason why it could not be decoded."""
     unreadable: dict[str, str] = {}
     for one in found:
         try:

@@ -1,4 +1,4 @@
-"""Defences: what stands in front of a target model, and changes finished images or lets the target vote."""
+"""Defences in front of a target model: they change finished images, or let the target vote on several versions."""
 
-# Attacks and defences share the registry of components, which imports both: attacks come first, whichever is asked for.
+# The registry of components imports attacks and defences. Attacks must be imported first.
 import study.attacks  # noqa: F401

@@ -1,4 +1,4 @@
-"""The conformance test of a defence: each image alone decides its result, whatever its batch and neighbours."""
+"""The conformance test of a defence: a result depends on the image alone, not on its batch or its neighbours."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from study.reproducibility import numerics
 from study.reproducibility.rng import Streams
 
 _IMAGES, _SIDE, _TOLERANCE = 4, 32, 1.0
-"""Images of a trial and their side, and pixel values by which passes of several sizes may round differently."""
+"""The number of test images, their side in pixels, and the largest difference in pixel values that rounding explains.
+Passes of different sizes may round differently."""
 
 
 def check(defence: Defence) -> Iterator[CheckResult]:
-    """Yield the finding of each check of a defence, tried on four small images."""
+    """Yield the result of each check of a defence on four small images."""
     numerics.fix(1)
     channels = defence.channels or 3
     pixels = np.random.default_rng(0).integers(0, 256, (_IMAGES, channels, _SIDE, _SIDE)).astype(np.uint8)
@@ -38,11 +39,11 @@ def check(defence: Defence) -> Iterator[CheckResult]:
         return
     yield CheckResult("it runs")
     right = whole.shape == (*pixels.shape[:2], _SIDE, _SIDE)
-    yield CheckResult("the size stays", fault="" if right else f"images of shape {tuple(whole.shape)} came back")
+    yield CheckResult("the shape stays", fault="" if right else f"it returns images of the shape {tuple(whole.shape)}")
     if not right:
         return
     finite = bool(whole.isfinite().all())
-    yield CheckResult("values are finite", fault="" if finite else "some are not")
+    yield CheckResult("values are finite", fault="" if finite else "some values are not finite")
     yield _same("the same images give the same result", run(pixels, list("abcd")), whole, 0.0)
     yield _same("neighbours change nothing", run(pixels[::-1].copy(), list("dcba")).flip(0), whole, _TOLERANCE)
     alone = torch.cat([run(pixels[at : at + 1], [name]) for at, name in enumerate("abcd")])
@@ -50,7 +51,7 @@ def check(defence: Defence) -> Iterator[CheckResult]:
 
 
 def _run(defence: Defence, network: torch.nn.Module | None, pixels: NDArray[np.uint8], ids: list[str]) -> Tensor:
-    """The changed images, or the first version of each for a vote."""
+    """The changed images; for a vote, the last version of each image."""
     context = DefenceContext(network, Streams(("check", "transform", 0), ids), defence.stream, "cpu")
     images = torch.from_numpy(pixels).float()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Diffusion purification: noise hides the perturbation, and a diffusion model removes both."""
+"""Diffusion purification: noise hides the perturbation, and a diffusion model removes noise and perturbation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class DiffusionPurifier(Purifier):
     """DiffPure (Nie et al. 2022, arXiv:2205.07460) with the sampler of DDPM (Ho et al. 2020, arXiv:2006.11239).
 
-    A base class: a user's class adds `network`, a DDPM that predicts the noise. The image in -1..1 gets the noise of
-    step `t`, and the model takes `t` steps back. `steps` is the length of the model's schedule, whose betas rise
-    linearly from `first` to `last`. DiffPure has t = 150 of 1,000 for ImageNet, and 100 for CIFAR-10.
+    A base class: a user's class adds `network`, a DDPM that predicts the noise. The image, scaled to -1..1, gets the
+    noise of step `t`, and the model removes it in `t` steps. `steps` is the length of the model's schedule, whose betas
+    rise linearly from `first` to `last`. DiffPure has t = 150 of 1,000 for ImageNet, and 100 for CIFAR-10.
     """
 
     weights: WeightsFile | None = None
@@ -29,9 +29,9 @@ class DiffusionPurifier(Purifier):
     last: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
     def noise(self, images: Tensor, step: Tensor, given: DefenceContext) -> Tensor:
-        """Return the noise that the network predicts in `images`, -1..1 with noise, at `step` (N,), from 0.
+        """Return the noise that the network predicts in `images`, which are -1..1 plus noise, at `step` (N,), from 0.
 
-        By default, the first channels of `network(images, step)`: some networks predict variances after them.
+        By default, it is the first channels of `network(images, step)`; in some networks, predicted variances follow.
         """
         assert given.network is not None, "a user's class has a network"
         found: Tensor = given.network(images, step)[:, : images.shape[1]]

@@ -31,9 +31,9 @@ def _level(inputs: int, outputs: int, layers: int, stride: int = 1) -> nn.Sequen
 
 
 class Denoiser(nn.Module):
-    """Five levels down, each but the first with half the size, and four up, with a connection at each size.
+    """Five levels down, of which all but the first halve the size, and four up, with a skip connection at each size.
 
-    Its output is added to the image. Sizes are doubled bilinearly with corners aligned, as PyTorch did in 2017.
+    The output is added to the image. Sizes are doubled bilinearly with corners aligned, as PyTorch did in 2017.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
-"""Defences as components: what each is asked, what it is given, and what it answers.
+"""The kinds of defences: base classes with the methods that a defence defines, and the arguments of these methods.
 
-A defence stands in front of a target as a stage of its `transform`. It is registered as a component of an attack is,
-and may lie in a user's own file. Tensors of images are float32 (N, C, H, W), in pixel values 0..255, on the target's
-device. Every defence acts on each image of a batch alone, and draws random numbers from `draws` only, which are keyed
-by image: an image's result must not depend on its neighbours, nor on the size of a batch.
+A defence stands in front of a target as a stage of its `transform`. It is registered like a component of an attack, and
+may be defined in a user's own file. Tensors of images are float32 (N, C, H, W), in pixel values 0..255, on the target's
+device. Every defence acts on each image of a batch alone, and draws random numbers only from `draws`, which keys them
+by image: an image's result must not depend on its neighbours or on the size of the batch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     from study.reproducibility.rng import Streams
 
 WeightsFile = Annotated[str, Field(pattern=r"^file:.+")]
-"""`file:<path>`: a state dict, .safetensors or torch."""
+"""`file:<path>`: a file with a state dict, in the format of safetensors or torch."""
 
 
 @dataclass(frozen=True)
 class DefenceContext:
-    """What a defence is given beside the images of one pass.
+    """What a defence gets in addition to the images of one pass.
 
-    `network` is its own network in eval mode, on the device of the images; None for a defence without one.
+    `network` is the network of the defence in eval mode, on the device of the images; None for a defence without a
+    network. `name` is the name of the defence's random streams.
     """
 
     network: nn.Module | None
@@ -42,16 +43,16 @@ class DefenceContext:
     device: str
 
     def draws(self, number: int = 0) -> Draws:
-        """The draws of each image; `number` tells several draws apart, such as the steps of a sampler."""
+        """The draws of each image; `number` distinguishes several draws, such as the steps of a sampler."""
         return StepDraws(self.streams, self.name, self.device, 0, number)
 
 
 class Defence(Component):
-    """A change of finished images in front of a target, or a rule that makes one prediction of several."""
+    """A change of finished images in front of a target, or a rule that combines several predictions into one."""
 
     kind: ClassVar[str] = "defence"
     channels: ClassVar[int | None] = None
-    """The channels that images must have, 1 or 3; None for any."""
+    """The number of channels that images must have, 1 or 3; None for any number."""
 
     def network(self) -> nn.Module | None:
         """Build the network of the defence, without weights from a file; None if it has no network."""
@@ -59,12 +60,12 @@ class Defence(Component):
 
     @property
     def weights_file(self) -> Path | None:
-        """The file of the network's weights: the parameter `weights`, `file:<path>`; None if there is none."""
+        """The path in the parameter `weights`, `file:<path>`, of the network's weights; None without this parameter."""
         given = getattr(self, "weights", None)
         return None if given is None else Path(str(given).removeprefix("file:"))
 
     def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of the weights file that belong to `network`, under the names that it gives them.
+        """Return the tensors of the weights file that belong to `network`, under their names in `network`.
 
         Prefixes that all names share, such as `module.`, are removed afterwards.
         """
@@ -72,7 +73,7 @@ class Defence(Component):
 
 
 class Purifier(Defence):
-    """A defence that changes each image, and leaves its size."""
+    """A defence that changes each image, but not its size."""
 
     def purified(self, images: Tensor, given: DefenceContext) -> Tensor:
         """Return the changed images; they are clipped to 0..255 and rounded to `uint8`."""
@@ -80,9 +81,9 @@ class Purifier(Defence):
 
 
 class Vote(Defence):
-    """A defence that shows the target several versions of each image, and makes one prediction of the answers.
+    """A defence that shows the target several versions of each image, and combines the answers into one prediction.
 
-    The versions are float images: they are neither clipped nor rounded. It is the last stage of a transform.
+    The versions are float images: they are neither clipped nor rounded. A vote must be the last stage of a transform.
     """
 
     @property
@@ -95,6 +96,8 @@ class Vote(Defence):
         raise NotImplementedError
 
     def abstains(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return for each image whether the target gives no answer; `counts` (N, labels) are the votes. By default,
-        the label with the most votes is the answer."""
+        """Return, for each image, whether the target abstains; `counts` (N, labels) are the votes.
+
+        By default, the target never abstains: the label with the most votes is the answer.
+        """
         return np.zeros(len(counts), dtype=np.bool_)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 _WIDTH, _GROWTH = 64, 32
 _SCALE = 0.2
-"""What a residual branch is multiplied by, as in ESRGAN."""
+"""The factor of a residual branch, as in ESRGAN."""
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
@@ -19,7 +19,7 @@ def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class _DenseBlock(nn.Module):
-    """Five convolutions, each on all that came before it in the block."""
+    """Five convolutions. Each reads the block's input and the outputs of all convolutions before it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The stages in front of one target, loaded: they change finished images, and a vote makes the prediction."""
+"""The loaded stages in front of one target: they change finished images; a vote, as the last one, makes predictions."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Images = NDArray[np.uint8] | Tensor
 
 @dataclass(frozen=True)
 class Shown:
-    """Images for one target: V versions, one after the other, of the images with these `ids`.
+    """Images for one target. `pixels` has V versions, one after the other, of the images with these `ids`.
 
-    `key` and an image's id seed its draws: all versions of an image, clean or adversarial, get the same ones.
+    `key` and an image's id key the random draws: all versions of an image, clean or adversarial, get the same draws.
     """
 
     pixels: Images
@@ -51,7 +51,7 @@ class Shown:
 @dataclass(frozen=True)
 class _Component:
     index: int
-    """Its place in the whole transform, which its draws depend on."""
+    """The index of the stage in the whole transform. Its random draws depend on the index."""
     defence: Defence
     network: nn.Module | None
 
@@ -59,7 +59,8 @@ class _Component:
 class Stages:
     """The stages of one transform, with their networks on `device`.
 
-    Raises StudyError if a file of weights is missing or does not fit, or if a user's class is not loaded.
+    Raises StudyError if a file of weights is missing or does not fit, if a user's class is not loaded, or if a vote is
+    not the last stage.
     """
 
     def __init__(self, transforms: Transforms, device: str) -> None:
@@ -73,7 +74,7 @@ class Stages:
         votes = [index for index, one in self._components.items() if isinstance(one.defence, Vote)]
         if votes and votes != [len(self._stages) - 1]:
             raise StudyError(
-                f"'{self._stages[votes[0]][0]}' makes the target vote, and is not the last stage",
+                f"'{self._stages[votes[0]][0]}' lets the target vote, but is not the last stage",
                 accepted="one vote, as the last stage of a transform",
                 todo="write it last",
             )
@@ -102,9 +103,9 @@ class Stages:
         whole: bool = False,
         name: str = "the model",
     ) -> Prediction:
-        """The prediction of `model` behind the stages, as `study.models.predict.predict` makes it.
+        """Return the prediction of `model` for the images after all stages, as `study.models.predict.predict` does.
 
-        With a vote, `top5_prob` and `whole` are shares of votes, and `abstained` is set.
+        With a vote, the probabilities in `top5_prob` and `whole` are shares of votes, and `abstained` is set.
         """
         pixels = self.changed(shown, batch, name)
         if self._vote is None:
@@ -116,7 +117,7 @@ class Stages:
         return ballot.predict(pixels, shown, batch, whole=whole)
 
     def changed(self, shown: Shown, batch: int, name: str = "the model") -> Images:
-        """The images after all stages that change them."""
+        """Return the images after all stages but a vote."""
         pixels, rows = shown.pixels, shown.rows
         for component, places in groupby(range(len(self._stages)), key=self._components.get):
             if component is not None:
@@ -158,8 +159,8 @@ class Stages:
             made = one.defence.purified(images, _context(one, key, ids, self._device))  # type: ignore[attr-defined]
             if made.shape != images.shape:
                 raise StudyError(
-                    f"{type(one.defence).__name__} makes images of the shape {tuple(made.shape)} of such of the shape "
-                    f"{tuple(images.shape)}",
+                    f"{type(one.defence).__name__} turns images of the shape {tuple(images.shape)} into images of the "
+                    f"shape {tuple(made.shape)}",
                     accepted="the same shape",
                 )
             finite = made.isfinite().flatten(1).all(1)
@@ -179,7 +180,7 @@ class _Ballot:
         rows, size, start = shown.rows, numerics.pass_size(batch, self._device), 0
         counts = np.zeros((len(pixels), self._model.labels), dtype=np.int64)
         while start < len(pixels):
-            # As many images at once as one pass holds: their versions fill whole passes.
+            # Take as many images as one pass holds, so that their versions fill whole passes.
             part, ids = pixels[start : start + size], rows[start : start + size]
             found = attempt(functools.partial(self._votes, part, ids, shown.key, size))
             if isinstance(found, OutOfMemory):
@@ -199,7 +200,7 @@ class _Ballot:
     def _votes(
         self, part: Images, ids: Sequence[str], key: Sequence[object], size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The label of each version of each image, -1 where it is not finite, and the row of the image."""
+        """The label of each version of each image, -1 if its logits are not finite, and the row of the image."""
         images = _filled(part, len(ids), self._device)
         found = [
             Download(answers(self._model, one, self._device, self._precision))
@@ -270,7 +271,8 @@ def _loaded(index: int, part: Part, device: str) -> _Component:
 def check_files(transforms: Transforms) -> None:
     """Compare names, shapes and types of the tensors in the files of the project's own defences with their networks.
 
-    A user's own class is not run; its files are read when it is. Raises StudyError for a missing file, or another one.
+    A user's own class does not run here; its weights are checked when it runs. Raises StudyError if a file is missing,
+    or if its tensors do not fit the network.
     """
     for name, value in transforms.stages:
         if not isinstance(value, Part) or name == PYTHON:

@@ -1,8 +1,8 @@
 """Transforms of finished images in front of a target: input defences, and common changes of image files.
 
-Every stage maps a `uint8` image to a `uint8` image, as if the image were saved between stages. There are no gradients.
-Stages of one number, such as JPEG, are computed here, on the host; defences with more to them are components
-(`study.defences.kinds`), and `study.defences.stages` runs both.
+Every stage maps a `uint8` image to a `uint8` image, as if the image were saved between stages. No gradient passes
+through a stage. Stages with a single number as parameter, such as JPEG, are computed here, on the host. Other defences
+are components (`study.defences.kinds`). `study.defences.stages` runs stages of both kinds.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def _json_schema(schema: dict[str, Any]) -> None:
 class Transforms(Frozen):
     """The stages of a spec's `transform`, in their order.
 
-    Written as a mapping in the order of its keys, or as a list of mappings with one key each, which may repeat a stage.
-    A stage is a defence (`smoothing`, `nrp`, `hgd`, `feature-distillation`; see Components), one in a user's own file
-    (`{python: "mine.py:Mine", strength: 3}`), which runs only with --allow-code, or one of these:
+    A spec writes them as a mapping, in the order of its keys, or as a list of mappings with one key each. A list may
+    repeat a stage. A stage is a defence (`smoothing`, `nrp`, `hgd`, `feature-distillation`; see Components), a defence
+    in a user's own file (`{python: "mine.py:Mine", strength: 3}`), which runs only with --allow-code, or one of these:
 
     - `jpeg`: quality 1 to 100; colour at half resolution (4:2:0), as Pillow saves it by default;
     - `bits`: 1 to 8 bits per channel: the nearest of 2^bits levels, spread evenly over 0..255;
@@ -96,13 +96,15 @@ class Transforms(Frozen):
         return tuple(value for _, value in self.stages if isinstance(value, Part))
 
     def identity(self) -> Any:
-        """What stands in a target's digest: the stages, without defaults of components and without places of files,
-        whose tensors are in the digest too."""
+        """Return what a target's digest contains: the stages, without defaults of components and paths of files.
+
+        The tensors in these files are in the digest too.
+        """
         found = [_identity(value) if isinstance(value, Part) else {name: value} for name, value in self.stages]
         return found[0] if len(found) == 1 else found
 
     def replaced(self, change: Callable[[Part], Part]) -> Transforms:
-        """The same stages with `change` of each part in a user's file."""
+        """Return the same stages, where `change(part)` replaces each part in a user's file."""
         stages = tuple(
             (name, change(value) if isinstance(value, Part) and value.python is not None else value)
             for name, value in self.stages
@@ -151,17 +153,17 @@ def _stage(name: Any, value: Any) -> Stage:
     number = isinstance(value, int if kind.whole else int | float) and not isinstance(value, bool)
     if not number or not kind.accepts(value):
         raise rejected(f"the transform '{name}' cannot have the value {value!r:.60}", kind.accepted)
-    # A rotation by -0.0 is one by 0.0, also in digests.
+    # The addition turns -0.0 into 0.0, so that both have the same digest.
     return name, value if kind.whole else float(value) + 0.0
 
 
 def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object]], threads: int = 1) -> Pixels:
     """Transform finished images (N, C, H, W), C = 1 or 3, N at least 1, into images (N, C, H', W'), both `uint8`.
 
-    All stages are plain ones, without components. `keys` determine the random draws: a result depends on the image and
-    its key, not on its batch, nor on the number of `threads` that work on the images. Draws, noise, blur and bits are
-    exact and equal on every machine; JPEG, rotation and resizing depend on Pillow. Raises StudyError if
-    `resize-pad` would have to shrink an image.
+    No stage may be a component. `keys`, one for each image, determine the random draws: a result depends on the image
+    and its key, not on its batch or on the number of `threads`. Draws, noise, blur and bits are exact and equal on
+    every machine; JPEG, rotation and resizing depend on Pillow. Raises StudyError if `resize-pad` would have to shrink
+    an image.
     """
     plain = [(index, name, value) for index, (name, value) in enumerate(transforms.stages)]
     return apply_plain(plain, pixels, keys, threads)
@@ -173,7 +175,10 @@ def apply_plain(
     keys: Sequence[Sequence[object]],
     threads: int = 1,
 ) -> Pixels:
-    """Like `apply`, for some stages, each with its place in the whole transform, which its draws depend on."""
+    """Apply some stages of a transform, as `apply` does.
+
+    A stage is given by its index in the whole transform, its name and its value. Random draws depend on the index.
+    """
     assert pixels.dtype == np.uint8, "finished images are uint8"
     assert pixels.shape[1] in (1, 3), "finished images are grey or RGB"
 
@@ -200,7 +205,7 @@ def transformed(
 
 
 def side_after(transforms: Transforms, side: int) -> int:
-    """The final side of a square image in pixels. Raises StudyError if `resize-pad` would have to shrink it."""
+    """Return the final side of a square image in pixels. Raises StudyError if `resize-pad` would shrink it."""
     for name, value in transforms.stages:
         if isinstance(value, Part):
             continue
@@ -212,7 +217,7 @@ def side_after(transforms: Transforms, side: int) -> int:
 
 
 def summary(transforms: Transforms) -> str:
-    """The stages as a short text for tables: `jpeg 75, blur 1`."""
+    """Return the stages as a short text for tables: `jpeg 75, blur 1`."""
     return ", ".join(
         _summary(value) if isinstance(value, Part) else f"{name} {value:g}" for name, value in transforms.stages
     )

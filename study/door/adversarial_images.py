@@ -21,16 +21,18 @@ from study.terminal.screen import counted
 
 @dataclass(frozen=True, eq=False)
 class AdversarialImages:
-    """The images of one attack run at one point, sorted by id. S is the size of the study's images, C their channels.
+    """The images of one attack run at one point (a number of steps and a budget), sorted by id.
+
+    In the shapes, N is the number of images, C their number of channels, and S their height and width in pixels.
 
     Attributes:
         pixels: The adversarial images, `uint8` (N, C, S, S).
-        clean: The clean images, likewise.
+        clean: The clean images, `uint8` (N, C, S, S).
         ids: The ids of the clean images, as in the column `image` of the rows.
         labels: The true labels, `int64` (N,).
         target_labels: The target labels, `int64` (N,); None for an untargeted goal.
         craft: The id of the attack run.
-        sources: Its source models.
+        sources: The names of its source models.
         steps: The number of steps after which the images were kept.
         attack: The name of its attack.
         goal: Its goal.
@@ -59,7 +61,7 @@ class AdversarialImages:
 
 
 def read_images(folder: RunFolder, data: RunData, rows: pl.LazyFrame, option: Option) -> AdversarialImages:
-    """Read the images of one option of the run. Images without rows are left out.
+    """Read the images of `option`: one attack run at one point. Images without rows are left out.
 
     Raises StudyError if the run has no rows of the option or did not keep its images, or if a clean image is missing or
     has changed.
@@ -121,12 +123,12 @@ def read_images(folder: RunFolder, data: RunData, rows: pl.LazyFrame, option: Op
 
 
 def _not_kept(craft: str, lacking: Sequence[str], selected: Sequence[Selected]) -> StudyError:
-    what = f"{counted(len(lacking), 'image')} of {len(selected):,} of {craft}"
+    what = f"{len(lacking):,} of {counted(len(selected), 'image')} of {craft}"
     return StudyError(
         f"the run did not keep the images of {craft}"
         if len(lacking) == len(selected)
         else f"the run did not keep {what}, e.g. {lacking[0]}",
         accepted="runs whose spec has `run: {keep_images: true}`",
-        todo="launch the study again with that key: it makes the missing images again, and no row changes",
+        todo="launch the study again with this key: the launch computes the missing images again and changes no row",
         status=1,
     )

@@ -37,7 +37,7 @@ class Recipe:
         self.attack = attack
 
     def describe(self) -> str:
-        """Return all numbers of the attack as YAML, with the keys of a spec, and its cost in gradients."""
+        """Return the parameters of the attack as YAML, with the keys of a spec, and its cost in gradients."""
         kept = {key: value for key, value in self.attack.model_dump(mode="json").items() if value not in _OFF}
         if isinstance(kept.get("budget"), dict):
             kept["budget"] = {key: value for key, value in kept["budget"].items() if value is not None}
@@ -58,7 +58,9 @@ class Recipe:
         batch: int = 8,
         precision: Asked = "auto",
     ) -> _Given:
-        """Attack images; return adversarial images of the same kind, within the budget as 8-bit images.
+        """Attack images, and return adversarial images of the same type, dtype and range.
+
+        The adversarial images are 8-bit images within the budget, converted back to the type of `images`.
 
         Args:
             model: A torch module in eval mode, or a list of modules (an ensemble). It gets images in 0..1, normalised
@@ -66,16 +68,17 @@ class Recipe:
             images: (N, C, H, W): `uint8`, floats in 0..1, or, with `mean` and `std`, normalised floats. Floats between
                 8-bit values are first rounded to the nearest 8-bit value.
             labels: The true labels (N,); target labels if the goal is `targeted`.
-            goal: `untargeted` (leave the label) or `targeted` (reach it).
+            goal: `untargeted` (the model shall not predict the true label) or `targeted` (it shall predict the target
+                label).
             mean: The mean of each channel that the model expects; None if it expects images in 0..1.
             std: The standard deviation of each channel that the model expects; None if it expects images in 0..1.
             seed: The seed of all random numbers. They depend only on seed and image, not on the other images or order.
-            batch: Images in one pass.
+            batch: Number of images in one pass.
             precision: The precision of the models' passes: float32, tf32 or bfloat16; `auto` is tf32 on a GPU and
                 float32 elsewhere.
 
-        Raises StudyError for images, labels or models that do not fit, with what is accepted, and for attacks that need
-        a whole study: budgets matched to another attack, and searches of the minimal RMSD.
+        Raises StudyError, with what is accepted, for images, labels or models that do not fit, and for a budget in
+        gradients that allows no step.
         """
         from study.attacks import door_images
 
@@ -150,7 +153,8 @@ def attack(recipe: str | Mapping[str, Any], /, **changed: Any) -> Recipe:
     `recipe` is the name of a preset (`"mi"`), presets joined by `+` (`"mi+di"`), or the keys of an attack of a spec.
     `changed`: keys that replace those of the preset: `study.attack("mi+di", epsilon=8, steps=20)`. All lengths are in
     pixel values, 0..255. Raises StudyError for an unknown preset or key, for keys that do not fit together, and for an
-    attack that needs a whole study.
+    attack that needs a whole study: its budget is matched to another attack or is searched for each target, or its
+    images are precomputed.
     """
     if isinstance(recipe, str):
         name, keys = _checked(recipe), presets.keys_of(recipe, changed)

@@ -1,4 +1,4 @@
-"""Chooses among the attacks, goals, seeds and points of a run, because a number of a matrix never mixes several."""
+"""Chooses one attack, goal, seed and point of a run, so that no number of a matrix mixes several of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLURALS = {
 
 
 class Option(NamedTuple):
-    """An attack run at one point. `sources` are joined by `+`; `budget` is None if the attack has none."""
+    """An attack run at one point (steps and budget). `sources` are joined by `+`; `budget` is None without a budget."""
 
     attack: str
     sources: str
@@ -50,11 +50,12 @@ def options_of(spec: Spec, experiments: Sequence[str]) -> list[Option]:
 def chosen(
     options: Sequence[Option], asked: Mapping[str, object], *, of: str, call: str, mean: bool = False
 ) -> list[Option]:
-    """Return the options that match `asked`: the wanted value of each field, or None for a field without a choice.
+    """Return the options that match `asked`, which has the wanted value of each field, or None if any value will do.
 
-    The result has a single value in each field of `asked`; only with `mean`, if the seed is `MEAN`, it has several
-    seeds. `of` and `call` are for messages: the owner of the options, and the method that was called. Raises
-    StudyError, with the possible choices, if no option matches or several choices are left.
+    In the result, each field of `asked` has a single value; steps and budget have a single value for each attack. Only
+    if `mean` is true and the seed is `MEAN`, the result has several seeds. `of` and `call` are for messages: the owner
+    of the options, and the method that was called. Raises StudyError, with the possible choices, if no option matches
+    or if several choices are left.
     """
     left = list(options)
     for field, value in asked.items():

@@ -23,7 +23,7 @@ from study.storage.run_folder import RunFolder
 
 _ROW_ORDER = ("craft", "steps", "budget", "target", "image")
 _COUNTS = ("sources", "seeds", "images")
-"""The columns of a matrix before those of its targets."""
+"""The columns of a matrix that come before the columns of its targets."""
 
 
 class Run:
@@ -104,9 +104,10 @@ class Run:
         An argument is optional if the experiment has a single value for it. Values are never mixed: if the experiment
         has several attacks, goals, budgets, numbers of steps or seeds and none is chosen, StudyError lists the choices.
 
-        Columns: `sources` (names joined by `+`); `seeds` and `images` (`uint32`): the numbers of seeds and of clean
-        images of the rates in this row, the smallest over all targets; then a `float64` in 0..1 for each target, null
-        if the run has no rows or `relation` leaves the rate out. The numbers equal those of `study show`.
+        Columns: `sources` (names joined by `+`), then `seeds` and `images` (`uint32`), then one column for each target
+        (`float64`). `seeds` and `images` are the numbers of seeds and of clean images of the rates in this row, the
+        smallest over all targets. A rate is in 0..1; it is null if the run has no rows for it or `relation` leaves it
+        out. The rates equal those of `study show`.
 
         Raises StudyError if the choice is not unique, or if the experiment is unknown or has no rows yet.
         """
@@ -142,7 +143,7 @@ class Run:
         clash = [name for name in targets if name in _COUNTS]
         if clash:
             raise StudyError(
-                f"a target is named '{clash[0]}', like a column of the matrix",
+                f"a target has the name '{clash[0]}', which another column of the matrix has",
                 todo="use study.analysis.success_rates(run.scan())",
             )
         found = []
@@ -156,7 +157,7 @@ class Run:
             found.append({"sources": row.sources, **counts, **dict(zip(targets, shown, strict=True))})
         if not found:
             raise StudyError(
-                f"the run has no rows of these choices in experiment '{experiment}' yet",
+                f"the run has no rows for these choices in experiment '{experiment}' yet",
                 where=self.folder,
                 todo="launch the study",
                 status=1,
@@ -192,7 +193,7 @@ class Run:
 def load(run: str | os.PathLike[str]) -> Run:
     """Open a run folder, or s3://bucket/prefix, for reading, whether its study is complete or not.
 
-    Raises StudyError if there is no run, or it is damaged.
+    Raises StudyError if there is no run, or if the run is damaged.
     """
     address = os.fspath(run)
     with integrity.reading(address):

@@ -1,1 +1,1 @@
-"""What happens in a running study, as data: observers, the state of a run, repairs."""
+"""The events of a running study as data, the observers that receive them, the state of a run, and repairs."""

@@ -1,4 +1,4 @@
-"""What this process works at: the model that it loads, or the step of its attack. Only displays read it."""
+"""The activity of this process: the model that it loads, or the step of its attack. Only displays read the activity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 
 class Activity:
-    """The place of the present call in its work. Counting a step takes less than a microsecond.
+    """How far the running call of this process is. Counting a step takes less than a microsecond.
 
     Another thread may read `text` at any time.
     """
@@ -19,20 +19,20 @@ class Activity:
 
     @property
     def text(self) -> str:
-        """The place in words, such as `loading lite0` or `step 34 of 100`; empty if it is not known."""
+        """The activity in words, such as `loading lite0` or `step 34 of 100`; empty if it is not known."""
         if self._at:
             return self._at
         done, steps = self._done, self._steps
         return f"step {min(done, steps):,} of {steps:,}" if done else ""
 
     def begin(self) -> None:
-        """A call begins: forget the last one."""
+        """Begin a call: forget the activity of the last call."""
         self._at = ""
         self._steps = self._done = 0
 
     @contextlib.contextmanager
     def at(self, what: str) -> Iterator[None]:
-        """The block works at `what`, which takes the place of the steps."""
+        """A context in which `text` is `what` instead of the step."""
         self._at = what
         self._tell()
         try:
@@ -41,17 +41,17 @@ class Activity:
             self._at = ""
 
     def expect(self, steps: int) -> None:
-        """An attack will take so many more steps in this call."""
+        """Announce that an attack will take `steps` further steps in this call."""
         self._steps += steps
 
     def step(self) -> None:
-        """One step is done."""
+        """Count one step as done."""
         self._done += 1
         self._tell()
 
     @contextlib.contextmanager
     def heard(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Call `listener` at every change within the block, in the thread that makes it."""
+        """A context in which `listener` is called at every change, in the thread that makes the change."""
         before, self._listener = self._listener, listener
         try:
             yield
@@ -64,4 +64,4 @@ class Activity:
 
 
 here = Activity()
-"""Of this process."""
+"""The activity of this process."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """The plan is made, and the first unit is about to start.
+    """The plan is made, and the first unit (an attack run on one shard of the images) is about to start.
 
     Attributes:
         plan: The plan.
@@ -25,7 +25,7 @@ class Started:
         totals: Number of all units, by experiment.
         finished: Number of units that earlier launches finished, by experiment.
         left: Number of units that this launch has to do.
-        workers: Number of actors that craft and predict.
+        workers: Number of workers: actors that run attacks and predict.
         device: The device of the workers: `cpu` or `cuda:0`.
         backend: Name of the backend in messages.
     """
@@ -43,7 +43,7 @@ class Started:
 
 @dataclass(frozen=True)
 class UnitDone:
-    """All targets of a unit have answered or failed, and its `result` is with the writer.
+    """All targets of a unit have answered or failed, and the writer has the `result` of the unit.
 
     `seconds`: time of its attack on the worker, without loading; `gradients`: its number of image gradients.
     """
@@ -55,7 +55,7 @@ class UnitDone:
 
     @functools.cached_property
     def successes(self) -> dict[str, tuple[int, int]]:
-        """The numbers of hits and of images of the unit at the end of its attack, by target."""
+        """By target: the number of successful images of the finished attack, and the number of images of the unit."""
         from study.analysis.unit_successes import successes
 
         return successes(self.result)
@@ -63,7 +63,11 @@ class UnitDone:
 
 @dataclass(frozen=True)
 class UnitFailed:
-    """A unit failed, or one of its targets (`target`). `traceback` is for the log; None if no exception was raised."""
+    """A unit failed, or one target of a unit.
+
+    `target`: the target that failed; None if the whole unit failed. `traceback` is for the log; None if no exception
+    was raised.
+    """
 
     unit: Unit
     target: str | None
@@ -73,9 +77,18 @@ class UnitFailed:
 
 @dataclass(frozen=True)
 class SlotState:
-    """An actor: its models, the length of its queue, the first call in it, and its share of time at work (0..1).
+    """The state of an actor.
 
-    `activity` is the place in that call, such as `step 34 of 100`, as its process last told; empty if it is not known.
+    Attributes:
+        id: The number of the actor.
+        role: The role of the actor: `worker`, or `service <name>`.
+        up: Whether the actor has started.
+        holds: The models that the actor holds.
+        queued: Number of its calls, the running call included.
+        doing: The title of the running call; empty if the actor is idle.
+        busy_share: Share of its time in which calls ran, 0..1.
+        activity: How far the running call is, such as `step 34 of 100`, as the actor's process last reported; empty if
+            this is not known.
     """
 
     id: int
@@ -137,12 +150,13 @@ class Observer:
         """A message for the user."""
 
     def wait(self) -> None:
-        """The launch waits for machines or workers: called about once a second."""
+        """The launch waits, for example for machines or workers. Called about once a second during the wait."""
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
-        """Counted work begins. `totals`: number of all steps; `done`: number of finished steps.
+        """Counted work begins.
 
-        Both are by name: an experiment, or the clean pass.
+        `totals`: number of all steps. `done`: number of finished steps. The names in both mappings are experiments,
+        probes, or `clean pass`.
         """
 
     def advance(self, names: Iterable[str]) -> None:
@@ -155,7 +169,7 @@ class Observer:
         """The first unit is about to start."""
 
     def finished(self, event: UnitDone) -> None:
-        """A unit has rows."""
+        """All targets of a unit have answered or failed, and the unit has rows."""
 
     def failed(self, event: UnitFailed) -> None:
         """A unit, or one target of it, failed."""
@@ -171,9 +185,10 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes events to several observers. `first` is the terminal.
+    """Passes events to several observers, except repairs.
 
-    If another observer raises an error, it is removed, and this is reported as a repair.
+    `first` is the terminal. If one of `others` raises an error, this observer is removed, and its removal is reported
+    as a repair.
     """
 
     def __init__(self, first: Observer, others: Sequence[Observer]) -> None:

@@ -31,15 +31,15 @@ class Rates:
 
 @dataclass
 class Tally:
-    """Successes of one craft in this launch, at the end of its attack.
+    """Successes of one attack run in this launch, on the images of the finished attack.
 
     Attributes:
         sources: The source models, joined by `+`.
         attack: The attack.
         goal: The goal.
-        white: The names of its source models, which are white-box targets.
+        white: The names of the source models, which are white-box targets.
         images: Number of images crafted.
-        targets: Numbers of hits and of images, by target.
+        targets: By target, the number of successful images and the number of images.
     """
 
     sources: str
@@ -62,7 +62,7 @@ class _Mark:
 
 
 class RunState(Observer):
-    """The numbers of one launch. It receives events before the views do. Other threads must hold `lock` to read it."""
+    """The numbers of one launch. They change before the views get an event. Other threads read them under `lock`."""
 
     def __init__(self, study: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -173,12 +173,12 @@ class RunState(Observer):
 
     @property
     def last(self) -> list[Tally]:
-        """The crafts that finished units last, with the success of each target so far. The latest craft is first."""
+        """The attack runs that finished units last, with the successes so far on each target. The latest is first."""
         return list(reversed(self._rows.values()))
 
     @property
     def at_work(self) -> list[SlotState]:
-        """The actors that have told their place in the present call."""
+        """The actors that have reported how far they are in their running call."""
         return [slot for slot in (self.loop.slots if self.loop else ()) if slot.activity]
 
     @property
@@ -263,5 +263,5 @@ class RunState(Observer):
 
 
 def _work(gradients: int, targets: int) -> float:
-    """Cost of one image of a craft, in gradients."""
+    """Cost of one image of an attack run, in gradients."""
     return gradients + _FORWARD * targets

@@ -1,4 +1,4 @@
-"""Figures of probes as SVG and PNG, by matplotlib, in colours that are distinct for people with colour blindness."""
+"""Figures of probes as SVG, PNG and PDF, by matplotlib, in colours that colour-blind people can distinguish."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: Lab
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for part, figure in _DRAWN[probe.probe](probe, rows, labels):
-            # Lay out once for both formats: it takes longer than drawing.
+            # Lay out once for all formats, because layout takes longer than drawing.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
             for extension in _UNDATED:
@@ -121,7 +121,7 @@ def _planes(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
 
 
 def _borders(grid: NDArray[np.int32], axis: NDArray[np.float64]) -> list[list[tuple[float, float]]]:
-    """Lines between points with different labels: they also separate the dark grey regions."""
+    """Lines between points with different labels. They also separate regions that are both dark grey."""
     half = (axis[1] - axis[0]) / 2
     upright = [
         [(axis[column] + half, axis[row] - half), (axis[column] + half, axis[row] + half)]
@@ -191,7 +191,7 @@ def _matrix(means: pl.DataFrame) -> Figure:
 
 
 def _curves(means: pl.DataFrame, along: str, other: str, probe: Probe) -> Figure:
-    """A panel for each model with smoothed gradients; a line for each other model and each value of `other`."""
+    """A panel for each model with smoothed gradients; a line for each other model and value of `other` (first four)."""
     models = means["first"].unique(maintain_order=True).to_list()
     smoothed = means.filter(pl.col("copies").is_not_null())
     plain = {(first, second): value for first, second, value in means.filter(pl.col("copies").is_null())
@@ -248,7 +248,7 @@ def _lines(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
 
 
 def intervals(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """Draw a panel per model with a bar per image: light where the label is correct, blue where it is wrong."""
+    """Draw a panel per model with a bar per image: light where the prediction is correct, blue where it is wrong."""
     models = rows["model"].unique(maintain_order=True).to_list()
     images = rows["image"].unique().sort(descending=True).to_list()
     height = 0.9 + max(2, len(images)) * 0.24

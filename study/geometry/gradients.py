@@ -52,9 +52,9 @@ def gradients(
 ) -> list[NDArray[np.float32]]:
     """Return gradients (N, C, H, W) of the loss for one model at the clean images.
 
-    The list has one plain gradient or, with `smoothing` (numbers of copies, sigma), one gradient for each number of
-    copies. A small number of copies uses the first draws of a large number, so that one pass serves all numbers. Raises
-    StudyError, with the images' ids, if a gradient is not finite.
+    Without `smoothing`, the list has one item: the plain gradients. With `smoothing` (numbers of copies, sigma), it has
+    one item for each number of copies. A smaller number of copies uses the first noise draws of the largest number, so
+    that one pass serves all numbers. Raises StudyError, with the images' ids, if a gradient is not finite.
     """
     counts, sigma = smoothing or ((1,), None)
     # One call takes the mean over `piece` copies; every number of copies is a multiple of `piece`.

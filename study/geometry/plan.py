@@ -44,7 +44,7 @@ class ProbeTask:
 
 @dataclass(frozen=True)
 class ProbeUnit:
-    """One probe of `models` on the images of `shard`. A worker needs the models in `holds`, sources included."""
+    """One probe of `models` on the images of `shard`. A worker must hold the models in `holds`, sources included."""
 
     id: str
     name: str
@@ -75,7 +75,7 @@ class GeometryPlan:
         self._chosen = {name: self._images_of(name, probe) for name, probe in spec.geometry.items()}
 
     def units(self, done: Mapping[str, Collection[str]] | None = None) -> Iterator[ProbeUnit]:
-        """Yield every unit whose id is not in `done`: it has the ids of finished units by the name of their probe."""
+        """Yield every unit that is not in `done`, which maps the name of a probe to the ids of its finished units."""
         for name in self.spec.geometry:
             for models in self.sets(name):
                 yield from self.units_of(name, models, done)
@@ -89,7 +89,7 @@ class GeometryPlan:
     def units_of(
         self, name: str, models: tuple[str, ...], done: Mapping[str, Collection[str]] | None = None
     ) -> Iterator[ProbeUnit]:
-        """Yield the units of probe `name` for one set of models that are not in `done`. All need the same models."""
+        """Yield the units of probe `name` on `models` that are not in `done`. All these units need the same models."""
         finished = (done or {}).get(name, ())
         for shard in self.shards:
             images = tuple(one for one in shard.images if one.image in self._chosen[name])
@@ -128,7 +128,7 @@ class GeometryPlan:
         if isinstance(probe.images, int):
             if probe.images > len(selected):
                 raise StudyError(
-                    f"the probe needs {probe.images} images, and {len(selected)} are selected",
+                    f"the probe needs {probe.images} images, but the study selects only {len(selected)}",
                     where=f"geometry.{name}.images",
                     accepted=f"1 to {len(selected)}, all, or a list of ids",
                 )

@@ -1,6 +1,6 @@
 """Logits and labels of a model at points around an image, clipped to the pixel box but not rounded.
 
-A probe examines the model, not a file: with 8-bit rounding, a plane of a few pixel values would consist of steps.
+The points are not rounded to 8 bits: in a plane that spans few pixel values, many points would become the same image.
 """
 
 from __future__ import annotations

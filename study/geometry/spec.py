@@ -44,7 +44,8 @@ Loss = Literal["cross-entropy", "log(1-p)", "logit", "margin"]
 class Curve(Frozen):
     """Smoothed gradients (Wu et al. 2019, equation 6), for each number of `copies` with each `sigma` (pixel values).
 
-    `of: first` smooths only the gradient of a pair's first model, as in their figure 3a; `of: both` smooths both.
+    `of: first` smooths only the gradient of a pair's first model, as in their figure 3a; `of: both` smooths the
+    gradients of both models.
     """
 
     copies: OneOrMore[Copies] = (20,)
@@ -154,8 +155,8 @@ class Probe(Frozen):
 
     - `gradient-cosine`: the cosine between the gradients of every pair of models (Liu et al. 2017, table 33); with
       `smoothing`, also for each number of copies and each sigma (Wu et al. 2019, figure 3a);
-    - `regions`: the predicted label at every point of a plane, `points` by `points` from -`extent` to `extent` on both
-      axes (Liu et al., figures 3 to 5). `across` is made orthogonal to `along`. With `step: sign`, the signs of both
+    - `regions`: the predicted label at `points` x `points` points of a plane, from -`extent` to `extent` on both axes
+      (Liu et al., figures 3 to 5). `across` is made orthogonal to `along`. With `step: sign`, the signs of both
       directions are the axes (Wu et al., figure 9);
     - `linearity`: the logits of the true label and of the `labels` likeliest labels at `distances` along a line (Liu et
       al., figure 7);

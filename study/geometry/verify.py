@@ -1,4 +1,4 @@
-"""Verification of probes' rows: all parts are intact, and every unit has rows in exactly one part."""
+"""Verifies the rows of geometry probes: all Parquet parts are intact, and every unit has rows in exactly one part."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _read(path: StoragePath, kind: Kind, report: VerificationReport) -> list[str
     if rows is None:
         return None
     if rows.column_names != SCHEMAS[kind].names:
-        report.add("damaged", f"its columns are not those of a {json.dumps(kind)} probe", path, _MOVE)
+        report.add("damaged", f"the file's columns are not those of a {json.dumps(kind)} probe", path, _MOVE)
         return None
     units: list[str] = pl.DataFrame(rows.select(["unit"])).get_column("unit").unique().sort().to_list()
     return units

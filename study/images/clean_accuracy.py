@@ -1,7 +1,7 @@
 """Clean accuracy of models, and likely causes where it is no better than chance: labels, or the range of the input.
 
 The success rate of an attack means nothing for a target that misclassifies clean images, so every launch, table and
-report has these counts. They cover all images of the clean pass, before any selection.
+report shows the counts of correct predictions. They cover all images of the clean pass, before any selection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _CHANCE, _CLEAR = 0.05, 0.0005
 class Right:
     """Numbers of a model's correct predictions on `images` clean images.
 
-    `right` is the number with the given labels, `one_lower` and `one_higher` with all labels lowered or raised by 1.
+    `right` counts correct predictions with the given labels. `one_lower` and `one_higher` count the predictions that
+    would be correct if every label were 1 lower or 1 higher.
     """
 
     images: int = 0
@@ -50,7 +51,7 @@ class Right:
 
 
 def tally(answers: Iterable[tuple[int, Mapping[str, int | None]]]) -> dict[str, Right]:
-    """The counts by model. `answers` has, for each image, its label and the label that each model predicts."""
+    """Return the counts by model. `answers` has, for each image, its label and the label that each model predicts."""
     counts: dict[str, list[int]] = {}
     for label, said in answers:
         for name, one in said.items():
@@ -62,7 +63,7 @@ def tally(answers: Iterable[tuple[int, Mapping[str, int | None]]]) -> dict[str, 
 
 
 def recorded(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Right]:
-    """The counts in the records of models; records of earlier versions have none."""
+    """Return the counts in the records of models, by model. Records of earlier versions have no counts."""
     keys = {one.name for one in fields(Right)}
     return {
         name: Right(**counts)
@@ -86,7 +87,7 @@ def described(
 
 
 def of_selected(frame: pl.DataFrame) -> dict[str, Right]:
-    """The counts over the selected images in `images.parquet`. Services are left out: they predict no label."""
+    """Return the counts over the selected images in `images.parquet`, without services, which predict no label."""
     answer = pl.col("clean").struct
     top = answer.field("top5").list.first()
     if any(one.name == "abstained" for one in frame.schema["clean"].inner.fields):  # type: ignore[attr-defined]
@@ -109,7 +110,7 @@ def of_selected(frame: pl.DataFrame) -> dict[str, Right]:
 
 
 def told(found: Mapping[str, Right]) -> str:
-    """All counts in one line."""
+    """Return all counts in one line of text."""
     each = [
         f"{name} {one.right} of {one.images} ({100 * one.share:.0f} %)" for name, one in found.items() if one.images
     ]
@@ -117,7 +118,7 @@ def told(found: Mapping[str, Right]) -> str:
 
 
 def doubts(found: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]], labels: int) -> list[str]:
-    """A sentence for each model whose accuracy on at least eight images is no better than a guess among `labels`.
+    """Return a sentence for each model whose accuracy on eight images or more is no better than a guess among `labels`.
 
     The sentence names likely causes: shifted labels, if labels shifted by 1 fit clearly (p below 0.0005 for a guess),
     and the range of the input, if the model's mean does not fit this range. `models` are the records of the models.
@@ -143,7 +144,7 @@ def guesses(one: Right, labels: int) -> bool:
 def _shifted(one: Right, labels: int) -> list[str]:
     found = []
     for count, way, cause in (
-        (one.one_lower, "lower", "do the labels count from 1, and the label set from 0?"),
+        (one.one_lower, "lower", "do the labels of the images count from 1, but the label set from 0?"),
         (one.one_higher, "higher", "does the list of labels leave out a first class, such as a background?"),
     ):
         if count > one.right and _at_least(count, one.images, 1 / labels) < _CLEAR:

@@ -97,14 +97,14 @@ def decode(stored: Stored, channels: int) -> Image.Image:
 
 
 def array(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of a greyscale or RGB image as contiguous `uint8` (1 or 3, height, width)."""
+    """Return the pixels of a greyscale or RGB image as contiguous `uint8` (1 or 3, height, width)."""
     pixels = np.asarray(image)
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return np.array(planes, dtype=np.uint8, order="C")
 
 
 def digest(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 of the pixels of one image."""
+    """Return the SHA-256 of the pixels of one image, in hexadecimal."""
     return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 

@@ -15,8 +15,8 @@ SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 """Suffixes of image files, in lower case."""
 
 _KINDS = (
-    "folders named by labels, files named <WordNet id>_<anything>, or any files with `images: list:` or, for ILSVRC's "
-    "validation images, `images: truth:`"
+    "folders named by labels, files named <WordNet id>_<anything>, or any image files whose labels are in "
+    "`images: list:` or, for ILSVRC's validation images, in `images: truth:`"
 )
 _WORDNET_FILE = re.compile(r"(n\d{8})_")
 _VALIDATION_FILE = re.compile(r".*_\d{8}")
@@ -38,12 +38,12 @@ def is_image(path: Path) -> bool:
 
 
 def without_suffix(path: str) -> str:
-    """A path without the suffix of an image; other suffixes stay."""
+    """Return a path without its suffix if this is a suffix of images; other suffixes stay."""
     return os.path.splitext(path)[0] if Path(path).suffix.lower() in SUFFIXES else path
 
 
 def contents(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the image files in a folder, sorted by name, without hidden ones."""
+    """Return the folders and the image files in a folder, sorted by name. Hidden folders and files are left out."""
     must_be_folder(folder)
     folders, files = [], []
     with os.scandir(folder) as entries:
@@ -109,7 +109,7 @@ def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[s
     beyond = [name for name in numbers if int(name) >= len(labels)]
     if beyond:
         raise StudyError(
-            f"the folder {folder / beyond[0]} is not named by a label's number",
+            f"the name of the folder {folder / beyond[0]} is not the number of a label",
             accepted=labels.accepted,
             todo="subtract 1 if the numbers count from 1",
         )

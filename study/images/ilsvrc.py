@@ -14,7 +14,7 @@ from study.images.labels import LabelSet
 from study.images.location import FileImage, Listed
 
 _ALL = 50_000
-"""The number of validation images. A file with this many lines may label a part of them."""
+"""The number of validation images. A file with a line for each of them is accepted for a folder with some of them."""
 
 _NUMBER = re.compile(r".*_(\d{8})")
 _ACCEPTED = (
@@ -33,8 +33,8 @@ def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
     folders, files = contents(folder)
     if folders and not files:
         raise StudyError(
-            f"the folder {folder} has folders, such as {folders[0].name}, and no images",
-            accepted="with `images: truth:`, the validation images themselves",
+            f"the folder {folder} has folders, such as {folders[0].name}, but no images",
+            accepted="a folder with the validation images themselves, because `images: truth:` is given",
             todo="remove `images: truth:` if the folders are named by labels",
         )
     images: dict[int, Path] = {}
@@ -53,10 +53,11 @@ def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
     truth = _labels(file, labels)
     beyond = next((number for number in images if number not in truth), None)
     if not images or beyond is not None or len(truth) not in (_ALL, len(images)):
-        missing = f", none of them for {images[beyond].name}" if beyond is not None else ""
+        missing = f" (no label for {images[beyond].name})" if beyond is not None else ""
         raise StudyError(
-            f"{file} has labels of {len(truth)} images{missing}, and {folder} has {len(images)} images",
-            accepted=f"a line for each of the images, or the {_ALL} lines for all of ILSVRC's validation images",
+            f"{file} has labels of {len(truth)} images{missing}, but {folder} has {len(images)} images",
+            accepted=f"a file with one line for each image in the folder, or with {_ALL} lines for all of ILSVRC's "
+            "validation images",
             todo="correct `images: truth:` or `images: folder:`",
         )
     return [Listed(path.name, FileImage(path), truth[number]) for number, path in images.items()]

@@ -31,10 +31,10 @@ _TARGETS: dict[str, dict[str, Any]] = {"most-confusing": {"rank": 1}, "least-lik
 
 
 class Ranked(Frozen):
-    """A target label chosen by predicted probabilities of the clean image.
+    """A target label chosen by the predicted probabilities of the clean image.
 
-    Rank 1 is the most probable label other than the true label; `last` is the least probable. `by` names the models
-    whose probabilities are averaged; the default is the source models.
+    Rank 1 is the most probable label other than the true label; `last` is the least probable one. `by` names the models
+    whose probabilities are averaged; by default, these are the source models.
     """
 
     rank: Annotated[int, Field(ge=1)] | Literal["last"]
@@ -52,10 +52,11 @@ class ImageSet(Frozen):
 
     `labels` is a known label set, a list of names, or a text file of names. `size`, `fit` and `channels` define the
     pixels of all images. The study's seed determines a random order of the images; the study uses the first `count`
-    images that `keep` admits or, with `draw: last`, the last ones. Target labels come from the list if it has them;
-    else they are drawn uniformly from the other labels, with the seed and the image's id. `targets: list` and
-    `targets: random` require one of these two origins; other values of `targets` choose a label by its rank in the
-    clean predictions. `corrupt` says whether an unreadable image stops the study or is left out.
+    images that `keep` admits or, with `draw: last`, the last ones. Target labels come from the `list` or the `parquet`
+    files if these have them; else they are drawn uniformly from the other labels, with the seed and the image's id.
+    `targets: list` requires that they come from the files, and `targets: random` that they are drawn; other values of
+    `targets` choose a label by its rank in the clean predictions. With `corrupt: stop`, an unreadable image stops the
+    study; with `corrupt: leave-out`, it is left out.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("folder", "list", "truth", "parquet", "records")
@@ -101,7 +102,7 @@ class ImageSet(Frozen):
             if twice:
                 _refuse(f"the label '{twice[0]}' occurs twice", accepted=accepted)
             if len(given) < 2:
-                _refuse(f"a label set needs two labels, and this one has {len(given)}", accepted="at least two names")
+                _refuse(f"a label set needs two labels, but this one has {len(given)}", accepted="at least two names")
         return given
 
     @field_validator(
@@ -130,7 +131,7 @@ class ImageSet(Frozen):
         if self.list is not None and self.truth is not None:
             _refuse("labels come from `list` or from `truth`, not from both")
         if self.split == "train" and self.records is None:
-            _refuse("`split` needs `records`")
+            _refuse("`split: train` needs `records`")
         if self.targets == "list" and self.list is None and self.parquet is None:
             _refuse("`targets: list` needs a `list` with a third column, or a `parquet` with a column `target`")
         if self.sample is not None and self.labels != "imagenet":
@@ -150,7 +151,7 @@ class ImageSet(Frozen):
 
     @property
     def preparation(self) -> str:
-        """The preparation of an image in `decoding.read`. This text is part of every craft's id."""
+        """A description of how `decoding.read` prepares an image. This text is part of the ids of all attack runs."""
         how = {
             "crop": "short side to floor(size / 0.875) by antialiased bicubic, centre crop",
             "squash": "whole image to size x size by antialiased bicubic",
@@ -178,10 +179,10 @@ class Candidate:
 
 
 def candidates(images: ImageSet, seed: int, *, targeted: bool = False) -> list[Candidate]:
-    """All images of the set in the order of selection: sorted by a hash of seed and id.
+    """Return all images of the set in the order of selection: sorted by a hash of the seed and the id.
 
-    The order of files, folders and lines has no influence. Raises StudyError if the data does not match the spec, or,
-    with `targeted`, if a target label is the true label.
+    With `draw: last`, the order is reversed. The order of files, folders and lines has no influence. Raises StudyError
+    if the data does not match the spec, or, with `targeted`, if a target label is the true label.
     """
     labels = label_set(images.labels)
     found = []
@@ -226,7 +227,7 @@ def _from_records(folder: Path, split: str, labels: LabelSet) -> _Listing:
     found: list[int] = records.read(folder, split)[1].tolist()
     if found and max(found) >= len(labels):
         raise StudyError(
-            f"{folder} has the label {max(found)}, and the study has {len(labels)} labels",
+            f"{folder} has the label {max(found)}, but the study has {len(labels)} labels",
             accepted=f"labels 0 to {len(labels) - 1}",
             todo="correct `images: labels:`",
         )

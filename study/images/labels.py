@@ -23,12 +23,12 @@ KNOWN = ("imagenet", "cifar10", "mnist", "fashion-mnist")
 _MOST_LABELS = 1_000_000
 
 ABSTAINED = -1
-"""In place of a label: a target that votes gave no answer."""
+"""The label that stands for no answer, in the predictions of a target that votes."""
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels by index. `name` is that of a known set, or `own`."""
+    """Labels by index. `name` is the name of a known set, or `own`."""
 
     name: str
     labels: tuple[str, ...]
@@ -37,27 +37,27 @@ class LabelSet:
         return len(self.labels)
 
     def find(self, text: str) -> int | None:
-        """The index of a label, from its name or from its index in digits. Names take precedence."""
+        """Return the index of a label, from its name or from its index in digits, or None. Names take precedence."""
         found = _positions(self.labels).get(text)
         if found is None and text.isascii() and text.isdecimal() and int(text) < len(self.labels):
             return int(text)
         return found
 
     def named(self, text: str) -> int | None:
-        """The index of the label that data sets call `text`: its name, or all of its words, as in "tench, Tinca tinca".
+        """Return the index of the label that a data set calls `text`, or None.
 
-        Case and spaces are ignored. None if no label has this name.
+        `text` is the label's name or all of its words, as in "tench, Tinca tinca". Case and spaces are ignored.
         """
         return _by_name_and_words(self).get(_plain(text))
 
     def meant(self, word: str, most: int = 4) -> list[int]:
-        """At most `most` labels that have `word` among their words, for a message."""
+        """Return the indices of up to `most` labels that have `word` among their words, for a message."""
         wanted = _plain(word)
         found = (i for i in range(len(self)) if wanted in {_plain(one) for one in self.words(i)})
         return list(itertools.islice(found, most))
 
     def words(self, index: int) -> tuple[str, ...]:
-        """The words for a label, most usual first: for ImageNet, WordNet's lemmas."""
+        """Return the words for a label, most usual first. For ImageNet, these are WordNet's lemmas."""
         return _lemmas()[self.labels[index]] if self.name == "imagenet" else (self.labels[index],)
 
     @property
@@ -69,7 +69,7 @@ class LabelSet:
 
 
 def label_set(given: str | Sequence[str]) -> LabelSet:
-    """The known label set of that name, or a label set of these names in their order."""
+    """Return the known label set of this name, or a label set of these names in this order."""
     if not isinstance(given, str):
         return LabelSet("own", tuple(given))
     known = {"cifar10": _CIFAR10, "mnist": _DIGITS, "fashion-mnist": _FASHION}
@@ -77,7 +77,10 @@ def label_set(given: str | Sequence[str]) -> LabelSet:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read label names from a text file, one per line. Raises StudyError if it is unreadable or has a name twice."""
+    """Read label names from a text file, one per line.
+
+    Raises StudyError if the file cannot be read, has a name twice, or has fewer than two or too many names.
+    """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -106,7 +109,7 @@ def _positions(labels: tuple[str, ...]) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=64)
 def _by_name_and_words(labels: LabelSet) -> dict[str, int]:
-    """Labels by their names, and by their words if these are unique."""
+    """The indices of labels by their names, and by their words if no other label has the same words."""
     by_words: dict[str, int | None] = {}
     for index in range(len(labels)):
         words = _plain(", ".join(labels.words(index)))
@@ -129,7 +132,7 @@ def _timm_metadata(name: str) -> str:
 
 @functools.cache
 def _wordnet_ids() -> tuple[str, ...]:
-    """ImageNet's 1,000 WordNet ids in the order of ILSVRC 2012's folders and of all three zoos."""
+    """ImageNet's 1,000 WordNet ids in the order of ILSVRC 2012's folders and of the outputs of the zoos' networks."""
     ids = tuple(_timm_metadata("imagenet_synsets.txt").split())
     assert len(ids) == 1000, f"timm names {len(ids)} labels, not ImageNet's 1,000"
     return ids

@@ -21,7 +21,10 @@ _TARGET = ("target", "target_label", "targeted_label")
 
 @dataclass(frozen=True)
 class _Dialect:
-    """The format of a list: columns of files, labels and targets, number of the first label, suffix of files."""
+    """The format of a list: columns of files, labels and targets, number of the first label, suffix of files.
+
+    `boxes` says whether the cell of a label also has bounding boxes, `heading` whether the first row is a heading.
+    """
 
     name: str
     file: int = 0
@@ -59,7 +62,7 @@ def read_list(
         where = f"{file}, line {number}"
         cells = [cell.strip() for cell in row]
         if not _complete(cells, dialect):
-            raise StudyError(f"'{','.join(row)}' is not an image and its label", where=where, accepted=accepted)
+            raise StudyError(f"'{','.join(row)}' does not name an image and its label", where=where, accepted=accepted)
         if dialect.target is not None and not (len(cells) > dialect.target and cells[dialect.target]):
             raise StudyError(f"'{cells[dialect.file]}' has no target label", where=where, accepted=accepted)
         named = _slashes(folder, cells[dialect.file], dialect.suffix)
@@ -129,7 +132,7 @@ def _dialect(rows: _Rows, targets: bool | None, file_of_list: Path, labels: Labe
         _refuse_unknown_heading(rows, file_of_list, labels)
         return _Dialect("file,label[,target]", target=2 if wanted else None, heading=False), rows
     if targets and found.target is None:
-        # A column after the last: the first row then fails for its missing target label.
+        # Name a column behind the last one, so that the first row is refused for its missing target label.
         found = replace(found, target=len(heading))
     return found if targets is not False else replace(found, target=None), rows[1:]
 
@@ -179,7 +182,11 @@ def _label(text: str, dialect: _Dialect, labels: LabelSet, where: str) -> int:
         words = text.split()
         classes = sorted(set(words[::5]))
         if len(words) % 5 or len(classes) > 1:
-            raise StudyError(f"'{text}' is not one label with boxes of four numbers", where=where)
+            raise StudyError(
+                f"'{text}' does not give one label",
+                where=where,
+                accepted="one or more boxes of the same label, each as a label and four numbers",
+            )
         text = classes[0]
     number = _WHOLE.sub(r"\1", text)
     shifted = str(int(number) - dialect.first) if dialect.first and number.isascii() and number.isdecimal() else text

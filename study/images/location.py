@@ -1,4 +1,4 @@
-"""The place of an image: a file, a row of a Parquet file, or a record of a data set. Small and picklable."""
+"""The place of an image: a file, a row of a Parquet file, or a record of a data set. Places are small and picklable."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RecordImage:
     index: int
 
     def open(self) -> Image.Image:
-        """The image, greyscale or RGB. Raises StudyError if the records cannot be read."""
+        """Return the image, greyscale or RGB. Raises StudyError if the records cannot be read."""
         from PIL import Image
 
         pixels = self._pixels()
@@ -107,7 +107,7 @@ Stored = FileImage | ParquetImage | RecordImage
 
 
 class Listed(NamedTuple):
-    """An image in the list of its set: its id in the study, its place, its label, and its target label, if any."""
+    """An image in the list of its set: its id in the study, its place, its label, and its target label or None."""
 
     image: str
     file: Stored
@@ -116,9 +116,9 @@ class Listed(NamedTuple):
 
 
 def file_digest(stored: Stored) -> str:
-    """The hexadecimal SHA-256 of an image's encoded bytes or, for records, of its pixels.
+    """Return the hexadecimal SHA-256 of an image's encoded bytes or, for records, of its pixels.
 
-    Raises StudyError, which names the image, if it cannot be read.
+    Raises StudyError, which names the image, if the image cannot be read.
     """
     try:
         return hashlib.sha256(stored.encoded()).hexdigest()

@@ -33,8 +33,8 @@ _SPLIT = re.compile(r"(train|test|valid(?:ation)?|val|dev)(?![a-z])", re.IGNOREC
 class _Columns:
     """The columns of a file.
 
-    `by_use` has the column names by use (label, target, id, path). `classes` has, for a column with a ClassLabel, the
-    label index of each of its numbers.
+    `by_use` has the column names by use (label, target, id, path). For a column with a ClassLabel, `classes` has the
+    label index of each class number, by the column's use.
     """
 
     by_use: Mapping[str, str]

@@ -20,11 +20,11 @@ _JPEG = b"\xff\xd8\xff"
 
 
 def precomputed_files(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
-    """The files in `folder` that belong to the clean images with these ids, by id and in their order.
+    """Return the files in `folder` that belong to the clean images with these ids, by id, in the order of `images`.
 
-    A file belongs to an image with the same relative path, else with the same name in any subfolder. Its suffix may
-    differ, but must be that of a lossless format. Raises StudyError, with the number of images and the first one, if
-    files are missing, ambiguous, or JPEGs.
+    A file belongs to an image with the same relative path, else to an image with the same name in any subfolder. Its
+    suffix may differ, but must be that of a lossless format. Raises StudyError, with the number of images and the first
+    one, if files are missing, ambiguous, or JPEGs.
     """
     if not folder.is_dir():
         raise StudyError(
@@ -81,8 +81,10 @@ def _files(folder: Path) -> Iterable[str]:
 
 
 def _matched(files: Sequence[str], images: Sequence[str]) -> dict[str, list[str]]:
-    """The candidate files of each image: those with its relative path; else those with its name that match no other
-    image by path."""
+    """The files that may belong to each image: those with its relative path; if there are none, those with its name.
+
+    A file with the relative path of another image is left out.
+    """
     by_path, by_name = defaultdict(list), defaultdict(list)
     for file in files:
         by_path[without_suffix(file)].append(file)
@@ -96,7 +98,7 @@ def _matched(files: Sequence[str], images: Sequence[str]) -> dict[str, list[str]
 
 
 def _exact(files: list[str], name: str) -> list[str]:
-    """Of files that differ in their suffix, the one with exactly this name if it exists; else all."""
+    """The file with exactly this name, suffix included, if there is one; else all `files`."""
     same = [file for file in files if file == name or Path(file).name == name]
     return same if len(same) == 1 else files
 

@@ -43,7 +43,7 @@ def read(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 
 
 def kind(folder: Path) -> Kind:
-    """The format of the files in `folder`. Raises StudyError if it has no files of either format, or files of both."""
+    """Return the format of the files in `folder`. Raises StudyError if there are files of no format or of both."""
     if not folder.is_dir():
         raise StudyError(
             f"the folder of records {folder} does not exist",
@@ -62,7 +62,7 @@ def kind(folder: Path) -> Kind:
 
 
 def files(folder: Path, split: str) -> tuple[Path, ...]:
-    """The files of `split`: images and labels in IDX, or CIFAR-10's batches in their order.
+    """Return the files of `split`: the images and the labels in IDX, or CIFAR-10's batches in their order.
 
     Raises StudyError if the split is unknown, or a file is missing.
     """
@@ -111,7 +111,7 @@ def _idx(images: Path, labels: Path) -> tuple[NDArray[np.uint8], NDArray[np.int6
     pixels, marks = _idx_array(images, 3), _idx_array(labels, 1)
     if len(pixels) != len(marks):
         raise StudyError(
-            f"{images} has {len(pixels)} images, and {labels.name} {len(marks)} labels",
+            f"{images} has {len(pixels)} images, but {labels.name} has {len(marks)} labels",
             accepted="one label for each image",
             todo="fetch both files again from the same source",
         )
@@ -160,7 +160,7 @@ def _must_hold(path: Path, found: int, expected: int) -> None:
     if found != expected:
         size = "more" if found > expected else f"only {found}"
         raise StudyError(
-            f"{path} should have {expected} bytes after its header, and has {size}",
+            f"{path} should have {expected} bytes after its header, but has {size}",
             accepted="a file of the size in its header",
             todo="fetch the file again",
         )

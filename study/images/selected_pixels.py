@@ -1,4 +1,4 @@
-"""Read the clean images of a run again from their files: kept adversarial images are stored as differences to them."""
+"""Read the clean images of a run again from their files: kept adversarial images are stored as differences from them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from study.images import decoding
 from study.images.image_sets import ImageSet, candidates
 from study.images.selection import Selected
 
-_TODO = "restore the {}: kept images are stored as differences to clean ones"
+_TODO = "restore the {}: kept images are stored as differences from clean images"
 
 
 class SelectedPixels:
     """Reads selected images, and checks that they are the images that were selected."""
 
     def __init__(self, images: ImageSet, seed: int, selected: Sequence[Selected]) -> None:
-        """`seed` is the study's seed. Raises StudyError if the image set lacks one of the images."""
+        """`seed` is the study's seed. Raises StudyError if the image set lacks one of the selected images."""
         self._images = images
         self._files = {one.image: one.file for one in candidates(images, seed)}
         missing = [one.image for one in selected if one.image not in self._files]
@@ -28,7 +28,7 @@ class SelectedPixels:
             raise StudyError(f"the image set lacks {count} of the run, e.g. {missing[0]}", todo=_TODO.format("files"))
 
     def read(self, selected: Sequence[Selected]) -> NDArray[np.uint8]:
-        """The images, `uint8` (N, C, S, S). Raises StudyError if one has changed since the study began."""
+        """Return the images, `uint8` (N, C, S, S). Raises StudyError if an image has changed since the study began."""
         found = []
         for one in selected:
             found.append(decoding.read(self._files[one.image], self._images))

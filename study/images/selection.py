@@ -21,8 +21,8 @@ Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...
 class Clean:
     """The prediction of one model for one clean image: five labels and their probabilities, best first.
 
-    A remote service has its own names with scores in place of labels; a chat service also its `sentence`, verbatim.
-    `abstained`: a target that votes gave no answer.
+    A remote service has no labels: `names` and `scores` are the names that it answers, with their scores, and
+    `sentence` is the answer of a chat service, verbatim. `abstained` is true if a target that votes gave no answer.
     """
 
     top5: tuple[int, ...]
@@ -34,7 +34,7 @@ class Clean:
 
     @property
     def top1(self) -> int | None:
-        """The answer: the first label, or ABSTAINED; None for a service."""
+        """The predicted label, or ABSTAINED; None for a service."""
         return ABSTAINED if self.abstained else next(iter(self.top5), None)
 
 
@@ -58,10 +58,10 @@ class Shard:
 
     @functools.cached_property
     def contents(self) -> dict[tuple[str, bool], str]:
-        """Digests of the shard's images with those of their labels that determine the adversarial pixels.
+        """Digests of the shard's images and of the labels that determine the adversarial pixels.
 
-        A unit's id contains one of them, in addition to the id of its craft. Keys are the goal, and whether the attack
-        reads the true label for every goal.
+        Keys are the goal, and whether the attack reads the true label for every goal. The id of a unit, which is one
+        attack run on one shard, contains one of these digests, in addition to the id of the attack run.
         """
         true = digest([(one.image, one.digest, one.label) for one in self.images])
         wanted = digest([(one.image, one.digest, one.target_label) for one in self.images])
@@ -88,10 +88,10 @@ class Selection:
 
 
 def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
-    """Whether `keep` admits this image, by the predictions in `image.clean`.
+    """Return whether `keep` admits this image, by the predictions in `image.clean`.
 
-    All models, the source models, the named models, or no model must classify the image correctly. `image.clean` must
-    not contain remote services, because they predict no label.
+    `keep` says which models must classify the image correctly: all, the source models, the named ones, or none.
+    `image.clean` must not contain remote services, because they predict no label.
     """
     rules: dict[str, Sequence[str]] = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}
     asked = rules[keep] if isinstance(keep, str) else keep
@@ -99,7 +99,7 @@ def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
 
 
 def cut(images: Sequence[Selected], size: int) -> list[Shard]:
-    """Cut images into shards of `size`, in the order of their ids: the order of files and lists has no influence."""
+    """Cut images into shards of `size` in the order of their ids. The order of files and lists has no influence."""
     ordered = sorted(images, key=lambda one: one.image)
     return [
         Shard(index, tuple(ordered[start : start + size])) for index, start in enumerate(range(0, len(ordered), size))
@@ -125,9 +125,9 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 
 def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
-    """One row per selected image; `clean` explodes to one row per image and model.
+    """Return a table with one row per selected image; `explode("clean")` gives one row per image and model.
 
-    It has a column `abstained` where a model gave no answer to some image.
+    The structs in `clean` have a field `abstained` if any model gave no answer to an image.
     """
     votes = any(said.abstained for shard in shards for one in shard.images for said in one.clean.values())
     rows: list[dict[str, Any]] = [
@@ -190,7 +190,7 @@ def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
 
 
 def ranked(probabilities: NDArray[np.float64], label: int, rank: int | Literal["last"]) -> int:
-    """The label at `rank` among all labels except `label`, in the order of falling probability.
+    """Return the label at `rank` among all labels except `label`, in the order of falling probability.
 
     `probabilities` are (labels,). The most probable label has rank 1. Among equal probabilities, the lower index comes
     first.

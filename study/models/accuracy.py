@@ -1,7 +1,7 @@
-"""Measure the accuracy of a model on images that are prepared as by its zoo, or as in a study.
+"""Measure the accuracy of a model on images that are prepared as its zoo prepares them, or as a study does.
 
-Zoos publish the first accuracy, so it verifies weights, preprocessing and labels. The second accuracy applies in a
-study: all models share one image set of one size, which is resized for each model.
+Zoos publish the first accuracy, so a comparison verifies weights, preprocessing and labels. The second accuracy is the
+one in a study, where all models share one image set of one size, and the images are resized for each model.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def measure(
     key: tuple[object, ...] = (),
     advance: Callable[[int], None],
 ) -> Accuracy:
-    """The accuracy of `model`, which is on `device` and computes in `precision`, on `candidates`.
+    """Return the accuracy of `model` on the images `candidates`. The model is on `device`, and computes in `precision`.
 
-    `prepare` makes each candidate into `uint8` pixels (C, S, S). `stages` are in front of the model; their draws are
-    keyed by `key` and the image's id, as in a study. `advance` receives the number of images since its last
-    call. Raises StudyError if an image cannot be read, or the model's probabilities are not finite.
+    `prepare` turns a candidate into `uint8` pixels (C, S, S). `stages` are the defences in front of the model; their
+    random numbers depend on `key` and the image's id, as in a study. `advance` receives the number of images since its
+    last call. Raises StudyError if an image cannot be read, or the model's probabilities are not finite.
     """
     first = five = 0
     with ThreadPoolExecutor() as threads:
@@ -96,7 +96,7 @@ def as_the_study(images: ImageSet) -> Prepare:
 
 
 def native_view(image: Image.Image, native: Native) -> Image.Image:
-    """Resize and crop `image` as `native` says. A crop that is larger than the image has a black border."""
+    """Resize and crop `image` as `native` says. If the crop is larger than the image, it has a black border."""
     how = _RESAMPLING[native.interpolation]
     side = min(image.size) if native.mode == "crop" else max(image.size)
     width, height = (max(1, native.resize * one // side) for one in image.size)

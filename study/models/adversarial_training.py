@@ -1,4 +1,4 @@
-"""Adversarial training (Madry et al. 2018, arXiv:1706.06083): each batch is replaced by the worst images near it."""
+"""Adversarial training (Madry et al. 2018, arXiv:1706.06083): PGD replaces each batch by adversarial images."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _OVERSHOOT = 2.5
-"""All steps together go this many times epsilon, as in Madry et al.'s public models."""
+"""The sum of all step sizes, as a multiple of epsilon, as in Madry et al.'s public models."""
 
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient descent within `epsilon` in pixel values, 0..255, in `steps` steps from a random start."""
+    """Projected gradient descent from a random start, in `steps` steps within L-infinity `epsilon` (pixels 0..255)."""
 
     epsilon: float
     steps: int = 5
 
 
 def worst(network: nn.Module, images: Tensor, labels: Tensor, attack: PGD, seed: int) -> Tensor:
-    """Images of the highest cross-entropy that PGD finds near `images`: float (N, C, H, W) in 0..1, like `images`.
+    """Maximise the cross-entropy by PGD, and return the images after the last step: float (N, C, H, W) in 0..1.
 
-    `seed` decides the random start. The parameters of `network` keep their gradients.
+    `images` have the same format. The random start is drawn from `seed`. The `grad` of each parameter of `network`
+    stays unchanged.
     """
     epsilon = attack.epsilon / 255
     size = _OVERSHOOT * epsilon / attack.steps

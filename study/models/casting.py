@@ -1,8 +1,8 @@
 """A copy of a network whose weights are cast to bfloat16 once. Autocast alone casts them in every forward pass.
 
 Activations follow PyTorch's rules for autocast: convolutions and matrix products in bfloat16; norms, softmax and sums
-in float32. The copy must run within `torch.autocast`. Its results then equal those of the original within autocast to
-the last bit.
+in float32. The copy must run within `torch.autocast`. There, its results have the same bits as the results of the
+original network.
 """
 
 from __future__ import annotations

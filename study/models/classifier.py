@@ -40,10 +40,11 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Native:
-    """How the network's own zoo prepares an image for published accuracies. Studies do not use it.
+    """How the network's own zoo prepares an image for published accuracies. Studies do not use this.
 
-    `crop` resizes the shorter side to `resize` pixels and crops the centre to `crop` pixels; `squash` resizes both
-    sides and crops the centre; `border` resizes the longer side and adds a border.
+    All modes return the central `crop` x `crop` pixels of a resized image. Mode `crop` resizes the shorter side to
+    `resize` pixels, mode `squash` resizes both sides to `resize` pixels, and mode `border` resizes the longer side to
+    `resize` pixels and adds a border where the image is smaller than the crop.
     """
 
     resize: int
@@ -53,14 +54,14 @@ class Native:
 
 
 def in_size(images: Tensor, expected: Preprocessing) -> Tensor:
-    """Resize images (N, C, H, W) of any range to a network's size."""
+    """Resize images (N, C, H, W), of any range of values, to a network's size."""
     if images.shape[-2:] == (expected.size, expected.size):
         return images
     return resized(images, expected.size, expected.interpolation)
 
 
 def fitted(images: Tensor, expected: Preprocessing) -> Tensor:
-    """Resize images (N, C, H, W) of any range to a network's size, and put channels into its order."""
+    """Resize images (N, C, H, W), of any range of values, to a network's size; put the channels into its order."""
     images = in_size(images, expected)
     return images.flip(1) if expected.channels == "BGR" else images
 
@@ -69,11 +70,13 @@ class Classifier(nn.Module):
     """Float pixels (N, C, H, W) in 0..255, RGB or grey, of any size -> differentiable logits (N, labels).
 
     Images of another size are resized to the network's size, with antialiasing if they shrink. A network with three
-    channels receives a grey image (C = 1) as three equal channels. `outputs` is the index of the network's output for
-    each label. Without `outputs`, the network's outputs are in the order of the labels; an additional output is the
-    background class and comes first (TensorFlow's ImageNet models), and its logit is dropped. The network stays in eval
-    mode, and its parameters require no gradient. `weight_set` holds the weights of a source whose weights change from
-    step to step; the network starts with their mean.
+    channels receives a grey image (C = 1) as three equal channels. The network stays in eval mode, and its parameters
+    require no gradient.
+
+    `outputs` has, for each label, the index of the network's output. Without `outputs`, the network's outputs are in
+    the order of the labels. If the network then has one more output, this first output is the background class
+    (TensorFlow's ImageNet models), and its logit is dropped. `weight_set` holds the weights of a source whose weights
+    change from step to step; the network starts with their mean.
     """
 
     mean: Tensor
@@ -109,7 +112,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def describe(self) -> dict[str, Any]:
-        """The record of the model in a run: digest, number of parameters, preprocessing."""
+        """Return the record of the model in a run: digest, number of parameters, preprocessing."""
         weights = {} if self.weight_set is None else {"weights": len(self.weight_set)}
         return {"digest": self.digest, "parameters": self.parameters_held, **weights, **asdict(self.preprocessing)}
 
@@ -125,7 +128,7 @@ class Classifier(nn.Module):
             self._cast().compile_with(how)
 
     def in_precision(self, precision: Precision) -> Classifier:
-        """The classifier for passes in `precision`: itself, or for bfloat16 a copy whose weights are cast once.
+        """Return the classifier for passes in `precision`: itself, or for bfloat16 a copy whose weights are cast once.
 
         The copy is made once and kept; it must run within `numerics.autocast`. A network with a set of weights is never
         copied, because its weights change from step to step.
@@ -144,7 +147,7 @@ class Classifier(nn.Module):
         return self._cast()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # A compiled network ignores later hooks, such as those of skip gradients.
+        # A compiled network ignores hooks that are added later, such as those of the Skip Gradient Method.
         if self._compiled is None or any(module._forward_hooks for module in self.network.modules()):
             return self.logits(pixels)
         if pixels.device.type != "cpu":
@@ -159,7 +162,7 @@ class Classifier(nn.Module):
         return self.in_order(self.network(normalised.contiguous(memory_format=self.memory_format)))
 
     def in_order(self, outputs: Tensor) -> Tensor:
-        """The network's outputs (N, ...) as logits (N, labels), in the order of the labels."""
+        """Return the network's outputs (N, ...) as logits (N, labels), in the order of the labels."""
         # SqueezeNets of pretrainedmodels return (N, labels, 1, 1).
         logits = outputs.flatten(1)
         if self.outputs is not None:
@@ -167,10 +170,12 @@ class Classifier(nn.Module):
         return logits[:, logits.shape[1] - self.labels :]
 
     def arrange(self, *, fold: bool, layout: Layout, device: str, keep: Collection[str] = ()) -> None:
-        """Rewrite the network for speed, with equal results up to rounding, and move it to `device`.
+        """Rewrite the network, with equal results up to rounding, and move it to `device`.
 
-        `fold` folds batch norms into convolutions, except those of the layers `keep`, and, on a CPU, rewrites some
-        convolutions. A network with a set of weights stays as it is: a folded one could not take other weights.
+        With `fold`, batch norms are folded into convolutions for speed, except at the layers in `keep`; on a CPU, some
+        convolutions are rewritten too. `fold` has no effect on a network with a set of weights: a folded network could
+        not take other weights. On a GPU, adaptive average pooling is always replaced, so that its gradients sum in one
+        order.
         """
         from study.models.rewrites.folding import fold as fold_into
 

@@ -1,4 +1,4 @@
-"""Features of clean images at the narrow layers of a network, which attacks mix into the features of other images."""
+"""Features of clean images at narrow layers of a network. Attacks mix these features into those of other images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from study.models.layers.named import network_of
 class CleanFeatures:
     """The outputs of layers for some images.
 
-    `features` has, by layer, one tensor (images, …) for each time that the layer runs in a pass. `norms` are the layers
-    that a batch norm follows.
+    `features` has, for each layer, one tensor (images, …) for each time that the layer runs in a pass. `norms` are the
+    layers that a batch norm follows.
     """
 
     features: Mapping[str, tuple[Tensor, ...]]
@@ -34,7 +34,7 @@ class CleanFeatures:
 
 
 def clean_features(model: nn.Module, images: Tensor, divisor: float) -> CleanFeatures:
-    """The outputs of narrow layers for `images`, pixels (P, C, S, S).
+    """Return the outputs of the narrow layers for `images`, pixels (P, C, S, S).
 
     Narrow layers are linear layers, and convolutions whose output is at most S / `divisor` wide. Raises StudyError if
     the network has none.
@@ -62,12 +62,12 @@ def clean_features(model: nn.Module, images: Tensor, divisor: float) -> CleanFea
 
 
 def channels_of(features: Tensor) -> int:
-    """The axis of the channels: 1 in (N, C, H, W), the last in (N, C) and (N, tokens, C)."""
+    """Return the axis of the channels: 1 in (N, C, H, W), the last axis in (N, C) and (N, tokens, C)."""
     return 1 if features.ndim == 4 else features.ndim - 1
 
 
 def by_channel(values: Tensor, features: Tensor, axis: int) -> Tensor:
-    """Reshape `values` (N, size of `axis`) so that they multiply `features` along `axis`."""
+    """Return `values` (N, size of `axis`) in the shape and dtype in which they multiply `features` along `axis`."""
     shape = [1] * features.ndim
     shape[0], shape[axis] = len(values), features.shape[axis]
     return values.to(features.dtype).view(shape)

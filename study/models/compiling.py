@@ -20,7 +20,7 @@ How = Literal[True, "cuda-graphs"]
 _VERSIONS = 256
 """Maximum number of compiled versions of one function.
 
-The versions differ in the shape of a pass, with or without gradients, or in the model, if models share a layer.
+Versions differ in the shape of a pass, in whether the pass has gradients, or in the model if models share a layer.
 """
 
 _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
@@ -29,7 +29,7 @@ _OR_ERROR = {"triton.cudagraph_or_error": True}
 """Without this, a network that cannot be recorded as CUDA graphs would silently run without them."""
 
 _GIVEN_UP = "FailOnRecompileLimitHit"
-"""The name of Dynamo's error. An import of the class would load Dynamo in every command that uses classifiers."""
+"""The class name of Dynamo's error. To import the class would load Dynamo in every command that uses classifiers."""
 
 BACKEND = "inductor"
 """The backend of torch.compile, which turns a graph into code. Tests use a faster one."""
@@ -62,7 +62,7 @@ class CompiledFunction:
             raise StudyError(
                 f"{self._called} has been compiled for {_VERSIONS} shapes or settings, which is the limit",
                 accepted="networks whose passes have few shapes",
-                todo="set numerics.compile to false, which changes ids",
+                todo="set numerics.compile to false; this changes ids",
             ) from error
 
 
@@ -79,7 +79,7 @@ class _CopiedGradient(torch.autograd.Function):
 
 
 def _raise_limits() -> None:
-    """Let Dynamo keep enough compiled versions, and make it raise an error where it would stop compiling."""
+    """Let Dynamo keep enough compiled versions, and raise an error in place of running uncompiled."""
     from torch._dynamo import config
 
     config.recompile_limit = max(config.recompile_limit, _VERSIONS)

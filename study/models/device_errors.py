@@ -1,7 +1,7 @@
-"""Classify the error of a device: its memory ran out, or the device failed. One table of messages decides.
+"""Classify an error of a device: its memory ran out, or the device failed. One table of messages decides.
 
-PyTorch, cuDNN and cuBLAS have many messages for both. After a device failure, every further call of the process to the
-device fails too: only a new process helps. After a lack of memory, a smaller pass may fit.
+PyTorch, cuDNN and cuBLAS have many messages for each of these cases. After a device failure, every further call of the
+process to the device fails too, and only a new process helps. If memory ran out, a smaller pass may fit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from study.errors import StudyError, first_line
 
 Fault = Literal["memory", "device", "unclear"]
-"""`unclear`: the message occurs for too little memory and for a broken device. A smaller pass shows which it is."""
+"""`unclear`: the message occurs with too little memory and with a broken device. A smaller pass shows the cause."""
 
 Value = TypeVar("Value")
 
@@ -42,7 +42,7 @@ _WORDS: tuple[tuple[Fault | None, re.Pattern[str]], ...] = (
     ("device", re.compile(r"No CUDA GPUs are available|no CUDA-capable device")),
     ("device", re.compile(r"Found no NVIDIA driver|NVIDIA driver on your system is too old|cudaGetDeviceCount\(\)")),
 )  # fmt: skip
-"""The first pattern found in the message decides. None means: neither memory nor device."""
+"""The first pattern found in the message decides. None: neither the memory nor the device is the cause."""
 
 _CLASSES: dict[str, Fault] = {
     "OutOfMemoryError": "memory",
@@ -79,7 +79,7 @@ def device_failed(error: BaseException) -> bool:
 
 
 def origin(error: BaseException) -> BaseException:
-    """Return the error that reports the failure of a device: `error` or one of its causes; else `error`."""
+    """Return the error that reports a device failure, which is `error` or one of its causes; without one, `error`."""
     return next((one for one in _chain(error) if _fault(one) in ("device", "unclear")), error)
 
 
@@ -103,7 +103,8 @@ def attempt(work: Callable[[], Value]) -> Value | OutOfMemory:
 def halved(size: int, shortage: OutOfMemory, what: str = "a single image") -> int:
     """Return half of `size`, a number of images that was too large for the memory.
 
-    If `size` is 1, raises StudyError, or DeviceError if it is not certain that memory ran out.
+    If `size` is 1, raises StudyError, or DeviceError if it is not certain that memory ran out. `what` names the work in
+    the message.
     """
     if size > 1:
         return size // 2
@@ -116,7 +117,7 @@ def halved(size: int, shortage: OutOfMemory, what: str = "a single image") -> in
 
 
 def too_little(shortage: OutOfMemory, what: str, todo: str) -> Exception:
-    """The error if no smaller pass is possible: DeviceError if it is not certain that memory is too small."""
+    """Return the error for work that no smaller pass can do: DeviceError if it is not certain that memory ran out."""
     if not shortage.certain:
         return DeviceError(shortage.cause)
     return StudyError(f"{what} ({shortage.cause})", todo=todo)

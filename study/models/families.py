@@ -1,8 +1,9 @@
-"""Families of networks: which architectures are kin, and which names of zoos mean the same architecture.
+"""Families of networks: which architectures are related, and which names in zoos mean the same architecture.
 
-Images transfer better between kin than between strangers, so that a table over black boxes says more where kin are
-left out. A family is an architecture with its sizes, versions and trainings: all ResNets, with wide ones and ResNeXts;
-all plain vision transformers, whoever trained them. The short name of a family is its word here.
+Adversarial images transfer better within a family than between families. A table of black-box targets therefore says
+more if it leaves out targets of the source's family. A family is an architecture in all its sizes, versions and
+trainings. For example, all ResNets are one family, including wide ResNets and ResNeXts; so are all plain vision
+transformers. Each family has a short name, such as `resnet`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ SAME_ARCHITECTURE = {
     "se_resnext101_32x4d": "legacy_seresnext101_32x4d",
     "xception": "legacy_xception",
 }
-"""Architectures with two names: the one to compare by. Torchvision and timm name many others alike."""
+"""For architectures with several names, the name to compare by. Many others have one name in torchvision and timm."""
 
 _FAMILIES: tuple[tuple[str, str], ...] = (
     ("cnn", r"mnist_cnn"),
@@ -87,27 +88,27 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
     ("resnet", r"resnet|resnext|wide_resnet|tv_resne|ig_resne|ssl_resne|swsl_resne|gluon_res|cifar_resnet|res2ne"
                r"|resnest|bat_resnext|test_resnet|wrn|nf_resnet"),
 )  # fmt: skip
-"""Words of families, and how the names of their networks begin; the first that fits decides."""
+"""The names of families, and patterns for the beginning of their networks' names. The first match decides."""
 
 _BEGINS = tuple((family, re.compile(rf"(?:{pattern})")) for family, pattern in _FAMILIES)
 
 
 def architecture(name: str) -> str:
-    """Return the one name of an architecture, from its name in a zoo, without timm's tag."""
+    """Return the architecture of a network by its name in a zoo: one name in all zoos, without timm's tag."""
     bare = name.partition(".")[0].lower()
     return SAME_ARCHITECTURE.get(bare, bare)
 
 
 def family(name: str) -> str:
-    """Return the family of a network by its name in a zoo: a word such as `resnet`, or its own name."""
+    """Return the family of a network by its name in a zoo, such as `resnet`; without a family, its architecture."""
     bare = name.partition(".")[0].lower()
     return next((word for word, begins in _BEGINS if begins.match(bare)), architecture(bare))
 
 
 def family_of(model: Model) -> str | None:
-    """Return the family of a model: the spec's own word, or that of its network; None where nothing tells.
+    """Return the family of a model: `family` in the spec, or else the family of its network.
 
-    Nothing tells it of a service, and of a network in a user's own code.
+    None if the spec has no `family` and the model is a service, has no network of its own, or is the user's own code.
     """
     if model.family is not None:
         return model.family

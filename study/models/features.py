@@ -1,18 +1,18 @@
 """Capture and change the outputs of layers, and the gradients through them, inside a context.
 
-Layers have the names of `named_modules()` of the network, such as `layer2.3`; those of a classifier are the names in
-its network, without a prefix. Folding batch norms keeps the names, but moves the norm into its convolution: a folded
-convolution then returns the norm's output, and the norm returns it unchanged. If values between the two matter, name
-the layer in the `keep` of `Classifier.arrange`.
+Layers have the names of `named_modules()` of the network, such as `layer2.3`. For a classifier, these are the names in
+its network, without a prefix. Folding batch norms keeps the names, but moves a norm into its convolution: the folded
+convolution then returns the norm's output, and the norm returns its input unchanged. If the values between convolution
+and norm matter, name the layer in the `keep` of `Classifier.arrange`.
 
 Inside a context, the network runs without torch.compile, even if the spec asks for it: compiled code ignores hooks that
 are added later. At the end, also after an exception, the network has its former hooks and `forward` methods.
 
-Contexts may be nested, also for the same layer: a context that is entered later receives the values that an earlier one
-has changed.
+Contexts may be nested, also for the same layer: a context that is entered later receives the values that an earlier
+context has changed.
 
 Every function that changes a value must act on each row of the batch by itself, so that an image's result does not
-depend on its neighbours. It may draw random numbers only from keyed streams.
+depend on its neighbours. Such a function may draw random numbers only from keyed streams.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from study.errors import StudyError
 from study.models.layers.named import layer, network_of
 
 Change = Callable[[Tensor], Tensor]
-"""Returns a new tensor of the same shape, dtype and device; row by row."""
+"""Returns a new tensor of the same shape, dtype and device. Acts on each row of the batch by itself."""
 
 
 class Features(Mapping[str, Tensor]):
@@ -40,7 +40,7 @@ class Features(Mapping[str, Tensor]):
         self._held: dict[str, Tensor] = {}
 
     def clear(self) -> None:
-        """Forget the outputs. Each forward pass begins with this."""
+        """Forget the outputs. Each forward pass calls this at its beginning."""
         self._held.clear()
 
     def hold(self, name: str, output: Tensor) -> None:
@@ -71,10 +71,10 @@ class Features(Mapping[str, Tensor]):
 def captured(model: nn.Module, names: Collection[str]) -> Iterator[Features]:
     """Capture the outputs of the layers `names` in every forward pass; yield the outputs of the last pass.
 
-    The outputs are part of the graph: a loss of them has a gradient with respect to the images, and the logits have a
-    gradient with respect to the outputs. The network continues with a copy of each output, because a later layer may
-    work in place. If a layer returns several tensors (N, C_i, ...) of one size, its output is their concatenation along
-    the channels.
+    The outputs are part of the graph: a loss computed from the outputs has a gradient with respect to the images, and
+    the logits have a gradient with respect to the outputs. The network continues with a copy of each output, because a
+    later layer may work in place. If a layer returns several tensors (N, C_i, ...) of one size, its output is their
+    concatenation along the channels.
 
     Raises StudyError for a layer that does not exist or returns no tensor, and in the pass for a layer that runs twice.
     """
@@ -84,7 +84,7 @@ def captured(model: nn.Module, names: Collection[str]) -> Iterator[Features]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             tensor, back = _one_tensor(name, output)
             if any(tensor is one for one in inputs):
-                # A layer that returns its input, which others may read and change.
+                # The layer returns its input, which other layers may read and change.
                 tensor = tensor.clone()
             features.hold(name, tensor)
             return back(tensor.clone())
@@ -102,9 +102,9 @@ def captured(model: nn.Module, names: Collection[str]) -> Iterator[Features]:
 def changed_forward(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
     """Put `changes[name](output)` in place of the output of each named layer, in every forward pass.
 
-    A function is called each time that its layer runs, in the order of the network, and may keep a state. It gets the
-    output as part of the graph and returns a new tensor; gradients flow through it. If a layer returns several tensors,
-    it gets their concatenation along the channels.
+    A function is called each time that its layer runs, in the order of the network, and may keep a state. The function
+    gets the output as part of the graph and returns a new tensor; gradients flow through the function. If a layer
+    returns several tensors, the function gets their concatenation along the channels.
 
     Raises StudyError for a layer that does not exist or returns no tensor. Raises StudyError in the pass if a layer
     does not run, or if a function changes the shape.
@@ -154,7 +154,7 @@ def changed_backward(
                 # connection in place.
                 on_gradient(name, function, tensor)
                 return None
-            # A layer that returns its input: others may read that tensor too.
+            # The layer returns its input, which other layers may read too.
             alias = tensor.view_as(tensor)
             on_gradient(name, function, alias)
             return back(alias)
@@ -184,10 +184,10 @@ def changed_backward(
 
 
 def output_shapes(model: nn.Module, images: Tensor, names: Collection[str]) -> dict[str, tuple[int, ...]]:
-    """The shape of each layer's output for these images, the largest if a layer runs several times.
+    """Return the shape of each layer's output for these images; the largest shape if a layer runs several times.
 
-    `images` are what `model` takes: pixels for a classifier, normalised images for a network. Layers that do not run
-    or return no tensor are left out.
+    `images` are pixels for a classifier, and normalised images for a network. Layers that do not run or return no
+    tensor are left out.
     """
     found: dict[str, tuple[int, ...]] = {}
 
@@ -208,8 +208,10 @@ def output_shapes(model: nn.Module, images: Tensor, names: Collection[str]) -> d
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run a classifier's network without torch.compile. Raises StudyError if the network or one of its layers itself is
-    compiled."""
+    """Run a classifier's network without torch.compile, even if the classifier was compiled by `compile_with`.
+
+    Raises StudyError if the network itself or one of its layers is compiled.
+    """
     network = network_of(model)
     for name, one in network.named_modules():
         if type(one).__name__ == "OptimizedModule" or getattr(one, "_compiled_call_impl", None) is not None:
@@ -225,8 +227,10 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(model: nn.Module, names: Collection[str]) -> Iterator[ExitStack]:
-    """Yield a stack for hooks, with a network that runs uncompiled. A pass in which a named layer does not run raises
-    StudyError."""
+    """Run the network uncompiled, and yield a stack for hooks.
+
+    Raises StudyError in a pass in which one of the layers `names` does not run.
+    """
     network = network_of(model)
     runs: Counter[str] = Counter()
 
@@ -265,7 +269,7 @@ def _checked(name: str, what: str, given: Any, wanted: Tensor) -> Tensor:
         found = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
         raise StudyError(
             f"the function for the {what} of layer '{name}' returned {found}",
-            accepted=f"a tensor of shape {tuple(wanted.shape)}, as it was given",
+            accepted=f"a tensor of shape {tuple(wanted.shape)}, like the tensor that the function received",
             todo="return a changed tensor of the same shape",
         )
     return given
@@ -284,7 +288,7 @@ def _one_tensor(name: str, output: Any) -> tuple[Tensor, Callable[[Tensor], Any]
         if len(sizes) == len(output) and len(alike) == 1:
             return torch.cat(parts, 1), lambda changed: type(output)(changed.split(sizes, 1))
     raise StudyError(
-        f"the output of layer '{name}' is no tensor: it is {type(output).__name__}",
-        accepted="a tensor, or several of one size whose channels can be concatenated",
-        todo="name a layer inside it",
+        f"the output of layer '{name}' is not a tensor, but {type(output).__name__}",
+        accepted="a tensor, or several tensors of one size whose channels can be concatenated",
+        todo="name a layer inside this layer",
     )

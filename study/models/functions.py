@@ -33,14 +33,14 @@ def changed_functions(
     """Call `changes[name](call, *arguments)` wherever the network calls the function `name` of torch.
 
     Names are those of `torch.nn.functional` without an underscore at the end: `relu` stands for nn.ReLU, F.relu,
-    torch.relu and relu_. nn.ReLU6 calls `hardtanh`. Only calls inside the layers `within` (None: the whole network)
-    and, in each pass, after the layer `after` has run are changed. A replacement gets the arguments without `inplace`;
-    if the network works in place, the result is written to the tensor that it would have changed. Batch norms with an
-    activation, folded or not, call the activation like other modules.
+    torch.relu and relu_. nn.ReLU6 calls `hardtanh`. A call is changed only if it happens inside the layers `within`
+    (None: the whole network) and, in each pass, after the layer `after` has run. A replacement gets the arguments
+    without `inplace`. If the call works in place, the replacement's result is written to the tensor that the call would
+    have changed. The activations of batch norms with an activation, folded or not, are changed like all others.
 
     The network runs without torch.compile. At the end, also after an exception, it has its former hooks and `forward`
-    methods. Raises StudyError for a layer that does not exist or does not run; and in the pass, if none of the
-    functions is called.
+    methods. Raises StudyError for a layer that does not exist; and in the pass, for a layer that does not run, or if
+    the network calls none of the functions.
     """
     network = network_of(model)
     # If one of the modules is inside another, its calls would be changed twice.
@@ -90,7 +90,7 @@ def changed_functions(
 def intercepted(module: nn.Module, handle: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
     """Pass every call of a torch function inside the module's `forward` to `handle(call, arguments, options)`.
 
-    Calls that `handle` makes are not passed to it again. Calls inside functions of torch, such as those of
+    Calls that `handle` makes are not passed to `handle` again. Calls inside functions of torch, such as those of
     `multi_head_attention_forward`, are not seen. Only the Python thread that runs the module is affected.
     """
     original, own = module.forward, vars(module).get("forward")

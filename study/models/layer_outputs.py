@@ -15,11 +15,14 @@ from study.models.functions import Call, intercepted
 from study.models.layers.named import layer, network_of
 
 Change = Callable[[str, Tensor], Tensor]
-"""Gets the name of a layer and its output; returns a tensor of the same shape, row by row."""
+"""Gets the name of a layer and its output; returns a tensor of the same shape. Acts on each row by itself."""
 
 
 def normalised(model: nn.Module, images: Tensor, layers: Collection[str]) -> frozenset[str]:
-    """Names of those `layers` whose output is the input of a batch norm, in a pass of `images`; not of a folded one."""
+    """Return the names of those `layers` whose output is the input of a batch norm, as a pass of `images` shows.
+
+    Layers whose batch norm is folded are left out.
+    """
     found: set[str] = set()
     outputs: dict[int, tuple[str, Tensor]] = {}
 
@@ -62,7 +65,7 @@ def changed_outputs(
             missed = next(iter(waiting.values()))[0]
             raise StudyError(
                 f"another operation runs between the layer '{missed}' and its batch norm",
-                todo="use the change without other changes of the network, or fold batch norms",
+                todo="apply no other change to the network at the same time, or fold batch norms",
             )
 
     def after(name: str) -> Callable[..., Any]:

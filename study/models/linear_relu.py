@@ -19,13 +19,14 @@ from study.models.layers.named import layer, network_of
 
 @contextmanager
 def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
-    """Pass gradients unchanged through the ReLUs that run after the layer `after`; values keep their bits.
+    """Pass gradients unchanged through the ReLUs that run after the layer `after`; the forward pass keeps its bits.
 
-    In a network with residual branches, only the ReLUs inside branches are linear. For each image, the gradient that a
-    branch passes to its input is scaled to the L2 norm of the true gradient, with the ReLUs' own derivatives. The
-    backward pass of a branch therefore runs twice. In other networks, all later ReLUs are linear, without any scaling.
+    In a network with residual branches, this applies only to the ReLUs inside branches. For each image, the gradient
+    that a branch passes to its input is then scaled to the L2 norm of the true gradient, which uses the ReLUs' own
+    derivatives. The backward pass of a branch therefore runs twice. In other networks, gradients pass all later ReLUs
+    unchanged and are not scaled.
 
-    Raises StudyError if no ReLU runs there, or if branches do not start at their block's input.
+    Raises StudyError if a branch does not start at its block's input; and in the pass, if no such ReLU runs.
     """
     network = network_of(model)
     branches = [branch for branch in layers_of(model).blocks if not branch.dense]
@@ -96,7 +97,7 @@ class _LinearReLU(torch.autograd.Function):
 
 
 class _Run:
-    """One run of one residual branch: its input, through an alias that only the branch reads."""
+    """One run of one residual branch. `alias` is a view of the branch's input that only the branch reads."""
 
     def __init__(self, given: Tensor, state: _State) -> None:
         self.given = given
@@ -108,7 +109,7 @@ class _Run:
             self.alias.register_hook(self._scale)  # type: ignore[no-untyped-call]
 
     def measure(self, output: Tensor, gradient: Tensor) -> None:
-        """Note the norm of the branch's true input gradient for this `gradient` of its `output`."""
+        """Record the norm of the branch's true input gradient, computed from the `gradient` of its `output`."""
         if self._state.true:
             return
         self._state.true = True
@@ -126,13 +127,13 @@ class _Run:
 
 
 def _norms(gradient: Tensor) -> Tensor:
-    """The L2 norm of each row, shaped to multiply it."""
+    """The L2 norm of each row, in a shape that can multiply the rows of `gradient`."""
     found: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     return found.view(-1, *[1] * (gradient.ndim - 1))
 
 
 def _watch(model: nn.Module, branch: Branch, state: _State, hooks: ExitStack) -> None:
-    """Track the runs of a branch: modules of its block that read the block's input get an alias of this input."""
+    """Track the runs of a branch. The modules of its block that read the block's input get an alias of this input."""
     block = layer(model, branch.block)
 
     def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:

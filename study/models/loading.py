@@ -1,4 +1,4 @@
-"""Build the classifier of a model: network, weights and preprocessing from any source."""
+"""Build the classifier of a model: network, weights and preprocessing, from a zoo, files or the user's code."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
     """Check a model without building its network or downloading weights.
 
     Raises StudyError for a network or weights that the zoo does not have or can no longer download, weights for other
-    labels than `labels` (None: ImageNet's), a missing file, and the user's own code without `allow_code`. A service, or
-    a model with the key `model`, has no network and is not checked.
+    labels than `labels` (None: ImageNet's), a missing file, and the user's own code without `allow_code`. Services and
+    models with the key `model` have no network and are not checked.
     """
     if model.network is None:
         return
@@ -100,10 +100,10 @@ def load(
 ) -> Classifier:
     """Build the classifier of `model` on `device`: network, weights and preprocessing.
 
-    `labels` are the labels of its logits (None: ImageNet's); `channels` is the number of channels of the images; `fold`
-    folds batch norms into convolutions, unless the weights are a set. The user's own code runs only with
-    `allow_code`. Raises StudyError if the network is unknown, or its weights are not available, do not fit, or are for
-    other labels.
+    `labels` are the labels of the logits (None: ImageNet's); `channels` is the number of channels of the images; `fold`
+    folds batch norms into convolutions, unless the weights are a set. The user's own code runs only with `allow_code`.
+    Raises StudyError if the network is unknown; if its weights are not available, do not fit, or are for other labels;
+    or if the network does not take the images or is not deterministic.
     """
     labels = labels or label_set("imagenet")
     check(name, model, labels=labels, allow_code=allow_code)
@@ -126,8 +126,8 @@ def load(
     preprocessing = preprocessing_of(model, network, called)
     if channels > len(preprocessing.mean):
         raise StudyError(
-            f"{called} takes images with {len(preprocessing.mean)} channel, and the image set has {channels}",
-            accepted="an image set with one channel, or a network for three",
+            f"{called} takes images with {len(preprocessing.mean)} channel, but the image set has {channels} channels",
+            accepted="an image set with one channel, or a network for three channels",
             todo="set the image set's channels, or choose another network",
         )
     indices = outputs.output_indices(name, model, labels)
@@ -144,7 +144,7 @@ def load(
 
 
 def native(model: Model, classifier: Classifier) -> Native:
-    """How the model's own zoo prepares images, at the size and with the interpolation of `classifier`."""
+    """Return how the model's own zoo prepares images, at the size and with the interpolation of `classifier`."""
     size, interpolation = classifier.preprocessing.size, classifier.preprocessing.interpolation
     if model.zoo == "python" or model.is_zero_shot:
         return Native(size, size, interpolation, "crop")
@@ -183,7 +183,7 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
     asked = model.arguments.get("num_classes", width)
     if asked != width:
         raise StudyError(
-            f"the weights '{tag}' of {model.network} are for {width} classes, and num_classes is {asked}",
+            f"the weights '{tag}' of {model.network} are for {width} classes, but num_classes is {asked}",
             accepted="no num_classes, or weights: file:<path> that were trained for that number of classes",
             todo=f"remove num_classes from model '{name}': the last layer would be random",
         )
@@ -212,7 +212,7 @@ def _no_head(name: str, model: Model, labels: LabelSet, width: int = 0) -> Study
 
 
 def _fitting(model: Model, labels: LabelSet) -> str | None:
-    """Other weights of the same network that classify into `labels`, as text."""
+    """Other weights of the same network that classify into `labels`, as text; None if there are none."""
     zoo, accepted = ZOOS[model.zoo], outputs.widths(model, labels)
     mark = "." if model.zoo == "timm" else "/"
     found = [tag for tag in zoo.tags(model.name) if zoo.outputs(model.name, tag) in accepted]
@@ -246,9 +246,9 @@ def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> 
 
 
 def preprocessing_of(model: Model, network: nn.Module, called: str) -> Preprocessing:
-    """The preprocessing of `network`: the zoo's own record, overridden by the fields of the spec.
+    """Return the preprocessing of `network`: the zoo's own record, overridden by the fields of the spec.
 
-    Raises StudyError, which names the network as `called`, if mean and std have different lengths.
+    Raises StudyError unless mean and std have one number each, or three each. `called` names the network in messages.
     """
     if model.zoo == "python":
         recorded = user_code.preprocessing(model)

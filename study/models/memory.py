@@ -43,8 +43,8 @@ def estimate(network: nn.Module, *, channels: int, size: int, batch: int) -> Mem
 
     Nothing is computed, and `network` does not change; it may come from `build_meta`. Every live storage counts once,
     however many views it has. The estimate leaves out the memory of a device's libraries (workspaces, caches,
-    fragmentation, CUDA's context) and assumes fused attention kernels. Raises StudyError if the network needs values
-    to run.
+    fragmentation, CUDA's context) and assumes fused attention kernels. Raises StudyError if the network's operations
+    depend on the values of tensors.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     held = _hollow(network, fake)
@@ -55,15 +55,16 @@ def estimate(network: nn.Module, *, channels: int, size: int, batch: int) -> Mem
 
 
 def parameters(network: nn.Module) -> int:
-    """The number of parameters of a network; a shared parameter counts once."""
+    """Return the number of parameters of a network; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool = False) -> nn.Module:
     """Build the network of `model` on the meta device: without memory, weights and downloads.
 
-    The number of outputs follows the zoo's weights, else `classes` or `labels` (None: ImageNet's). The user's own code
-    runs only with `allow_code`. Raises StudyError if the network cannot be built on the meta device.
+    The number of outputs is that of the zoo's weights; without such weights, it is the number of `classes` in the spec
+    or of `labels` (None: ImageNet's). The user's own code runs only with `allow_code`. Raises StudyError if the network
+    cannot be built on the meta device.
     """
     from study.models.zoos import ZOOS
 
@@ -101,14 +102,14 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
 
 
 def _without_memory(zoo: str) -> contextlib.AbstractContextManager[object]:
-    """The context in which a zoo's networks are built without memory. All networks of timm support the meta device."""
+    """The context that builds a zoo's networks without memory. All networks of timm support the meta device."""
     return torch.device("meta") if zoo == "timm" else _EmptyOnMeta()
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Send only `torch.empty` to the meta device: weights start as empty tensors, which are initialised afterwards.
+    """Sends only `torch.empty` to the meta device. Weights start as empty tensors, which are initialised afterwards.
 
-    Other tensors stay real, because networks compute widths with tensors and read the values.
+    Other tensors have values, because networks compute widths with tensors and read the results.
     """
 
     def __torch_function__(
@@ -120,7 +121,7 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Track the `live` bytes of storages, starting with those of `tensors`, and their `peak`."""
+    """Tracks the `live` bytes of storages, starting with the storages of `tensors`, and the `peak` of these bytes."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Estimates of the memory that models need, kept in the user's cache directory: an estimate takes seconds."""
+"""Estimates of the memory that models need. An estimate takes seconds, so it is kept in the user's cache directory."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def estimates(
     allow_code: bool,
     say: Callable[[str], None],
 ) -> dict[str, Memory] | None:
-    """The memory of each local model for passes of `batch` images, in bytes.
+    """Return the memory of each local model for passes of `batch` images, in bytes.
 
-    Returns None, and calls `say` with the reason, if the memory of a network cannot be estimated. Networks defined in
-    the user's own code run only with `allow_code`.
+    If the memory of a network cannot be estimated, calls `say` with the reason and returns None. The user's own code
+    runs only with `allow_code`.
     """
     found: dict[str, Memory] = {}
     try:
@@ -56,7 +56,7 @@ def estimates(
 def _estimate(
     model: Model, labels: LabelSet, channels: int, batch: int, cached: dict[str, dict[str, int]], *, allow_code: bool
 ) -> Memory:
-    """The estimate for one model. Taken from `cached` if it is there, else computed and added to `cached`."""
+    """The estimate for one model: from `cached` if it is there, else computed and added to `cached`."""
     import torch
 
     from study.models import loading
@@ -79,7 +79,7 @@ def _estimate(
 
 
 def _keep_shape(model: Model) -> bool:
-    """Whether the weights do not determine the shape of the network: weights of files and random weights."""
+    """Whether the network has the same shape without these weights: true for weights of files and random weights."""
     return str(model.weights).partition(":")[0] in ("file", "set", "random")
 
 
@@ -91,7 +91,7 @@ def _path() -> Path:
 def _read() -> dict[str, dict[str, int]]:
     """The cached estimates. Raises StudyError if the file is damaged."""
     try:
-        return json_file.read(_path(), dict[str, dict[str, int]], todo="remove it")
+        return json_file.read(_path(), dict[str, dict[str, int]], todo="remove the file")
     except FileNotFoundError:
         return {}
 

@@ -1,4 +1,4 @@
-"""Networks that no zoo has: ResNets for CIFAR-10, and fully connected, convolutional and attention ones for MNIST."""
+"""Networks that no zoo has: ResNets for CIFAR-10; fully connected networks, a CNN and a ViT for MNIST."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _RESNETS = (20, 32, 44, 56, 110)
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without parameters (option A of He et al. 2016).
 
-    In a block that halves the image, the shortcut takes every second pixel and pads the channels with zeros, half of
-    them before and half after the old channels, as in the published checkpoints.
+    In a block that halves the image, the shortcut takes every second pixel, and fills the new channels with zeros. Half
+    of the new channels are before the old channels and half after them, as in the published checkpoints.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -47,8 +47,8 @@ class CifarBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The ResNet for 32 x 32 pixels of He et al. 2016 (arXiv:1512.03385, section 4.2), with `blocks` in each stage.
 
-    Normalised float images (N, 3, H, W) -> logits (N, num_classes). It has 6 * blocks + 2 layers. Its tensors have the
-    names of the published checkpoints.
+    Normalised float images (N, 3, H, W) -> logits (N, num_classes). The network has 6 * blocks + 2 layers. Its tensors
+    have the names of the published checkpoints.
     """
 
     def __init__(self, blocks: int, *, num_classes: int = 10) -> None:
@@ -78,9 +78,9 @@ def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential
 class FullyConnected(nn.Module):
     """Hidden layers of 500 units with ReLU on grey images of 28 x 28 pixels (Wu et al. 2019, smoothed gradients).
 
-    Float images (N, 1, 28, 28) -> logits (N, num_classes). Without hidden layers it is softmax regression. Weights are
-    initialised as in He et al. 2015 (arXiv:1502.01852), which keeps the scale of activations through eight layers, with
-    draws from `generator` or torch's global one.
+    Float images (N, 1, 28, 28) -> logits (N, num_classes). Without hidden layers, this is softmax regression. Weights
+    are initialised as in He et al. 2015 (arXiv:1502.01852), which keeps the scale of activations through eight layers.
+    They are drawn from `generator`, or from torch's global generator.
     """
 
     def __init__(self, depth: int, *, num_classes: int = 10, generator: torch.Generator | None = None) -> None:
@@ -116,4 +116,4 @@ _CIFAR = Preprocessing(size=32, interpolation="bilinear", mean=(0.485, 0.456, 0.
 _MNIST = Preprocessing(size=SIDE, interpolation="bilinear", mean=(0.0,), std=(1.0,))
 
 PREPROCESSING: dict[str, Preprocessing] = {name: _CIFAR if name.startswith("cifar") else _MNIST for name in NETWORKS}
-"""Preprocessing by name; for CIFAR-10, as the published checkpoints were trained."""
+"""Preprocessing by network; for CIFAR-10, the preprocessing with which the published checkpoints were trained."""

@@ -1,4 +1,4 @@
-"""Match the outputs of a network with the labels of a study, and check the network's answers."""
+"""Match the outputs of a network with the labels of a study, and check the network's logits."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ROUNDING = 1e-3
 
 
 def output_indices(name: str, model: Model, labels: LabelSet) -> tuple[int, ...] | None:
-    """The index of the output for each label; None if the spec does not name the outputs by `classes`.
+    """Return the index of the output for each label; None if the spec does not name the outputs with `classes`.
 
-    Raises StudyError if a label is missing in `classes`, or occurs twice.
+    Raises StudyError if a label is missing in `classes`, or occurs there twice.
     """
     if model.classes is None:
         return None
@@ -48,14 +48,14 @@ def output_indices(name: str, model: Model, labels: LabelSet) -> tuple[int, ...]
 
 
 def widths(model: Model, labels: LabelSet) -> tuple[int, ...]:
-    """The accepted numbers of outputs of a network."""
+    """Return the numbers of outputs that a network may have."""
     if model.classes is not None:
         return (len(model.classes),)
     return (len(labels), len(labels) + 1) if labels.name == "imagenet" else (len(labels),)
 
 
 def wrong_width(called: str, model: Model, labels: LabelSet, found: int) -> StudyError:
-    """The error for a network with `found` outputs."""
+    """Return the error for a network with `found` outputs, which do not fit the labels."""
     if model.classes is not None:
         whose, accepted = f"the {len(model.classes)} `classes` of the spec", "one class for each output, in order"
     else:
@@ -76,7 +76,7 @@ def wrong_width(called: str, model: Model, labels: LabelSet, found: int) -> Stud
 def check_logits(classifier: Classifier, model: Model, labels: LabelSet, called: str) -> None:
     """Run the network on two images that are 0 after normalisation.
 
-    Raises StudyError unless it returns finite logits for `labels`.
+    Raises StudyError unless the network returns finite logits for `labels`.
     """
     size, channels = classifier.preprocessing.size, len(classifier.preprocessing.mean)
     try:
@@ -126,7 +126,7 @@ def check_determinism(classifier: Classifier, called: str) -> None:
         if moved > _ROUNDING * spread:
             share = f"by {100 * moved / spread:.2g} % of their range" if spread else f"by {moved:.2g}"
             raise StudyError(
-                f"{called} {how}: they change {share}{parts}",
+                f"{called} {how}: the logits change {share}{parts}",
                 accepted="a network whose logits depend only on the image and the weights",
                 todo="make batch norms and dropout follow .eval(), and remove random draws from forward(), "
                 "or derive them from the image",

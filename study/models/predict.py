@@ -1,4 +1,4 @@
-"""Predictions of a model for finished images: the five most probable labels, without gradients."""
+"""Predictions of a model for `uint8` images: the five most probable labels, without gradients."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Prediction:
-    """Labels (N, K) `int32` and their probabilities (N, K) `float32`, most probable first; K is 5, or the number of
-    labels if that is smaller. `whole` holds all probabilities (N, labels) `float32` if they were requested.
+    """The most probable labels (N, K) `int32`, most probable first, and their probabilities (N, K) `float32`.
 
-    `size` is the final number of images in one pass: smaller than requested if memory ran out. `abstained` (N,) says
-    where a defence that votes gives no answer; None where every image has one.
+    K is 5, or the number of labels if that is smaller. `whole` holds all probabilities (N, labels) `float32` if they
+    were requested. `size` is the final number of images in one pass: smaller than requested if memory ran out.
+    `abstained` (N,) says for which images a defence that votes gives no answer; None if every image has an answer.
     """
 
     top5: NDArray[np.int32]
@@ -45,13 +45,13 @@ class Prediction:
 
 
 def top1(top5: NDArray[np.int32], abstained: NDArray[np.bool_] | None) -> NDArray[np.int32]:
-    """The answers (N,) of labels (N, K), most probable first; K is at least 1."""
+    """The answers (N,): the first label of each row of `top5` (N, K >= 1), or ABSTAINED if `abstained` is true."""
     first: NDArray[np.int32] = top5[:, 0] if abstained is None else np.where(abstained, ABSTAINED, top5[:, 0])
     return first
 
 
 def best_of(counts: NDArray[np.int64]) -> NDArray[np.int32]:
-    """The labels (N, K) with the highest of `counts` (N, labels), highest first; of equal ones the lowest label."""
+    """Return the labels (N, K) with the highest `counts` (N, labels), highest first; ties go to the lower label."""
     return np.argsort(-counts, axis=1, kind="stable")[:, :TOP].astype(np.int32)
 
 
@@ -70,10 +70,12 @@ def predict(
 
     The network computes in `precision`, and probabilities follow from its logits in float32.
 
+    `pixels` are an array on the host, or a tensor on the device, which several models can share. `pixels` may hold
+    several versions of all images, one version after the other. `images` are the ids of the images.
+
     If the device's memory is too small, passes are halved, which changes rounding. Raises StudyError if memory is too
-    small for one image, or if a probability is not finite; the message has the `name` of the model and the ids of
-    `images`. `pixels` may hold several versions of all images, one version after the other. `pixels` are an array on
-    the host, or a tensor on the device, which several models can share.
+    small for one image, or if a probability is not finite; the message has the `name` of the model and the ids of the
+    images.
     """
     sent: list[Download] = []
     size = numerics.pass_size(batch, device)
@@ -104,7 +106,7 @@ def predict(
 def _pass(
     model: Classifier, part: NDArray[np.uint8] | Tensor, size: int, device: str, precision: Precision
 ) -> tuple[Tensor, torch.return_types.topk]:
-    """All probabilities, and the highest ones; both include the padding."""
+    """All probabilities, and the highest probabilities with their labels; both have rows for the padding too."""
     held = part if isinstance(part, Tensor) else uploaded(part, device)
     if len(held) < size:
         held = torch.cat([held, held[-1:].expand(size - len(held), -1, -1, -1)])
@@ -117,7 +119,7 @@ def _pass(
 
 
 def answers(model: Classifier, images: Tensor, device: str, precision: Precision) -> Tensor:
-    """The most probable label (N,) `int32` of float images (N, C, H, W), -1 where the logits are not finite.
+    """Return the most probable label (N,) `int32` of float images (N, C, H, W); -1 where the logits are not finite.
 
     `model` is in `precision`, and `images` are one whole pass on the device.
     """
@@ -130,7 +132,10 @@ def answers(model: Classifier, images: Tensor, device: str, precision: Precision
 
 
 def not_finite(name: str, places: Sequence[int], images: Sequence[str], what: str = "probabilities") -> StudyError:
-    """The error for `what` of a model that is not finite for the images at these places."""
+    """Return the error for a model whose `what` are not finite for the images at the positions `places`.
+
+    `images` are the ids of the images of one version; empty if they have no ids.
+    """
     ids = dict.fromkeys(images[one % len(images)] if images else f"number {one}" for one in places)
     shown = ", ".join([*list(ids)[:_NAMED], *([f"{len(ids) - _NAMED} more"] if len(ids) > _NAMED else [])])
     return StudyError(

@@ -25,7 +25,7 @@ from study.spec.frozen import Frozen, rejected
 from study.spec.shorthand import TEXT, OneItem, Shorthand, also
 
 ZERO_SHOT = ("open_clip", "transformers")
-"""Libraries of models of images and text, which classify by prompts."""
+"""Libraries of models of images and text. These models classify by prompts."""
 
 ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python", *ZERO_SHOT)
 WEIGHTS = ("zoo", "file", "set", "package", "random", "own")
@@ -50,32 +50,33 @@ _NETWORK = {"anyOf": [{"enum": list(SHORT_NAMES)}, TEXT]}
 
 
 class Model(Frozen):
-    """One model of a spec. Exactly one of `network`, `model` and `remote` gives its source:
+    """One model of a spec. It has exactly one of the keys `network`, `model` and `remote`:
 
-    - `network`: `zoo:network` of torchvision, timm, pretrainedmodels or study (CIFAR-10 ResNets, MNIST networks), or
-      `python:<module or file>:<function>`, the user's own code, which runs only with --allow-code; `open_clip:` and
-      `transformers:` name models of images and text, which classify by prompts;
+    - `network`: `zoo:network` of torchvision, timm, pretrainedmodels or study (CIFAR-10 ResNets, MNIST networks);
+      `open_clip:` or `transformers:`, a model of images and text, which classifies by prompts; or
+      `python:<module or file>:<function>`, the user's own code, which runs only with --allow-code;
     - `model`: another model of the spec, with a `transform` in front of it;
     - `remote`: a service that answers over HTTP; it can only be a target.
 
     `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>`, `random:<seed>`,
     `own` for a `python:` network that loads its own weights, or a set `{set: "<folder>/*.safetensors"}` of two or more
     files. The components `drawn_weights` and `gaussian_weights` derive the weights of each step from the set; other
-    attacks use its mean. `sha256` is the required SHA-256 of the file of `file:` or `package:`, or at least its first
-    eight hexadecimal digits.
+    attacks use the mean of the set. For `file:` and `package:`, `sha256` is the required SHA-256 of the weights file,
+    or at least its first eight hexadecimal digits.
 
-    `role: source` makes a model a source only: it is never a target, and makes no predictions, so it does not take part
-    in the selection of images. A model with a set of weights must have this role.
+    A model with `role: source` is only a source: it is never a target and makes no predictions, so it does not take
+    part in the selection of images. A model with a set of weights must have this role.
 
-    The fields of the input default to the zoo's own record of the network: `size` in pixels, `interpolation`, `mean`
-    and `std` (for images scaled to 0..1), `channels` (RGB or BGR), and `range` (the largest value of a channel before
-    `mean` and `std`: 1 or 255). `classes` names the outputs in their order, if it differs from the order of the image
-    set's labels. `prompts` are the texts for a label, with `{}` in place of its first word, of a model of images and
-    text (default: "a photo of a {}."): an image belongs to the label whose prompts are nearest.
+    These fields describe the input; their defaults are the zoo's own record of the network: `size` in pixels,
+    `interpolation`, `mean` and `std` (for images scaled to 0..1), `channels` (RGB or BGR), and `range` (the largest
+    value of a channel before `mean` and `std` are applied: 1 or 255). `classes` names the outputs in their order; it is
+    needed if this order differs from that of the image set's labels. `prompts` are the texts with which a model of
+    images and text describes a label. In a prompt, `{}` stands for the first word of the label (default: "a photo of a
+    {}."). An image belongs to the label whose prompts have the nearest embedding.
 
-    A `transform` changes finished images before the model sees them, or lets the model vote on versions of them; such a
-    model can only be a target. `family` says which models are kin, where the name of the network does not: in the
-    user's own code, or a service.
+    A `transform` changes an image before the model sees it, or lets the model vote on several versions of the image. A
+    model with a transform can only be a target. `family` names the family of the model's architecture. It is needed if
+    the network's name does not tell the family: for the user's own code, and for a service.
     """
 
     model_config = ConfigDict(json_schema_extra=also(_NETWORK))
@@ -108,7 +109,7 @@ class Model(Frozen):
         given = dict(given)
         if given["network"] in ROBUST and given.get("weights") is None:
             raise rejected(
-                f"the weights of {given['network']} come from its authors, in a file",
+                f"the weights of {given['network']} are not in a zoo: its authors publish them in a file",
                 "weights: file:<path>, the file that RobustBench distributes; or weights: random:<seed>",
             )
         if given["network"] in SHORT_NAMES:
@@ -144,7 +145,7 @@ class Model(Frozen):
         try:
             return read_names(Path(given))
         except StudyError as error:
-            raise rejected(error.what, error.accepted or "a list of names, or a text file of them") from None
+            raise rejected(error.what, error.accepted or "a list of names, or a text file with names") from None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
@@ -157,7 +158,10 @@ class Model(Frozen):
         if self.network is None:
             surplus = [key for key in _OF_NETWORKS if getattr(self, key) not in (None, {})]
             if surplus:
-                raise rejected(f"'{surplus[0]}' needs a model with a network", f"{origins[0]} and transform")
+                raise rejected(
+                    f"'{surplus[0]}' needs a model with the key `network`; this model has `{origins[0]}`",
+                    f"the keys {origins[0]}, transform and family",
+                )
             if self.model is not None and self.transform is None:
                 raise rejected("a model with the key `model` needs a transform", "transform: {…}")
             return self
@@ -186,7 +190,8 @@ class Model(Frozen):
         self._check_prompts(network)
         if self.role == "source" and self.transform is not None:
             raise rejected(
-                "a model with a transform has no gradients, so it cannot be a source only", "role or transform"
+                "a model with a transform has no gradients, so it cannot be a source only",
+                "either `role: source` or a transform",
             )
         if self.has_set and self.role != "source":
             raise rejected(
@@ -209,15 +214,16 @@ class Model(Frozen):
 
     def _check_prompts(self, network: str) -> None:
         if self.prompts is not None and not self.is_zero_shot:
-            raise rejected(f"{network} has no text encoder, so that it takes no prompts", "open_clip:…, transformers:…")
+            raise rejected(f"{network} has no text encoder, so it takes no prompts", "open_clip:…, transformers:…")
         if any("{}" not in prompt for prompt in self.prompts or ()):
             raise rejected("a prompt lacks {}, the place of the label", '"a photo of a {}."')
         if self.is_zero_shot and self.classes is not None:
             raise rejected(
-                "a model with prompts has an output for each label: classes cannot reorder them", "no classes"
+                "a model with prompts has one output for each label, so `classes` does not apply to it",
+                "a model with prompts and without `classes`",
             )
         if self.is_zero_shot and self.weights_kind not in ("zoo", "file", "random"):
-            raise rejected(f"{network} takes no such weights", "zoo:<tag>, file:<path>, random:<seed>")
+            raise rejected(f"{network} cannot have `weights: {self.weights}`", "zoo:<tag>, file:<path>, random:<seed>")
 
     def _check_weights(self, network: str) -> None:
         kind, _, value = (self.weights or "zoo:").partition(":")
@@ -239,7 +245,7 @@ class Model(Frozen):
 
     @property
     def is_zero_shot(self) -> bool:
-        """Whether it classifies by prompts."""
+        """Whether the model classifies by prompts."""
         return self.zoo in ZERO_SHOT
 
     @property
@@ -287,7 +293,7 @@ class Model(Frozen):
         return hashed(digest, self.transform.identity(), *([] if stages is None else [stages]))
 
     def describe(self, of_source: Mapping[str, Any], stages: str | None = None) -> dict[str, Any]:
-        """The record of this model in a run: that of its network or service, with the transform."""
+        """The record of this model in a run: `of_source`, the record of its network or service, with the transform."""
         if self.transform is None:
             return dict(of_source)
         shown = {"transform": self.transform.model_dump(mode="json")}

@@ -24,20 +24,20 @@ def decayed(
 ) -> Iterator[int]:
     """Multiply the gradient, not the value, at the end of every branch of `network`; yield the number of branches.
 
-    Wu et al. 2020 (arXiv:2002.05990), equation 9: the gradient of a block z + f(z) is that of z + gamma f(z), where
-    gamma is `residual`. Modules in a skip connection (a downsampling convolution) are left alone. In a DenseNet, the
-    branch is a layer's new features, and gamma is `dense`. Branches with a gamma of 1 are skipped and not counted.
+    Wu et al. 2020 (arXiv:2002.05990), equation 9: the gradient of a block z + f(z) with input z and branch f becomes
+    that of z + gamma f(z), where gamma is `residual`. Modules in a skip connection (a downsampling convolution) are
+    left alone. In a DenseNet, the branch is a layer's new features, and gamma is `dense`. Branches with a gamma of 1
+    are skipped and not counted.
 
     The scaling applies to every forward pass inside the context, even if its backward pass comes later. At the end, or
     after an exception, the network has its original hooks and parameters.
 
-    `authors` reproduces the gradient of the authors' released code, up to one positive factor for each batch. That code
-    scales the gradient at ReLUs, inside branches and after additions, except at ReLUs whose name contains "0.relu". The
-    exception is meant for layerN.0, but also matches layer3.10, layer3.20 and layer3.30: in a ResNet, blocks whose
-    index ends in 0 have no decay. A DenseNet decays as in the paper. The released code supports plain ResNets and
-    DenseNets; here its rule applies to every network of the same blocks, such as ResNeXt.
-
-    Raises StudyError for `authors` with any other network.
+    Compatibility `authors` reproduces the gradient of the authors' released code, up to one positive factor for each
+    batch. That code scales the gradient at ReLUs, inside branches and after additions, except at ReLUs whose name
+    contains "0.relu". The exception is meant for layerN.0, but also matches layer3.10, layer3.20 and layer3.30.
+    Therefore, in a ResNet, blocks whose index ends in 0 have no decay. A DenseNet decays as in the paper. The released
+    code supports plain ResNets and DenseNets; here, its rule applies to every network of the same blocks, such as
+    ResNeXt. Raises StudyError for `authors` with any other network.
     """
     chosen = branches(network)
     if compatibility == "authors":

@@ -18,7 +18,7 @@ _SMOOTH = ("bilinear", "bicubic")
 
 
 def resized(images: Tensor, size: int, interpolation: str) -> Tensor:
-    """Return images (N, C, H, W) of any range at `size` x `size` pixels, with antialiasing if they shrink."""
+    """Return images (N, C, H, W), of any range of values, at `size` x `size` pixels; antialiased if they shrink."""
     smooth = interpolation in _SMOOTH
     if smooth and images.device.type != "cpu":
         return resized_in_order(images, size, interpolation)
@@ -26,7 +26,7 @@ def resized(images: Tensor, size: int, interpolation: str) -> Tensor:
 
 
 def resized_in_order(images: Tensor, size: int, interpolation: str) -> Tensor:
-    """Return what `resized` returns, `bilinear` or `bicubic`, by two matrix products in float32."""
+    """Return what `resized` returns for `bilinear` and `bicubic`, computed by two matrix products in float32."""
     down, across = (_matrix(old, size, interpolation, str(images.device)) for old in images.shape[-2:])
     found: Tensor = _Resized.apply(images, down.to(images.dtype), across.to(images.dtype))
     return found
@@ -41,7 +41,7 @@ def _matrix(old: int, new: int, interpolation: str, device: str) -> Tensor:
 
 
 class _Resized(torch.autograd.Function):
-    """Both matrix products, in float32: neither the forward nor the backward pass uses TF32 or bfloat16."""
+    """Both matrix products. The forward and the backward pass compute in float32, without TF32 and bfloat16."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, down: Tensor, across: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Robust ImageNet models by their names on RobustBench's leaderboard: network, input, and published accuracies.
 
-The leaderboard has them for L-infinity 4/255 on 5,000 validation images: robust accuracy is that under AutoAttack
-(Croce et al. 2021, arXiv:2010.09670; figures of RobustBench's own records). RobustBench distributes the files; a spec
-names one with `weights: file:<path>`, and `sha256` pins it.
+The accuracies are from RobustBench's own records (Croce et al. 2021, arXiv:2010.09670), measured on 5,000 validation
+images. Robust accuracy is the accuracy under AutoAttack with L-infinity 4/255. RobustBench distributes the weights
+files. A spec names a file with `weights: file:<path>`, and `sha256` can pin its content.
 """
 
 from __future__ import annotations
@@ -56,4 +56,4 @@ ROBUST: Mapping[str, RobustModel] = {
     "RodriguezMunoz2024Characterizing_Swin-B": _model(_SWIN_B, 77.76, 51.56),
     "RodriguezMunoz2024Characterizing_Swin-L": _model(_SWIN_L, 79.36, 53.82),
 }
-"""By name. RobustBench's other models have networks that no zoo here has."""
+"""The models by name. The networks of RobustBench's other models are in none of the zoos here."""

@@ -19,10 +19,11 @@ from study.models.layers.named import layer
 def changed_skips(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> Iterator[tuple[str, ...]]:
     """Make each residual block compute change(name, s) + f(x) in place of s + f(x); yield the branches' names.
 
-    s is the value of the skip connection: x, or a downsampling of x. `name` is the name of the branch's end. `change`
-    returns a tensor of the same shape, and acts on each row of the batch by itself. Ghost networks (Li et al. 2020,
-    arXiv:1812.03413) multiply s by a random number. Dense layers have no skip connection. Results equal those of a
-    rewritten network up to rounding, because blocks compute f(x) + (change(s) - s) + s.
+    x is the block's input, f its branch, and s the value of the skip connection: x, or a downsampling of x. `name` is
+    the name of the branch's end. `change` returns a tensor of the same shape, and acts on each row of the batch by
+    itself. For example, ghost networks (Li et al. 2020, arXiv:1812.03413) multiply s by a random number. Dense layers
+    have no skip connection. Results equal those of a rewritten network up to rounding, because a block computes
+    f(x) + (change(name, s) - s) + s.
 
     The network runs without torch.compile, and is restored at the end. Raises StudyError if it has no residual
     branches, if a skip connection is a function without a module, or if f(x) has another layout than x (Swin, mixers).
@@ -31,7 +32,7 @@ def changed_skips(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> 
     functions = [branch.name for branch in branches if branch.skip is None and not branch.identity]
     if not branches or functions:
         raise StudyError(
-            f"the skip connection around '{functions[0]}' is no module"
+            f"the skip connection around '{functions[0]}' is a function, not a module"
             if functions
             else "the network has no skip connections",
             accepted="networks of residual blocks whose skip connections are x, or a module",
@@ -56,13 +57,13 @@ def _changed(model: nn.Module, branch: Branch, change: Callable[[str, Tensor], T
         held[:] = inputs[:1]
 
     def add(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        # The block adds `carried` afterwards. If the block has changed it in place, both places use the new values.
+        # The block adds `carried` afterwards. If the block has changed it in place, both uses have the new values.
         (carried,) = held
         held.clear()
         if output.shape != carried.shape:
             raise StudyError(
-                f"the branch that ends at '{branch.name}' has shape {tuple(output.shape)}, and its skip connection "
-                f"{tuple(carried.shape)}",
+                f"the branch that ends at '{branch.name}' has shape {tuple(output.shape)}, but its skip connection has "
+                f"shape {tuple(carried.shape)}",
                 accepted="blocks whose branch has the layout of its skip connection",
                 todo="choose another network",
             )

@@ -1,4 +1,4 @@
-"""A small CNN and a small ViT for grey images of 28 x 28 pixels: two kinds of network that train on a laptop."""
+"""A small CNN and a small ViT for grey images of 28 x 28 pixels. Both can be trained on a laptop."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _PATCH, _WIDTH, _BLOCKS, _HEADS = 7, 48, 4, 4
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions of 16, 32 and 64 channels, each with ReLU and 2x2 max-pooling, and two linear layers.
 
-    Float images (N, 1, 28, 28) -> logits (N, num_classes). It has no batch norm: its training on adversarial images
-    has no second distribution to keep statistics of.
+    Float images (N, 1, 28, 28) -> logits (N, num_classes). The network has no batch norm, because the statistics of
+    adversarial training images would not fit clean images.
     """
 
     def __init__(self, *, num_classes: int = 10) -> None:
@@ -35,7 +35,7 @@ class SmallCNN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                assert module.bias is not None, "no layer here lacks it"
+                assert module.bias is not None, "every layer here has a bias"
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class SmallCNN(nn.Module):
 def small_vit(*, num_classes: int = 10) -> VisionTransformer:
     """The vision transformer of Dosovitskiy et al. 2021 with 4 blocks of width 48 on patches of 7 x 7 pixels.
 
-    Float images (N, 1, 28, 28) -> logits (N, num_classes). It is timm's class, so that attacks find its attention.
+    Float images (N, 1, 28, 28) -> logits (N, num_classes). The class is timm's, so attacks find its attention.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -66,11 +66,11 @@ def small_vit(*, num_classes: int = 10) -> VisionTransformer:
 
 
 def drawn(network: str, seed: int) -> nn.Module:
-    """The network `mnist_cnn` or `mnist_vit` with first weights that `seed` decides."""
+    """Return the network `mnist_cnn` or `mnist_vit` with initial weights that are drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SMALL_NETWORKS[network]()
 
 
 SMALL_NETWORKS: dict[str, Callable[..., nn.Module]] = {"mnist_cnn": SmallCNN, "mnist_vit": small_vit}
-"""By name; each takes `num_classes`."""
+"""The functions that build the networks, by name; each takes `num_classes`."""

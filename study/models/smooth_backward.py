@@ -1,4 +1,4 @@
-"""Smoother derivatives of ReLUs and max-poolings in the backward pass; values stay as they are."""
+"""Smoother derivatives of ReLUs and max-poolings in the backward pass; the forward pass stays unchanged."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from study.models.layers.named import layer, network_of
 def smooth_backward(model: nn.Module, after: str, *, temperature: float, border: float) -> Iterator[None]:
     """Give ReLUs that run after the layer `after` the derivative of SiLU, and all max-poolings that of a soft maximum.
 
-    The gradient of a pooled value goes to all pixels of its window, in shares softmax(`temperature` * pixel). Where a
-    window reaches over the border of the image, its pixels have the value `border`, and their share of the gradient is
-    lost. With minus infinity, their share is 0.
+    The gradient of a pooled value goes to all pixels of its window, in shares softmax(`temperature` * pixel). Pixels of
+    a window beyond the image's border have the value `border`, and their share of the gradient is lost. If `border` is
+    minus infinity, their share is 0.
 
     Raises StudyError in the pass if no ReLU runs after `after`.
     """
@@ -114,7 +114,7 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Soft:
-    """How a window's gradient is shared: temperature of the softmax, and value of pixels beyond the border."""
+    """How a window's gradient is shared: the softmax's temperature, and the value of pixels beyond the border."""
 
     window: _Window
     temperature: float

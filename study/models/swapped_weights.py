@@ -28,7 +28,8 @@ def weight_set_of(name: str, model: nn.Module) -> WeightSet:
 def swapped(model: nn.Module, weights: WeightSet, choose: Callable[[], Mapping[str, Tensor]]) -> Iterator[None]:
     """Put the weights `choose()` into `model` before each of its forward passes; at the end, put the mean back.
 
-    The backward pass of one forward pass must end before weights change in the next. The network may be compiled.
+    The backward pass of a forward pass must end before the next forward pass starts, which changes the weights. The
+    network may be compiled.
     """
     network = network_of(model)
     handle = model.register_forward_pre_hook(lambda *_: weights.put(network, choose()))

@@ -34,7 +34,10 @@ class Transformer:
 
 
 def transformer_of(model: nn.Module, method: str) -> Transformer:
-    """The parts of a transformer. Raises StudyError for a network without attention over all tokens of an image."""
+    """Return the parts of a transformer. `method` names the attack in the message.
+
+    Raises StudyError if the network has no attention, or has an attention module without a map over tokens.
+    """
     network, layers = network_of(model), layers_of(model)
     attention = layers.attention
     if not attention or any(one.over != "tokens" for one in attention):
@@ -52,10 +55,11 @@ def transformer_of(model: nn.Module, method: str) -> Transformer:
 
 
 def tokens_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the gradients of extreme tokens by `factor`, which is (N,), or () for all images.
+    """Multiply the gradients of extreme tokens by `factor`, of shape (N,), or () for one factor for all images.
 
-    For each image and channel, the extreme tokens are those with the largest and with the smallest gradient. `gradient`
-    is (N, tokens, channels), (N, channels, height, width), or (N, channels) for one token.
+    For each image and channel, the extreme tokens are the token with the largest and the token with the smallest
+    gradient. `gradient` is (N, tokens, channels), (N, channels, height, width), or (N, channels) for a single token,
+    which is always multiplied once.
     """
     if gradient.ndim == 2:
         return gradient * _shaped(factor, gradient)
@@ -67,8 +71,8 @@ def tokens_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
 def maps_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
     """Multiply extreme rows and columns of a map's gradient (N, heads, queries, keys) by `factor`, (N,) or ().
 
-    For each image and head, these are the row and the column of the largest gradient, and those of the smallest. If a
-    map has a single query, only columns are multiplied.
+    For each image and head, these are the row and the column of the largest gradient, and the row and the column of the
+    smallest. If a map has a single query, only columns are multiplied.
     """
     keys = gradient.shape[-1]
     flat = gradient.flatten(2)
@@ -142,11 +146,11 @@ def changed_tokens(
     change: Callable[[Sort, str, Tensor], Tensor],
     at: Literal["map", "scores"],
 ) -> Iterator[None]:
-    """Put `change(sort, layer, gradient)` in place of the gradients of all `parts`. Their first axis is the images'.
+    """Put `change(sort, layer, gradient)` in place of the gradient of each layer in `parts`.
 
-    For attention maps, the gradient is that of the map (`at: map`), or that of the scores before the softmax
-    (`at: scores`). Raises StudyError for a network without maps, and in the pass for a layer with several rows per
-    image.
+    The first axis of each gradient is that of the images. For attention maps, the gradient is that of the map
+    (`at: map`), or that of the scores before the softmax (`at: scores`). Raises StudyError for a network without maps;
+    and in the backward pass for a layer with several rows per image.
     """
     with counted_rows(model) as rows, visible_attention(model):
 
@@ -178,7 +182,7 @@ def one_row_an_image(gradient: Tensor, rows: int, name: str) -> Tensor:
 
 @contextmanager
 def counted_rows(model: nn.Module) -> Iterator[list[int]]:
-    """Yield a list with one number: that of the images in the present pass."""
+    """Yield a list with one number: the number of images in the present pass."""
     rows = [0]
 
     def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -189,14 +193,17 @@ def counted_rows(model: nn.Module) -> Iterator[list[int]]:
 
 
 def plain(model: nn.Module, method: str, chosen: Collection[str]) -> None:
-    """Raise StudyError unless all of a transformer's `chosen` layers belong to blocks of one resolution."""
+    """Raise StudyError unless the network has two or more stages, and all `chosen` layers are inside them.
+
+    Each block of a plain transformer is a stage. `method` names the attack in the message.
+    """
     network = network_of(model)
     stages = layers_of(model).stages
     outside = [name for name in chosen if not name.startswith(tuple(f"{stage}." for stage in stages))]
     if outside or len(stages) < 2:
         raise StudyError(
             f"{method} does not apply to this {type(network).__name__}"
-            + (f": {names(outside)} belongs to none of its equal blocks" if outside else ""),
+            + (f": none of its equal blocks contains {names(outside)}" if outside else ""),
             accepted="plain transformers, such as ViT, DeiT and BEiT",
             todo="leave this source out of the attack's experiments",
         )

@@ -15,12 +15,12 @@ class Towers:
     """A model of images and text, as its library builds it.
 
     Attributes:
-        whole: All of it, with the names of its tensors in files.
-        image: Its image encoder: normalised images (N, 3, H, W) -> embeddings (N, width).
-        text: Its text encoder: texts -> embeddings (texts, width).
+        whole: The whole model. Its tensors have the same names as in weights files.
+        image: The image encoder: normalised images (N, 3, H, W) -> embeddings (N, width).
+        text: The text encoder: texts -> embeddings (texts, width).
         width: The width of an embedding.
-        scale: The factor of cosines in its logits, and what is added to them.
-        preprocessing: The library's record of its input.
+        scale: Returns the factor by which logits multiply cosines, and the bias that they add.
+        preprocessing: The library's record of the model's input.
     """
 
     whole: nn.Module

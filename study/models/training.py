@@ -1,7 +1,7 @@
 """Train small networks on MNIST, or on data in its format.
 
-The fully connected ones are those of the smoothed-gradient paper, whose authors published no weights. A small CNN and a
-small ViT, trained plainly or on adversarial images, are targets with and without a defence for any machine.
+The fully connected networks are those of the smoothed-gradient paper, whose authors published no weights. The small CNN
+and the small ViT are targets for any machine: undefended after plain training, defended after adversarial training.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _JUDGED_BY = 20
 class Trained:
     """A trained network: its name, weights file, and test accuracy (0..1).
 
-    `robust` is the accuracy (0..1) on the first 1,000 test images under the training's attack with 20 steps; None after
-    plain training.
+    After adversarial training, `robust` is the accuracy (0..1) on the first 1,000 test images under the attack of the
+    training, but with 20 steps. After plain training, `robust` is None.
     """
 
     network: str
@@ -57,7 +57,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Course:
-    """The settings that, with the data, determine the weights. They are written into the weights file."""
+    """The settings of a training. With the data, they determine the weights; the weights file records them."""
 
     network: str
     epochs: int
@@ -69,7 +69,7 @@ class _Course:
 
     @property
     def called(self) -> str:
-        """The name of the weights, and the key of draws."""
+        """The name of the weights file, without its suffix, and a part of the key of random numbers."""
         return self.network if self.adversarial is None else f"{self.network}_adversarial"
 
     def record(self) -> dict[str, object]:
@@ -81,7 +81,7 @@ class _Course:
         return found
 
     def drawn(self, *purpose: object) -> int:
-        """A seed of torch's generators for this purpose."""
+        """A seed for a generator of torch, drawn for `purpose`."""
         return int(draws(1, "training", self.called, self.seed, *purpose)[0]) >> 1
 
 
@@ -111,12 +111,14 @@ def train(
 ) -> list[Trained]:
     """Train each of `networks` on the IDX files in `data`; write `<network>.safetensors` to `output`.
 
-    The loss is cross-entropy, in batches of `batch`. Fully connected networks are trained by stochastic gradient
-    descent with Nesterov momentum 0.9 from a learning rate of 0.05, the CNN and the ViT by Adam from 0.002; the rate
-    falls to 0 along a half cosine. There is no augmentation, and the test split has no influence: the weights of the
-    last epoch are kept. With `adversarial`, every batch is replaced by the images that this attack makes of it, and the
-    file is `<network>_adversarial.safetensors`. On one type of CPU, the same data, settings and version of torch give
-    the same bytes. `say` receives loss and accuracy after every epoch.
+    The loss is cross-entropy, in batches of `batch` images. Fully connected networks are trained by stochastic gradient
+    descent with Nesterov momentum 0.9; the CNN and the ViT are trained by Adam. The initial learning rate is
+    `learning_rate` (None: 0.05, or 0.002 for Adam), and falls to 0 along a half cosine. There is no augmentation. The
+    test split has no influence: the weights of the last epoch are kept.
+
+    With `adversarial`, this attack replaces the images of every batch, and the file is
+    `<network>_adversarial.safetensors`. On one type of CPU, the same data, settings and version of torch give the same
+    bytes. `say` receives loss and accuracy after every epoch.
 
     Raises StudyError if the data is not in MNIST's format, a weights file exists already, or training diverges. A
     failed or interrupted training writes no file.
@@ -143,14 +145,14 @@ def _first_rate(network: str) -> float:
 
 
 def _place(output: Path, course: _Course) -> Path:
-    """The path of the weights file. Raises StudyError before any training if it cannot be written."""
+    """The path of the weights file. Raises StudyError, before any training, if the file cannot be written."""
     if course.network not in TRAINABLE:
         raise StudyError(f"'{course.network}' cannot be trained here", accepted=names(TRAINABLE, course.network))
     path = output / f"{course.called}.safetensors"
     if path.exists():
         raise StudyError(
             f"{path} exists already",
-            todo="name another folder with --output, or delete the file; studies that used it will then not resume",
+            todo="name another folder with --output; or delete the file: studies that used it will then not resume",
         )
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -222,7 +224,7 @@ def _train(course: _Course, data: _Data, say: Callable[[str], None]) -> tuple[nn
 
 
 def _begun(course: _Course) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The network with its first weights, and the rule that trains it."""
+    """The network with its initial weights, and its optimiser."""
     first = course.drawn("weights")
     depth = FULLY_CONNECTED.get(course.network)
     if depth is None:
@@ -234,8 +236,8 @@ def _begun(course: _Course) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def _robust(network: nn.Module, data: _Data, course: _Course) -> float:
-    """The accuracy on the first test images under the training's attack, with more steps."""
-    assert course.adversarial is not None, "the caller has looked"
+    """The accuracy on the first test images under the attack of the training, but with `_JUDGED_BY` steps."""
+    assert course.adversarial is not None, "only adversarial training has an attack"
     images, labels = data.test_pixels[:_AT_ONCE] / 255, data.test_labels[:_AT_ONCE]
     attack = PGD(course.adversarial.epsilon, _JUDGED_BY)
     found = worst(network, images, labels, attack, course.drawn("judged"))

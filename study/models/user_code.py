@@ -26,7 +26,7 @@ _WEIGHTS = ("own", "file", "set", "random")
 
 
 def check(name: str, model: Model, *, allowed: bool) -> None:
-    """Raise StudyError if code is not `allowed` or cannot be found, or the spec does not define the network's input."""
+    """Raise StudyError if the code is not `allowed` or not found, or the spec lacks its input or has wrong weights."""
     if not allowed:
         raise _forbidden(f"model '{name}'", model)
     kind = (model.weights or "own").partition(":")[0]
@@ -49,9 +49,10 @@ def check(name: str, model: Model, *, allowed: bool) -> None:
 def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
     """Call the function with the model's `arguments`; return the network and its identity for the digest.
 
-    Only this function runs the user's code, so it checks `allowed` itself. The identity contains the SHA-256 of the
-    function's source and of the files that it imports from its folder, but no paths. Raises StudyError if code is not
-    allowed, the function does not exist, or it does not return a network. Exceptions of the function pass through.
+    Only `build` runs the user's code, so it checks `allowed` itself. The identity contains the SHA-256 of the
+    function's source and of the files that this source imports from its folder, but no paths. Raises StudyError if the
+    code is not allowed, the function does not exist, or the function does not return a network. Exceptions of the
+    function pass through.
     """
     if not allowed:
         raise _forbidden("a model", model)
@@ -90,7 +91,7 @@ def _forbidden(called: str, model: Model) -> StudyError:
 
 
 def preprocessing(model: Model) -> Preprocessing:
-    """The preprocessing in the spec. `check` must have found it complete."""
+    """Return the preprocessing in the spec, which `check` must have found complete."""
     assert model.size is not None, "checked"
     assert model.mean is not None, "checked"
     assert model.std is not None, "checked"

@@ -26,7 +26,7 @@ class Weights:
         attention: Factor of the gradient of an attention map or its scores.
         mlp: Factor of the gradient of an MLP branch's input.
         added: Factor of the gradient that was recorded in the last block.
-        decay: The factor of recorded gradients is multiplied by `decay` from each block to the block before it.
+        decay: The factor of the gradient recorded in a block is `decay` times the factor of the block after it.
     """
 
     attention: float
@@ -39,15 +39,16 @@ class Weights:
 def virtual_dense(model: nn.Module, weights: Weights, at: Literal["map", "scores"]) -> Iterator[None]:
     """Add to the gradients inside each block the unchanged gradients of all later blocks.
 
-    Each backward pass from the logits first runs once through the unchanged network. This run records, for each block
-    b, the gradients of its attention map (or its scores) and of its MLP branch's input; the last block has b = 0. Then
-    the gradient of a map (or its scores) becomes `attention` times itself, plus `added` times the sum over all later
-    blocks of `decay`^b times their recorded gradients. The gradient of an MLP branch's input changes in the same way,
-    with `mlp` in place of `attention`; it also gets `added` times `decay` times the gradient of the class token after
-    the last block.
+    Each backward pass from the logits first runs once through the unchanged network. This run records, for each block,
+    the gradients of its attention map (or of the map's scores) and of its MLP branch's input. Let b be the number of
+    blocks after a block, so that the last block has b = 0. Then the gradient of a map (or of its scores) becomes
+    `attention` times itself, plus `added` times the sum over all later blocks of `decay`^b times their recorded
+    gradients. The gradient of an MLP branch's input changes in the same way, with `mlp` in place of `attention`. The
+    class token's part of this gradient also gets `added` times `decay` times the class token's gradient after the last
+    block.
 
-    Raises StudyError for a network that is no transformer of equal blocks; and in the backward pass if the loss does
-    not depend on the logits.
+    Raises StudyError for a network that is not a transformer of equal blocks; and in the backward pass, if the loss
+    does not depend on the logits.
     """
     found = _blocks(model)
     state = _State(found, weights)
@@ -122,7 +123,7 @@ class _State:
                 return gradient
             if name not in self._added:
                 raise StudyError(
-                    "vdc records gradients of the logits, and the loss does not depend on them",
+                    "vdc starts from the gradient of the logits, but the loss does not depend on the logits",
                     accepted="an objective of logits",
                     todo="choose another objective, or leave vdc out",
                 )

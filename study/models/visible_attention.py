@@ -1,4 +1,4 @@
-"""Make attention maps visible to hooks: fused kernels compute attention without its map."""
+"""Make attention maps visible to hooks. Fused kernels compute attention without storing the map."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ def visible_attention(model: nn.Module, modules: Collection[str] | None = None) 
     - (N * windows, heads, queries, keys) for attention in windows of tokens; the windows of an image are consecutive;
     - (N, heads, channels, channels) for attention over channels.
 
-    Use this layer like any other with `captured`, `changed_forward` and `changed_backward`. If a module computes
-    queries, keys and values from the weights of a layer that does not run, it also gets a layer `attention_qkv`, whose
-    output they are, (N, tokens, 3 * width); `Attention.qkv` has its name.
+    Use this layer like any other with `captured`, `changed_forward` and `changed_backward`. Some modules compute
+    queries, keys and values from the weights of a layer that does not run. Such a module also gets a layer
+    `attention_qkv`, whose output (N, tokens, 3 * width) holds queries, keys and values; `Attention.qkv` is its name.
 
-    The attention is softmax(q k^T / sqrt(d) + mask) v, computed by matrix products. Results equal those of the fused
-    kernel up to rounding, and need more memory. Talking heads (CaiT) mix the map of this layer before they use it.
-    At the end, also after an exception, the network is as before.
+    For queries q, keys k and values v, and heads of width d, the attention is softmax(q k^T / sqrt(d) + mask) v. It is
+    computed by matrix products. Results equal those of the fused kernel up to rounding, and need more memory. Talking
+    heads (CaiT) mix the map of this layer before they use it. At the end, also after an exception, the network is as
+    before.
 
-    Raises StudyError for a module that is no known attention or has no map. Raises StudyError in the pass for a module
-    that computes no map or several maps, or applies dropout to its map (in training mode).
+    Raises StudyError for a module that is not a known attention module, or has no map. Raises StudyError in the pass
+    for a module that computes no map or several maps, or applies dropout to its map (in training mode).
     """
     network = network_of(model)
     with ExitStack() as stack:
@@ -58,7 +59,7 @@ def _chosen(network: nn.Module, modules: Collection[str] | None) -> list[Attenti
             raise StudyError(
                 f"'{name}' {what} in this {type(network).__name__}",
                 accepted=names((one for one, each in known.items() if each.over), name),
-                todo="name one of these; without names, all are used",
+                todo="name one of these modules; without names, all modules with a map are used",
             )
     if not wanted:
         raise StudyError(f"this {type(network).__name__} has no attention map", accepted="a transformer")

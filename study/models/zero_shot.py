@@ -1,7 +1,7 @@
-"""Zero-shot classifiers: an image encoder whose embeddings are compared with those of the labels' prompts.
+"""Zero-shot classifiers: an image encoder whose embeddings are compared with the embeddings of the labels' prompts.
 
-CLIP and its like (Radford et al. 2021, arXiv:2103.00020): an image belongs to the label whose prompts have the nearest
-embedding. Embeddings of text are computed once, when the model is loaded.
+CLIP and similar models (Radford et al. 2021, arXiv:2103.00020) assign an image to the label whose prompts have the
+nearest embedding. Embeddings of text are computed once, when the model is loaded.
 """
 
 from __future__ import annotations
@@ -25,33 +25,34 @@ from study.models.zoos import open_clip, transformers
 from study.reproducibility.hashing import digest
 
 PROMPTS = ("a photo of a {}.",)
-"""The prompts of a model that names none: that of Radford et al. 2021, section 3.1.4."""
+"""The default of `prompts` in a spec: the prompt of Radford et al. 2021, section 3.1.4."""
 
 _TEXTS = 256
-"""Prompts in one pass of the text encoder."""
+"""Number of prompts in one pass of the text encoder."""
 
 
 class Library(Protocol):
-    """A library of such models: a module of functions."""
+    """A library of models of images and text: the functions of its module in `study.models.zoos`."""
 
     def networks(self) -> Sequence[str] | None:
-        """The names of its networks; None if any repository or folder may be named."""
+        """The names of the library's networks; None if a spec may name any repository or folder."""
 
     def tags(self, network: str) -> Sequence[str] | None:
-        """The names of a network's weights; None if any revision may be named."""
+        """The names of a network's weights; None if a spec may name any revision."""
 
     def build(self, network: str, tag: str | None, arguments: Mapping[str, Any], device: str = "cpu") -> Towers:
-        """Build a model; with the weights `tag` if it is not None. On the device `meta` it has no memory."""
+        """Build a model; load the weights `tag` if it is not None. On the device `meta`, the model takes no memory."""
 
 
 LIBRARIES: Mapping[str, Library] = {"open_clip": open_clip, "transformers": transformers}
 
 
 class ZeroShot(nn.Module):
-    """Normalised images (N, 3, H, W) -> logits (N, labels): scaled cosines of embeddings.
+    """Normalised images (N, 3, H, W) -> logits (N, labels): scaled cosines of embeddings, plus a bias.
 
-    `text` are the embeddings of the labels, float32 (labels, width), each of length 1. They are no part of the state:
-    the names and weights that they come from are in the digest, because their last bits depend on the machine.
+    `text` are the embeddings of the labels, float32 (labels, width), each of length 1. They are not in the state dict,
+    because their last bits depend on the machine. The digest has the weights, words and prompts that they are computed
+    from.
     """
 
     text: Tensor
@@ -64,7 +65,7 @@ class ZeroShot(nn.Module):
         self.recorded = preprocessing
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embeddings of normalised images, (N, width), each of length 1."""
+        """Return the embeddings of normalised images, (N, width), each of length 1."""
         found: Tensor = self.image(images)
         return nn.functional.normalize(found, dim=-1)
 
@@ -73,7 +74,7 @@ class ZeroShot(nn.Module):
 
 
 def check(name: str, model: Model) -> None:
-    """Check network, weights and prompts. Raises StudyError, and where the library is not installed."""
+    """Raise StudyError if the library is not installed, or the network or the weights of `model` do not exist."""
     library = _library(name, model)
     known = library.networks()
     if known is not None and model.name not in known:
@@ -112,9 +113,9 @@ def _library(name: str, model: Model) -> Library:
 
 
 def build(model: Model, labels: LabelSet, called: str) -> tuple[ZeroShot, str]:
-    """The classifier of `model` into `labels`, and its identity for the digest. Weights of a file are loaded too.
+    """Return the classifier of `model` into `labels`, with its weights loaded, and its identity for the digest.
 
-    Raises StudyError if a file's tensors do not fit.
+    Raises StudyError if the tensors of a weights file do not fit. `called` names the model in messages.
     """
     towers = LIBRARIES[model.zoo].build(model.name, model.tag, model.arguments)
     if model.weights_kind == "file":
@@ -132,14 +133,17 @@ def build(model: Model, labels: LabelSet, called: str) -> tuple[ZeroShot, str]:
 
 
 def outline(model: Model, labels: LabelSet) -> ZeroShot:
-    """The classifier without weights and embeddings, to estimate its memory."""
+    """Return the classifier without weights and embeddings, to estimate its memory."""
     towers = LIBRARIES[model.zoo].build(model.name, None, model.arguments, "meta")
     text = torch.zeros(len(labels), towers.width)
     return ZeroShot(towers.image, text, 1.0, 0.0, towers.preprocessing)
 
 
 def label_embeddings(encode: Callable[[Sequence[str]], Tensor], words: Sequence[str], prompts: Sequence[str]) -> Tensor:
-    """The embeddings of labels, (labels, width), each of length 1: the mean over prompts of embeddings of length 1."""
+    """Return the embeddings of labels, (labels, width), each of length 1.
+
+    The prompts' embeddings are normalised to length 1; their mean over the prompts of a label is normalised again.
+    """
     texts = [prompt.replace("{}", word) for word in words for prompt in prompts]
     with torch.no_grad():
         parts = [encode(texts[start : start + _TEXTS]).float() for start in range(0, len(texts), _TEXTS)]

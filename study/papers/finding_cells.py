@@ -1,4 +1,4 @@
-"""Finds the cells of a spec's plan that a selection (`CellSelection`) selects."""
+"""Finds the planned cells of a spec that a selection (`CellSelection`) selects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from study.spec.schema import Spec
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of the plan, with all its seeds. `points`: the selected points (steps, budget) of its attack."""
+    """A planned cell: one attack, source set, goal and target, with all seeds.
+
+    `points`: the selected points (steps, budget) of the attack.
+    """
 
     sources: str
     attack: str

@@ -1,6 +1,6 @@
 """The readings of a finding (every cell, the average, some cell), in words, for commands and reports.
 
-They show the reading that the finding claims first, and other readings for context.
+The reading that the finding claims comes first; the other readings are for context.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 READINGS = {"each": "every cell", "average": "the average", "some": "some cell"}
-"""The scopes of a claim, in words."""
+"""The readings of a finding, in words."""
 
 EXPLANATION = (
     "The first line of a finding is its claim and decides its verdict; the others are for context. The average and "
     "every cell are two questions, each with its own interval, test and verdict. Every cell: the numbers are those of "
-    "the cell that supports the claim least; each cell is tested at 0.05 (refuted after Holm's correction)."
+    "the cell that supports the claim least. Each cell is tested at 0.05; a cell refutes the claim only if it does so "
+    "after Holm's correction."
 )
 
 NEEDED = (

@@ -1,8 +1,8 @@
 """Findings in a spec: a paper's claim, and one check of it, as data.
 
 Rates are shares, 0..1; RMSDs are in pixel values, 0..255. A selection takes black-box cells by default. Rows with equal
-values of the keys in `cells` form one cell. In a cell, all rows of an image are averaged: over seeds, and over those of
-attack, sources and target that are not among the keys.
+values of the keys in `cells` form one cell. In a cell, all rows of an image are averaged over seeds, and over each of
+attack, sources and target that is not in `cells`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CellSelection(Frozen):
 
 
 class CellCheck(Frozen):
-    """A check of cells. `cells` are the keys that form cells.
+    """A check of cells. Rows with equal values of the keys in `cells` form one cell.
 
     `holds`: whether the claim is about `each` cell, about `some` cell (at least one), or about the `average` of cells.
     """
@@ -72,7 +72,8 @@ class Rate(CellCheck):
 class Compare(CellCheck):
     """`better` succeeds more often than `than` on the same images, by more than `by`.
 
-    With `equal: gradients`, the finding is undecided unless both need the same number of gradients for an image.
+    With `equal: gradients`, the finding is undecided unless `better` and `than` need the same number of gradients per
+    image.
     """
 
     better: CellSelection
@@ -95,9 +96,9 @@ class Rmsd(CellCheck):
 
 
 class Asymmetric(CellCheck):
-    """The share of images that transfer from a to b differs from the share from b to a by more than `by`.
+    """The success rate from model a to model b differs from the rate from b to a by more than `by`.
 
-    `pairs`: pairs of models; if absent, all pairs with rows in both directions.
+    `pairs`: the pairs (a, b) of models; if absent, all pairs with rows in both directions.
     """
 
     of: CellSelection
@@ -118,9 +119,10 @@ class Monotone(CellCheck):
     """Success rises or falls along a sequence of points.
 
     The check holds if a line fitted to the success rates changes by more than `by` from the first to the last point,
-    and if the success of no two neighbouring points clearly changes in the other direction. `along` is `sources`,
-    `attack` or `target`, in the given `order`; or `steps`, `budget` or a number of the recipes, such as
-    `skip_gradient.gamma`, which orders the points.
+    and if the success rate does not clearly change in the other direction between any two neighbouring points.
+    `along` names what changes from point to point: `sources`, `attack` or `target`, with the points in the given
+    `order`; or `steps`, `budget` or a number of the recipes, such as `skip_gradient.gamma`, with the points in
+    ascending order.
     """
 
     of: CellSelection
@@ -146,9 +148,9 @@ class Monotone(CellCheck):
 class Destruction(CellCheck):
     """The destruction rate of `lower` is below that of `than` by more than `by` (Kurakin et al. 2017).
 
-    Consider the images with which both attacks fool the same model without the transform. The destruction rate is the
-    share of them that the transformed target classifies correctly again. The targets of the selections are models with
-    a transform; the spec must have the same models without the transform.
+    The targets of the selections are models with a transform, and the spec must have the same models without the
+    transform. An image counts if the model without the transform classifies the clean image correctly and both attacks
+    fool this model. The destruction rate is the share of these images that the target classifies correctly again.
     """
 
     lower: CellSelection
@@ -188,12 +190,12 @@ class Check(Frozen):
 
     @property
     def kind(self) -> str:
-        """The name of its kind."""
+        """The key of the statement that is given."""
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
     def selections(self) -> dict[str, CellSelection]:
-        """Its selections, by key."""
+        """The selections of the statement, by key."""
         statement = getattr(self, self.kind)
         found = {name: getattr(statement, name) for name in type(statement).model_fields}
         return {name: one for name, one in found.items() if isinstance(one, CellSelection)}

@@ -1,4 +1,7 @@
-"""Measures the checks of findings: one value per image, for each cell of a check."""
+"""Measures the checks of findings: one value per image, for each cell of a check.
+
+A finding is a paper's claim with one check of it (study/papers/finding_spec.py).
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,14 @@ _NAMED = 4
 
 @dataclass(frozen=True)
 class Measured:
-    """One measured cell. The check bounds the mean of its values.
+    """One measured cell. The check compares the mean of its values with a bound.
 
     Attributes:
         name: Its name.
         images: The ids of its images, in string order.
         values: The value of each image, float64 (N,).
-        steps: For a trend: the names of two neighbouring points, and the difference of their values for each image.
+        steps: For a trend, one item for each two neighbouring points: their names, and for each image the difference
+            of its values at the two points.
     """
 
     name: str
@@ -52,10 +56,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Statement:
-    """A measured check. It claims that the mean of a cell's values lies on `side` of `bound`.
+    """A measured check. The claim is that the mean of a cell's values lies on `side` of `bound`.
 
-    The side `apart` means more than `bound` away from 0 in either direction. `rate`: whether values are success rates
-    instead of differences.
+    The side `apart` means that the mean is more than `bound` away from 0, in either direction. `rate`: whether the
+    values are success rates; otherwise they are differences.
     """
 
     side: Side
@@ -67,7 +71,10 @@ class Statement:
 
 
 class Reader:
-    """Reads the rows of selections of one study. `images`: number of images in a complete cell; None: all in `rows`."""
+    """Reads from the rows of one study the rows that a selection selects.
+
+    `images`: the number of images in a complete cell; None: the number of images in `rows`.
+    """
 
     def __init__(self, rows: pl.LazyFrame, spec: Spec, images: int | None, geometry: pl.LazyFrame | None) -> None:
         self.spec = spec
@@ -224,7 +231,7 @@ def _destruction(check: Destruction, reader: Reader) -> Statement:
             if (plain := without_transform(reader.spec, one.target)) is not None
         }
         if not plains:
-            missing.append("no target has a transform and its model without the transform in the spec")
+            missing.append("no target has a transform, or the spec lacks the same models without the transform")
             continue
         wrong = reader.hit(1)
         right = pl.when(pl.col("clean_top1") == pl.col("label")).then(wrong)
@@ -296,7 +303,10 @@ def _differences(first: pl.DataFrame, second: pl.DataFrame, keys: Sequence[Key])
 
 
 def _cells(found: pl.DataFrame, keys: Sequence[str], *, joined: bool = True) -> Iterable[tuple[Any, pl.DataFrame]]:
-    """The cells of `found`: its rows by `keys`, sorted. Each comes with a readable name (not `joined`: its key)."""
+    """Group the rows of `found` into cells by `keys`, sorted by key.
+
+    Each cell has a readable name; if `joined` is false, it has its key instead.
+    """
     if found.is_empty():
         return []
     if not keys:
@@ -317,7 +327,7 @@ def _columns(found: pl.DataFrame) -> tuple[tuple[str, ...], Values]:
 
 
 def _reasons(missing: Sequence[str]) -> tuple[str, ...]:
-    """The missing cells as one reason."""
+    """Write the names of the missing cells as one reason; empty if no cell is missing."""
     each = list(dict.fromkeys(missing))
     if not each:
         return ()

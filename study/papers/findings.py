@@ -87,7 +87,7 @@ class _Judged:
     short: bool
     bound: float
     turned: str = ""
-    """For trends: a message about neighbouring points that clearly change in the other direction; empty without any."""
+    """For trends: a message if two neighbouring points clearly change in the other direction; otherwise empty."""
     apart: bool = False
     variance: float = math.nan
     """The variance of one image's value around the bound; for a rate, the variance if the rate were `bound`."""
@@ -117,7 +117,7 @@ class _Judged:
 
     def reason(self, holding: float, failing: float) -> str:
         if not self.images:
-            return "no image counts"
+            return "no image has a value for this check"
         if self.turned:
             return self.turned
         if self.beyond and not self.holds(holding):
@@ -222,7 +222,7 @@ def _reading(
     }
 
 
-_NO_CELL = "no cell has an image that counts"
+_NO_CELL = "no cell has an image with a value for this check"
 
 
 def _average(cells: Sequence[_Judged], whole: _Judged) -> dict[str, object]:
@@ -288,8 +288,8 @@ def _some(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
 def _deciding_images(cells: Sequence[_Judged], side: Side, *, every: bool) -> int | None:
     """Estimate how many images decide an undecided claim about `every` cell, or else about some cell.
 
-    A single cell can decide against a claim about every cell, or for a claim about some cell, after the correction over
-    the cells. Without such a cell, all cells must become clear.
+    A single cell can decide against a claim about every cell, or for a claim about some cell, after Holm's correction
+    over the cells. If no cell tends that way, the estimate is the number of images that decides all cells.
     """
     deciding = [one for one in cells if _on_side(one, side) != every]
     if deciding:
@@ -317,7 +317,7 @@ def _on_side(cell: _Judged, side: Side) -> bool:
 
 
 def _known(value: object) -> object:
-    """`value`, with None for NaN, which a cell without images has."""
+    """Return `value`, or None for NaN, which is the value of a cell without images."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -329,7 +329,7 @@ def _turns(cells: Sequence[Measured]) -> dict[str, str]:
     for (name, pair, values), p in zip(steps, adjusted, strict=True):
         if p < _LEVEL and bootstrap.interval_of_mean(values)[1] < 0:
             found.setdefault(
-                name, f"between {pair} it changes in the other direction, by {-values.mean():.3g} (p {p:.2g})"
+                name, f"between {pair} the rate changes in the other direction, by {-values.mean():.3g} (p {p:.2g})"
             )
     return found
 

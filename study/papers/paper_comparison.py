@@ -44,12 +44,18 @@ def compare(
 ) -> pl.DataFrame:
     """Add our numbers to the rows of `study.papers.published_matching.match`. Every published row stays.
 
-    New columns: `ours` (in the paper's unit: percent, except cosines), `ours_std` (over seeds, with n - 1), `images`
-    (of each seed), `of` (the denominator), `ours_rmsd`, `low` and `high` (95 %, Wilson; all seeds use the same images,
-    which count once), `difference` (ours - theirs), `within` (whether theirs is in our interval) and `comparable`. If a
-    number is not comparable, `reason` says why. `selected`: number of selected images; a number over fewer images is
-    not comparable (None: no such check). `cosines`: mean cosines of plain gradients from probes, with the columns
-    first, second, cosine, images.
+    New columns:
+
+    - `ours`: our number in the paper's unit: percent, except for cosines;
+    - `ours_std`: the standard deviation over seeds, with n - 1;
+    - `images`: the number of images of each seed; `of`: the denominator of a share;
+    - `ours_rmsd`: our mean RMSD;
+    - `low`, `high`: the 95 % Wilson interval. All seeds use the same images, and each image counts once;
+    - `difference`: ours - theirs; `within`: whether their number is in our interval;
+    - `comparable`: if false, `reason` says why.
+
+    `selected`: the number of selected images; a number over fewer images is not comparable (None: no such check).
+    `cosines`: mean cosines of plain gradients from probes, with the columns first, second, cosine, images.
     """
     wanted = matched.filter(pl.col("reason").is_null()).with_columns(pl.col("our_target").alias("target"))
     is_rate = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") != "none")
@@ -88,9 +94,10 @@ def _inside() -> pl.Expr:
 def summary(compared: pl.DataFrame) -> pl.DataFrame:
     """Summarise each published table in one row, in the papers' order.
 
-    Columns: paper, table, cells, comparable, off (mean absolute difference), rank (Spearman's correlation of ours and
-    theirs, ties at their mean rank; null if either is constant), within (number of their values in our intervals),
-    intervals (number of intervals).
+    Columns: paper, table, cells, comparable (number of comparable cells), off (mean absolute difference), rank
+    (Spearman's correlation of our numbers and theirs; ties have their mean rank), within (number of their values in our
+    intervals), intervals (number of our intervals). `rank` is null if all our numbers are equal, if all their numbers
+    are equal, or if fewer than two cells are comparable.
     """
     good = pl.col("comparable")
     # Values that differ only in the last digit of a float are ties.
@@ -110,20 +117,24 @@ def summary(compared: pl.DataFrame) -> pl.DataFrame:
 
 
 def weights(paper: str, spec: Spec, models: Sequence[str]) -> Mapping[str, str]:
-    """Return a text on the weights of each of `models`: "the paper's" if they are the paper's, else the difference."""
+    """Return a text about the weights of each of `models`.
+
+    The text is "the paper's" if the weights are the paper's. Otherwise it says how they differ, or that they are the
+    nearest weights in a zoo.
+    """
     return {name: _weights(paper, name, spec.models[name]) for name in models if name in spec.models}
 
 
 def _weights(paper: str, name: str, model: Model) -> str:
     here = f"{model.network or model.model or 'a service'}" + (f", {model.weights}" if model.weights else "")
     if paper == "liu2017":
-        return f"others: {here} here, trained with Caffe in the paper"
+        return f"other weights: {here} here; trained with Caffe in the paper"
     short = SHORT_NAMES.get(name)
     if short is None or str(short["network"]).startswith("study:"):
-        return f"others: {here} here, weights in the paper that no zoo has"
+        return f"other weights: {here} here; no zoo has the weights of the paper"
     theirs = Model.model_validate(short)
     if (model.network, model.weights, model.arguments) != (theirs.network, theirs.weights, theirs.arguments):
-        return f"others: {here} here, {theirs.network} in the paper"
+        return f"other weights: {here} here; {theirs.network} in the paper"
     return "the nearest weights in a zoo" if name == "inceptionresnetv2_ens3" else "the paper's"
 
 
@@ -152,7 +163,7 @@ def _rates(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _same_mistakes(rows: pl.LazyFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """Of the images that both targets of a pair misclassify, the share (percent) to which both give the same label."""
+    """The share (percent) of the images that both targets of a pair misclassify to which both give the same label."""
     keys = [key for key in _KEYS if key != "target"]
     pairs = agreements(rows, by=keys).with_columns(
         pl.col("steps", "seed").cast(pl.Int64),

@@ -22,7 +22,7 @@ class PlannedPoint:
 
 
 def differences(params: Mapping[str, Any], point: PlannedPoint) -> list[str]:
-    """Return a text for every parameter that the paper states with another value, such as "epsilon 15 there, 16 here".
+    """Return a text for every parameter whose value differs in the paper, such as "epsilon 15 in the paper, 16 here".
 
     `params`: the parameters that the paper states; others are ignored. A parameter that recipes do not have counts as a
     difference.
@@ -30,9 +30,9 @@ def differences(params: Mapping[str, Any], point: PlannedPoint) -> list[str]:
     found = []
     for key, theirs in params.items():
         if key not in _HERE:
-            found.append(f"{key} {theirs} there, which recipes do not have")
+            found.append(f"{key} {theirs} in the paper, but recipes have no such parameter")
         elif not _same(theirs, ours := _HERE[key](point)):
-            found.append(f"{key} {_shown(theirs)} there, {_shown(ours)} here")
+            found.append(f"{key} {_shown(theirs)} in the paper, {_shown(ours)} here")
     return found
 
 

@@ -31,9 +31,9 @@ SCHEMA = pl.Schema(
         "note": pl.String(),
     }
 )
-"""`row` is the position in the paper's file, from 0. `kind` is the column `experiment` of the file. `cited` names the
-work that the paper quotes; null for the paper's own numbers. `printed` is the number as text. Empty cells of the file
-are null, except in `sources`, where they are empty text."""
+"""`row` is the index of the row in the paper's file, from 0. `kind` is the column `experiment` of the file. `cited`
+names the work that the paper quotes; null for the paper's own numbers. `printed` is the number as text. Empty cells of
+the file are null, except in `sources`, where they are empty text."""
 
 METRICS = (
     *(f"top{top}-{kind}" for kind in ("accuracy", "match", "success") for top in (1, 5)),
@@ -63,7 +63,7 @@ def check(paper: str) -> None:
 
 
 def lines(published: pl.DataFrame) -> list[dict[str, str]]:
-    """Return the lines of the files, by column, for typed rows: the inverse of `load`."""
+    """Turn typed rows back into lines of the files, as text by column: the inverse of `load`."""
     found = []
     for row in published.iter_rows(named=True):
         shown = {key: "" if value is None else str(value) for key, value in row.items()}
@@ -82,7 +82,9 @@ def _typed(paper: str) -> Iterable[dict[str, Any]]:
         except ValueError as error:
             raise StudyError(f"a published row cannot be read: {error}", where=where) from None
         if line["metric"] not in METRICS or numbers["value"] is None or not isinstance(params, dict):
-            raise StudyError("a published row has no number, or an unknown metric", where=where)
+            raise StudyError(
+                "a published row has no number, an unknown metric, or no JSON object in `params`", where=where
+            )
         yield {
             **{key: line[key] or None for key in ("attack", "goal", "target", "metric", "params", "note")},
             **numbers,

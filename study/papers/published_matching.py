@@ -45,7 +45,7 @@ MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS}
 class PublishedCell:
     """One planned number of a spec.
 
-    `shown_sources` and `shown_target` are the names that the paper prints. Noise has no sources there.
+    `shown_sources` and `shown_target` are the names that the paper prints. For noise, `shown_sources` is empty.
     """
 
     experiment: str
@@ -73,7 +73,7 @@ class PublishedCell:
 
     @property
     def number(self) -> tuple[object, ...]:
-        """The key of its number. Cells of two experiments with equal attack runs, points and targets share it."""
+        """A key of the number. Cells of two experiments share it if attack run, point, target and metric are equal."""
         where = (self.sources, self.target, self.steps, self.level, self.metric)
         return (self.attack, self.goal, self.seeds, *where)
 
@@ -147,7 +147,7 @@ def _pairs(targets: Sequence[str]) -> list[str]:
 
 
 def _metrics(experiment: Experiment) -> set[tuple[str, bool]]:
-    """The metrics in the tables that an experiment reproduces, each with whether it is about attacked images."""
+    """The metrics in the tables that an experiment reproduces, each with True if it is measured on attacked images."""
     if experiment.published is None:
         return set()
     wanted = [one.partition(":")[::2] for one in experiment.published.tables]
@@ -179,9 +179,9 @@ class _ExperimentCells:
         assert self.experiment.published is not None
         if row["attack"] not in self.called:
             near = names(sorted(map(str, self.called - {"none"})), row["attack"])
-            return 0, f"{self.name} has no attack called '{row['attack']}' in the paper: its attacks are {near}"
+            return 0, f"{self.name} has no attack that the paper calls '{row['attack']}', but it has: {near}"
         if row["goal"] is not None and row["goal"] not in self.experiment.goal:
-            return 1, f"{self.name} is not {row['goal']}"
+            return 1, f"{self.name} has no {row['goal']} attacks"
         for key, stage in (("sources", 2), ("target", 3)):
             for model in filter(None, (row[key] or "").split("+")):
                 if model not in {*self.spec.models, *self.experiment.published.models.values()}:
@@ -189,7 +189,7 @@ class _ExperimentCells:
         if row["sources"] not in self.sources:
             return (
                 2,
-                f"{self.name} has no attack on {row['sources'] or 'no model (noise needs an attack with steps: 0)'}",
+                f"{self.name} has no attack on {row['sources'] or 'an empty set of sources (noise: `steps: 0`)'}",
             )
         targets = [self.experiment.published.printed(one) for one in self.spec.targets(self.experiment)]
         missing = [one for one in row["target"].split("+") if one not in targets]
@@ -239,7 +239,7 @@ def _against(params: Mapping[str, Any], cell: PublishedCell) -> list[str]:
 
 
 def _told(cells: Iterable[PublishedCell]) -> str:
-    """The names of several cells, with everything that may distinguish them."""
+    """Describe several cells by attack, sources, budget, steps, seeds and experiment, which may distinguish them."""
     each = [
         f"{cell.attack} on {cell.sources or 'clean images'}"
         + (f" at {cell.level:g}" if cell.level is not None else "")

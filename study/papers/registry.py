@@ -1,6 +1,6 @@
 """The papers whose tables a study can reproduce: the files of their numbers, and the key `published` of a spec.
 
-This file uses the csv module, so that the validation of a spec does not need polars.
+This file reads them with the csv module, so that the validation of a spec does not need polars.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Published(Frozen):
 
     Written as `liu2017:1A`, as a list of such names, or as `{tables: […], attacks: {<ours>: <theirs>}}` if attacks
     have other names in the spec than in the paper. `models` does the same for models. An attack in `attacks` is
-    compared only with the paper's attack that it is mapped to. This paper's attack is then compared with no other
-    attack of the experiment, even if one has the same name.
+    compared only with the paper's attack that it is mapped to. No other attack of the experiment is compared with this
+    attack of the paper, even if it has the same name.
     """
 
     model_config = ConfigDict(json_schema_extra=also(TEXT, TEXTS))
@@ -105,7 +105,7 @@ class Published(Frozen):
         return None if attack in self.attacks.values() else attack
 
     def printed(self, models: str) -> str:
-        """Return the paper's names of models of the experiment, in string order. `models` and the result use `+`."""
+        """Return the paper's names of `models`, in string order. `models` and the result are names joined by `+`."""
         return "+".join(sorted(self.models.get(one, one) for one in models.split("+"))) if models else ""
 
 

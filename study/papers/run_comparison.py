@@ -39,7 +39,7 @@ def papers_of(spec: Spec, paper: str | None = None) -> list[str]:
         raise StudyError(
             f"no experiment of {spec.study} names a published table",
             accepted="`published: liu2017:1A` in an experiment, or a list of tables",
-            todo="add `published` to the spec and pass that file with --spec: this changes no row",
+            todo="add `published` to the spec, and pass this file with --spec: no row changes",
         )
     return [known for known in registry.PAPERS if known in named]
 
@@ -70,7 +70,7 @@ def provenance(
 
 
 def reasons(table: pl.DataFrame) -> Sequence[tuple[str, int]]:
-    """Why numbers of a compared table are not comparable, each reason with its count."""
+    """The reasons why numbers of a compared table are not comparable, each with the count of its numbers."""
     counted = table.filter(~pl.col("comparable")).group_by("reason", maintain_order=True).len()
     return list(counted.iter_rows())
 

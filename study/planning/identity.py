@@ -38,7 +38,7 @@ def attack_run_id(
     pool: Sequence[Selected],
     precomputed: Mapping[str, Stored] | None,
 ) -> str:
-    """Return the id of an attack run. It covers everything that determines an adversarial image, except the image.
+    """Return the id of an attack run. It covers all that determines an adversarial image, except the clean image.
 
     Args:
         spec: The spec.
@@ -108,14 +108,20 @@ def _labels(one: Selected, goal: str) -> tuple[int, ...]:
 
 
 def unit_id(run: str, shard: Shard, goal: str, *, reads_true_labels: bool) -> str:
-    """Return the id of the unit of attack run `run` (an id) on one shard. It adds the images' pixels and labels."""
+    """Return the id of the unit of the attack run with the id `run` on one shard.
+
+    The unit's id also has a digest of the pixels and labels of the shard's images.
+    """
     return f"{run}.{shard.index:04d}-{shard.contents[goal, reads_true_labels][:_LENGTH]}"
 
 
 def probe_unit_id(
     spec: Spec, digests: Mapping[str, str], *, name: str, models: Sequence[str], sources: Sequence[str], shard: Shard
 ) -> str:
-    """Return the id of a unit of probe `name`: `models` on one shard. `sources`: source models of its directions."""
+    """Return the id of the unit of the probe `name` for `models` and one shard.
+
+    `sources`: the source models of the probe's directions.
+    """
     probe = spec.geometry[name]
     content: dict[str, Any] = {
         "models": [(one, digests[one]) for one in models],
@@ -139,5 +145,5 @@ def probe_unit_id(
 
 
 def _prepared(spec: Spec) -> tuple[int, str]:
-    """The settings that turn a file into the pixels of the study."""
+    """The settings by which an image file becomes the pixels of the study."""
     return spec.images.size, spec.images.preparation

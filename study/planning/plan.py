@@ -29,7 +29,7 @@ Finished = Mapping[str, Collection[str]]
 
 @dataclass(frozen=True)
 class Craft:
-    """An attack run: everything that determines an adversarial image, except the image."""
+    """An attack run: everything that determines an adversarial image, except the clean image."""
 
     id: str
     sources: SourceSet
@@ -46,21 +46,21 @@ class Craft:
     precomputed: Mapping[str, Stored] | None = None
     """Files of precomputed images, by the id of the clean image."""
     reads_true_labels: bool = False
-    """Whether its attack, or the attack of its reference, uses true labels whatever the goal."""
+    """Whether its attack, or the attack of its reference, uses true labels even if the goal is targeted."""
 
     @functools.cached_property
     def points(self) -> list[tuple[int, float | None]]:
-        """The points (steps, budget) at which targets see its images. The finished attack is the last point."""
+        """The points (steps, budget) at which targets predict its images. The last point is the finished attack."""
         return self.recipe.scored_points
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The key of its random numbers: its content without the numerics, which must not change a draw."""
+        """The key of its random numbers. Numerics are not in the key, so that they change no draw."""
         return (self.seed, self.sources, self.attack, self.goal)
 
     @property
     def keepable(self) -> bool:
-        """Whether its images can be kept. A search for the minimal RMSD has none; precomputed images exist already."""
+        """Whether its images can be kept. Searches for the minimal RMSD keep none; precomputed images exist already."""
         return self.recipe.budget.minimal is None and self.recipe.precomputed is None
 
     @functools.cached_property
@@ -77,7 +77,7 @@ class Craft:
 class Unit:
     """One attack run on one shard, with the targets that lack rows.
 
-    `targets` is empty if all rows exist and only its images must be made again to be kept.
+    `targets` is empty if all rows exist, and the unit runs again only to keep its images.
     """
 
     id: str
@@ -168,7 +168,7 @@ class Plan:
         return tuple(one for shard in self.shards for one in shard.images)
 
     def pool(self, craft: Craft) -> tuple[Selected, ...]:
-        """Return the selected images that an attack run mixes into others. The seed chooses them."""
+        """Return the selected images that an attack run mixes into others. The study's seed chooses these images."""
         return self._pool(craft.recipe)
 
     def _pool(self, recipe: Attack) -> tuple[Selected, ...]:
@@ -182,8 +182,8 @@ class Plan:
     def units(self, done: Finished | None = None, *, kept: Container[str] | None = None) -> Iterator[Unit]:
         """Yield every unit with targets that have no rows yet.
 
-        `kept`: ids of units with kept images. If it is given and the spec keeps images, also yield the units that have
-        all rows but are not in `kept`.
+        `kept`: ids of units with kept images. If `kept` is given and the spec keeps images, also yield the units that
+        have all rows but are not in `kept`.
         """
         for craft in self.crafts.values():
             yield from self.units_of(craft, done, kept=kept)

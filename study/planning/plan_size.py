@@ -47,8 +47,8 @@ def totals(plan: Plan) -> dict[str, int]:
 def probes(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return the size of every probe: its kind, and the numbers of its models, images, units and passes.
 
-    A pass is one prediction, or, for the probe `gradient-cosine`, one gradient. Before images are selected they have no
-    ids, so if a probe names images, only their number is used.
+    A pass is one prediction, or, for the probe `gradient-cosine`, one gradient. If a probe names images,
+    only their number is used, because the plan's images may have no ids yet.
     """
     images = sum(len(shard.images) for shard in plan.shards)
     wanted = {

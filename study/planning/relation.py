@@ -1,6 +1,7 @@
 """The relation of a target to the source models of an image: white-box, grey-box or black-box.
 
-A single rule computes it from the models of a spec. Rows record it, and all tables, means, marks and findings use it.
+A single rule computes the relation from the models of a spec. Rows record it. All tables, means, marks and findings use
+this record.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -
 
     `white`: the target is a source. `grey`: it has the network of a source, with a transform, under another name, or
     with other weights. `black`: any other target, including services and all targets of images whose sources are
-    `elsewhere`. Whether such a target resembles a source cannot be seen from the spec.
+    `elsewhere`: the spec does not tell whether such a target resembles a source.
     """
     if target in sources:
         return "white"
@@ -50,8 +51,8 @@ def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -
 def network(model: Model) -> str | None:
     """Return the name of a model's architecture, without zoo and weights; None for a service.
 
-    Torchvision's `vit_b_16` and timm's `vit_base_patch16_224` are one architecture. That of a user's code is its
-    function with its arguments: one function may build several networks.
+    Torchvision's `vit_b_16` and timm's `vit_base_patch16_224` are one architecture. For a user's code, the name is
+    the function with a digest of its arguments, because one function may build several networks.
     """
     if model.network is None:
         return None
@@ -70,7 +71,7 @@ def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
 
 
 def graded(rows: pl.LazyFrame, models: Mapping[str, Model]) -> pl.LazyFrame:
-    """Correct the column `relation` of old rows: early versions had only a white-box flag, so grey rows are `black`.
+    """Correct the column `relation` of old rows: write `grey` where early versions, without grey-box, wrote `black`.
 
     `models`: the models of the spec of these rows.
     """

@@ -1,4 +1,4 @@
-"""How many requests a plan sends to each remote service, counted before any is sent."""
+"""The number of requests that a plan sends to each remote service, counted before the first request."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ _Run = tuple[SourceSet, str, Goal, int]
 
 @dataclass(frozen=True)
 class Requests:
-    """What a service is asked about: `images` clean ones, and up to `versions` adversarial versions of each."""
+    """What a study sends to a service: `images` clean images, and up to `versions` adversarial images of each."""
 
     images: int
     versions: int
 
     @property
     def total(self) -> int:
-        """Requests, if none fails and none has been answered before."""
+        """The number of requests if no request fails and no answer is stored from before."""
         return self.images * (1 + self.versions)
 
 
 def requests(spec: Spec, images: int) -> dict[str, Requests]:
-    """The requests of a study of this many images, by service. Attempts after a failure are not in them."""
+    """The requests of a study with `images` images, by service. Repeated attempts after a failure do not count."""
     return {name: Requests(images, _versions(spec, name)) for name in spec.services}
 
 
 def _versions(spec: Spec, service: str) -> int:
-    """The adversarial versions of one image that a service is shown: of each attack run, its points or its queries."""
+    """The number of adversarial versions of one image that a service gets.
+
+    Each attack run contributes the number of its points, but at most `queries`.
+    """
     remote = spec.models[service].remote
     assert remote is not None, "a service belongs to a remote model"
     runs: set[_Run] = set()
@@ -48,7 +51,7 @@ def _versions(spec: Spec, service: str) -> int:
 
 
 def _with_references(spec: Spec, attack: str) -> list[str]:
-    """The attack, and those that its budget is matched to, which are shown to the same targets."""
+    """The attack, and the chain of attacks that its budget is matched to. The same targets predict images of all."""
     found = [attack]
     while (reference := spec.attacks[found[-1]].budget.to) is not None and reference not in found:
         found.append(reference)
@@ -56,7 +59,10 @@ def _with_references(spec: Spec, attack: str) -> list[str]:
 
 
 def check_requests(spec: Spec, images: int, where: Callable[..., str]) -> None:
-    """Raise StudyError, with the place in the spec, if a study of this many images asks a service more than `most`."""
+    """Raise StudyError, with the place in the spec, if a service would get more requests than its `most`.
+
+    `images`: the number of clean images.
+    """
     for name, needed in requests(spec, images).items():
         remote = spec.models[name].remote
         if remote is not None and remote.most is not None and needed.total > remote.most:

@@ -39,7 +39,7 @@ def must_have_spec(folder: RunFolder) -> None:
 
 
 def must_be_current(theirs: Spec, folder: RunFolder, todo: str = "launch into a new folder with --output") -> None:
-    """Raise StudyError for a folder of an older format: attack runs have other ids, so all would run again."""
+    """Raise StudyError for a folder of an older format, whose ids differ, so that every unit would run again."""
     if theirs.format < FORMAT:
         raise StudyError(
             f"the run folder {folder.path} has format {theirs.format}, but this version writes format {FORMAT}: the "
@@ -56,14 +56,14 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
         return
     file = as_begun(file, folder)
     recorded_spec = spec_of(folder)
-    must_be_current(recorded_spec, folder, "name the folder without a spec: the folder has its own")
+    must_be_current(recorded_spec, folder, "name only the folder, without a spec: the folder contains its own spec")
     theirs, ours = recorded_spec.identity(), file.spec.identity()
     if not same(theirs, ours):
         place, there, here = first_difference(theirs, ours)
         raise StudyError(
             f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
             where=file.where(*place.split(".")),
-            todo="launch this spec, which runs its additions; or name the run folder of this spec",
+            todo="launch this spec to run what it adds, or name the run folder of this spec",
         )
 
 
@@ -104,14 +104,14 @@ def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str,
 
 
 def selected(folder: RunFolder) -> Selection | None:
-    """Return the selection of an earlier launch; None without a finished clean pass. Raises StudyError if damaged."""
+    """Return the selection of an earlier launch; None before a first clean pass. Raises StudyError if it is damaged."""
     return _selection(folder, *recorded(folder)) if folder.begun else None
 
 
 def as_it_lies(folder: RunFolder) -> Selection:
     """Return the selection of a begun run without a check of digests, for commands that look for errors in the run.
 
-    Raises StudyError if it cannot be read.
+    Raises StudyError if the selection cannot be read.
     """
     try:
         return _selection(folder, folder.models.read_bytes(), folder.images.read_bytes())
@@ -136,7 +136,7 @@ def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
 
 
 def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Raise StudyError if the digest of spec, models or images is not the recorded one. Call it before a write."""
+    """Raise StudyError if the digest of spec, models or images is not the recorded one. Call this before a write."""
     if not folder.begun:
         return
     changed = not_as_written(folder)
@@ -260,7 +260,7 @@ def _files(selection: Selection) -> tuple[bytes, bytes]:
 
 
 def predicted_candidates(folder: RunFolder) -> str | EllipsisType | None:
-    """Return the digest of the candidates if models have predicted all of them; None if only some; ... if unknown."""
+    """Return the digest of the candidates if models have predicted all; None if only some; ... if unknown."""
     known = _known(folder).get("candidates", ...)
     assert not isinstance(known, list), "only files have several digests"
     return known

@@ -1,4 +1,4 @@
-"""Compares a changed spec with its run folder. It may add and remove entries; changes of existing rows are errors."""
+"""Compares a changed spec with its run folder. Additions and removals are fine; changes of existing rows are errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Changes:
 def changes(file: SpecFile, folder: RunFolder) -> Changes:
     """Return the additions and removals of the spec, compared with the spec of the folder.
 
-    Raises StudyError, with the place in the spec, for changes of existing rows or of the selection.
+    Raises StudyError, with the place in the spec, for a change that would alter existing rows or the selection.
     """
     must_have_spec(folder)
     if not folder.begun:
@@ -112,7 +112,7 @@ def _same(file: SpecFile, folder: RunFolder, theirs: Any, ours: Any, at: tuple[s
     raise StudyError(
         f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
         where=file.where(*place.split(".")),
-        accepted="more or fewer models, attacks, experiments and seeds; more images",
+        accepted="specs that add or remove models, attacks, experiments, probes or seeds, or that add images",
         todo=todo,
     )
 
@@ -130,14 +130,14 @@ def _many(spec: Spec) -> str:
 
 
 def listing(spec: Spec, found: Sequence[Candidate]) -> str | None:
-    """Return a digest of all candidate images; None if `images.count` is set, so that some get no predictions."""
+    """Return a digest of all candidate images; None if `images.count` is set: then only some are predicted."""
     return digest(sorted(one.image for one in found)) if spec.images.count is None else None
 
 
 def unasked(spec: Spec, selection: Selection) -> list[str]:
     """Return the models that the clean pass must still call.
 
-    They have no digest, or they predict images but lack the prediction of a selected image.
+    Such a model has no digest, or it predicts images but lacks the prediction of a selected image.
     """
     images = [one for shard in selection.shards for one in shard.images]
     return [
@@ -150,7 +150,7 @@ def unasked(spec: Spec, selection: Selection) -> list[str]:
 def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate] | None, folder: RunFolder) -> bool:
     """Return whether the spec asks for more images than are selected. Raises StudyError if it asks for fewer.
 
-    `found`: the image set; None if it is unavailable. It is used if the spec asks for all images.
+    `found`: the image set; None if it is unavailable. Only a spec that asks for all images needs it.
     """
     wanted, there = file.spec.images.count, sum(len(shard.images) for shard in selection.shards)
     if wanted is None:
@@ -174,8 +174,8 @@ def must_be_there(selection: Selection, found: Sequence[Candidate]) -> None:
     missing = [one.image for one in images if one.image not in known]
     if missing:
         raise StudyError(
-            f"{len(missing)} images of this study are no longer in the image set, such as {missing[0]}",
-            todo="restore them, or launch into a new folder with --output",
+            f"selected images are no longer in the image set: {len(missing)}, such as {missing[0]}",
+            todo="restore these images, or launch into a new folder with --output",
         )
     for one in images:
         now = known[one.image]
@@ -183,5 +183,5 @@ def must_be_there(selection: Selection, found: Sequence[Candidate]) -> None:
             if new is not None and old != new:
                 raise StudyError(
                     f"the {what} of the image {one.image} was {old} when it was selected, and is {new} now",
-                    todo="restore the old one, or launch into a new folder with --output",
+                    todo=f"restore the old {what}, or launch into a new folder with --output",
                 )

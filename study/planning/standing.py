@@ -18,7 +18,7 @@ from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
 from study.terminal.screen import counted
 
-_TUNED = "the spec tunes attacks, and only a launch finds out the numbers of their parameters"
+_TUNED = "the spec tunes attacks, and only a launch determines the tuned parameters"
 
 
 def standing_of(
@@ -74,8 +74,8 @@ def _counts(spec: Spec, selection: Selection, folder: RunFolder) -> dict[str, in
 def standing_lines(folder: str, standing: Mapping[str, Any] | None) -> list[str]:
     """Format the answer of `standing_of` as lines for the user.
 
-    `standing`: None if no launch has selected images yet. With the key `refused`, it holds only the error with which a
-    launch would refuse the folder.
+    `standing`: None if no launch has selected images yet. If a launch would refuse the folder, the only key is
+    `refused`, with the error.
     """
     if standing is None:
         return [f"{folder}: no launch yet"]
@@ -87,7 +87,7 @@ def standing_lines(folder: str, standing: Mapping[str, Any] | None) -> list[str]
         return [f"{folder}: a launch would be refused: {error['what']}", *more]
     on = f" on the {counted(standing['images'], 'image')} selected so far" if standing["more_images"] else ""
     units = counted(standing["units"], "unit")
-    partly = f" ({standing['partly']:,} of them lack only targets)" if standing["partly"] else ""
+    partly = f" ({standing['partly']:,} of them have rows for some targets)" if standing["partly"] else ""
     lines = [f"{folder}: {standing['done']:,} of {units}{on} done, {standing['left']:,} left{partly}"]
     if standing["new"]:
         lines.append(f"  since its last launch: {standing['new']}")

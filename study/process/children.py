@@ -5,14 +5,14 @@ script, before all others. For children, `PYTHONSAFEPATH` switches this off, and
 removed. Folders that the user names in `PYTHONPATH` stay.
 
 No child gets the secret of another child. Variables are secret if a service names them as its credential, or if their
-name contains `TOKEN`, `SECRET`, `PASSWORD`, `API_KEY`, `ACCESS_KEY` or `CREDENTIAL`:
+name contains `TOKEN` (but not `TOKENIZERS_`), `SECRET`, `PASSWORD`, `PASSWD`, `API_KEY`, `ACCESS_KEY` or `CREDENTIAL`:
 
 - A service's credential is in no child's environment. The one actor that calls the service receives its value.
 - `WANDB_…` goes to the W&B process only.
 - `AWS_…` goes to the W&B process if the run is in an object store, because that process reads the run's parts there.
   Workers receive images from the driver and never read the store.
 - `HF_…` and `HUGGING_FACE_…` go to Ray's processes, whose workers download weights; so does `RAY_…`.
-- Proxy and certificate variables go to all children, because each may use the network.
+- Proxy and certificate variables go to Ray's processes and the W&B process, because these may use the network.
 
 Ray's processes and the W&B process get the rest of the driver's environment unchanged, because it configures libraries:
 `CUDA_…`, `OMP_…`, `TORCH_HOME`, `LD_LIBRARY_PATH`. Small helpers get only the few variables that they need to start.
@@ -49,10 +49,10 @@ class ProcessKind:
 
     Attributes:
         own: Prefixes of variables that these processes get even if they are secret or in `_OWNED`.
-        only: The only variables of the driver that they get; None: no such limit.
-        sets: Variables that are set for them.
-        defaults: Variables that are set for them unless the driver has a value.
-        nice: Their niceness: a higher number gives the study's own work priority.
+        only: The only variables of the driver that these processes get; None sets no such limit.
+        sets: Variables that are set for these processes.
+        defaults: Variables that are set for these processes unless the driver has a value.
+        nice: The niceness of these processes. A higher number gives the study's own work priority.
     """
 
     own: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ TRACKER = ProcessKind(own=("WANDB_",), sets=_QUIET, nice=15)
 """The W&B process and the service that W&B starts in it."""
 
 TRACKER_OF_STORE = ProcessKind(own=("WANDB_", "AWS_"), sets=_QUIET, nice=15)
-"""The same if the run is in an object store."""
+"""As `TRACKER`, for a run in an object store: these processes also get the `AWS_…` variables."""
 
 HELPER = ProcessKind(only=("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR"))
 """A small process that queries the machine or ends other processes."""
@@ -126,7 +126,7 @@ def module_command(name: str) -> list[str]:
 
 
 def command_output(words: Sequence[str], seconds: float) -> str | None:
-    """The output of a system command; None if it does not exist, fails or exceeds `seconds`."""
+    """Return the output of a system command; None if the command does not exist, fails or takes more than `seconds`."""
     given = environment(HELPER, os.environ)
     try:
         done = subprocess.run(list(words), capture_output=True, text=True, timeout=seconds, check=True, env=given)

@@ -15,8 +15,8 @@ _OUTPUT_LOST = 120
 def end_process(status: int, *, exit_handlers: bool = True) -> NoReturn:
     """Run the registered exit handlers, flush both output streams, and end the process with `status`.
 
-    It does not finalize the interpreter, which takes seconds once torch and Ray are loaded, and waits for no thread.
-    Without `exit_handlers`, the process ends even if a handler would wait for a thread that hangs.
+    The interpreter is not finalized, because that takes seconds once torch and Ray are loaded. Threads are not waited
+    for. Without `exit_handlers`, the process ends even if a handler would wait for a thread that hangs.
     """
     if exit_handlers:
         atexit._run_exitfuncs()

@@ -25,7 +25,7 @@ class Interrupt:
     `farewell` and ends the process with the status of the first. If the process belongs to another program, such as a
     notebook (`ends_process` is False), the second signal raises Interrupted instead, even inside `patient`. A signal
     that the process ignored from the start (`nohup`) stays ignored. Only the main thread of a process can handle
-    signals: an Interrupt in another thread notices none.
+    signals, so an Interrupt in another thread sees no signal.
     """
 
     def __init__(self, *, ends_process: bool = True) -> None:
@@ -97,7 +97,7 @@ class Interrupt:
 
 
 def stopped_message(command: str) -> str:
-    """The last line of an interrupted command. `command`: the command line that continues it."""
+    """The last line of an interrupted command. `command`: the command line that continues the work."""
     return f"stopped; finished work is kept. Continue with: {command}"
 
 

@@ -12,7 +12,7 @@ _GONE = {errno.EIO, errno.EPIPE, errno.ENXIO}
 
 
 class LossyFile(io.FileIO):
-    """A file descriptor that drops output that nobody can read: the pipe is closed, or the terminal is gone."""
+    """A file descriptor that drops output once its reader is gone: the pipe is closed, or the terminal is gone."""
 
     def write(self, content: Any, /) -> int:
         try:

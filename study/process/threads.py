@@ -20,14 +20,17 @@ def threads_here() -> int:
 
 
 def host_threads(device: str) -> int:
-    """Return the number of threads for work on the host while `device` computes: 1 on a CPU, which models occupy."""
+    """Return the number of threads for work on the host while `device` computes.
+
+    1 if the device is the CPU, because models occupy the cores; otherwise as `threads_here`.
+    """
     return 1 if is_host(device) else threads_here()
 
 
 def in_threads(do: Callable[..., Made], arguments: Iterable[tuple[Any, ...]], threads: int) -> list[Made]:
     """Call `do` with each tuple of `arguments` in `threads` threads, and return the results in the same order.
 
-    If calls fail, raises the error of the first one in this order.
+    If calls fail, raises the error of the first failed call in this order.
     """
     given = list(arguments)
     if threads == 1 or len(given) < _FEW:

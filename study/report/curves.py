@@ -38,7 +38,7 @@ def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[
 
 
 def transferred(cells: pl.DataFrame) -> bool:
-    """Whether any cell is black-box. None is if the experiment names its sources as its only targets."""
+    """Whether any cell is black-box. If the only targets of an experiment are its sources, no cell is."""
     return bool((cells["relation"] == "black").any())
 
 
@@ -89,8 +89,9 @@ def _is_number(value: object) -> bool:
 
 
 def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spec) -> Mapping[str, Points]:
-    """The points of every line, by target. x is the column `column` of the cells; if that is None, x is from `members`.
+    """The points of every line, by target.
 
+    x is the column `column` of the cells; if `column` is None, x is from `members`.
     If there is only one line and at most eight source sets, it is split into one line per source set.
     """
     names = list(dict.fromkeys(line for line, _ in members.values()))
@@ -100,7 +101,7 @@ def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spe
     for cell in cells.filter(pl.col("attack").is_in(list(members))).iter_rows(named=True):
         line, place = members[cell["attack"]]
         steps, level = spec.attacks[cell["attack"]].scored_points[-1]
-        # Along another number, an attack with several steps or budgets is shown at its last point.
+        # If x is another number, an attack with several steps or budgets is shown at its last point.
         if (column != "level" and cell["level"] != level) or (column in (None, "level") and cell["steps"] != steps):
             continue
         x = place if column is None else cell[column]

@@ -31,9 +31,10 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _MARKERS = "osD^vP*X"
 _DASHES = ("-", "--", "-.", ":")
 _DECADE, _SPREAD = 10, 0.02
-"""The range from which an axis is logarithmic, and the share of the largest value from which a range is shown."""
+"""An axis is logarithmic if its largest value exceeds _DECADE times the smallest. A figure against RMSD is drawn only
+if the RMSDs differ by at least the share _SPREAD of the largest."""
 _LEGEND_LETTERS, _LEGEND_LINE = 44, 0.17
-"""Letters in a line of a legend of the page, with room for the signs; and the height of a line in inches."""
+"""For legends in the page: the number of letters in a line (with room for markers); height of a line in inches."""
 _MOST_LINES, _MOST_PANELS, _MOST_POINTS = 16, 6, 2000
 _STYLE: Any = {
     "svg.hashsalt": "study",
@@ -55,7 +56,7 @@ _STYLE: Any = {
 
 
 _PAGE = (4.4, 3.3)
-"""Inches of a panel in the page."""
+"""Width and height of a panel in the page, in inches."""
 
 _WHOLE: Any = {"bbox_inches": "tight", "pad_inches": 0.08}
 """Options of `savefig` with which no label is cut off, however long it is."""
@@ -78,7 +79,7 @@ _AXES = {
     "admix.copies": "number of mixed images",
     "admix.strength": "share of the mixed image",
 }
-"""The label of an axis with its unit, by key of a number."""
+"""The label of an axis with its unit, by the key of a number in a recipe."""
 
 
 def axis_words(along: str) -> str:
@@ -88,8 +89,10 @@ def axis_words(along: str) -> str:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page: `svg` has one element for each panel, with ids that are unique in the page; text in it is
-    escaped. A `themed` figure has the colours of the page, light or dark; any other one has a white ground.
+    """A figure for the page.
+
+    `svg` has one element for each panel, with ids that are unique in the page; its text is escaped. A `themed` figure
+    has the colours of the page, light or dark; other figures have a white background.
     """
 
     svg: str
@@ -104,7 +107,7 @@ class Album:
     def __init__(self, folder: Path | None = None, *, titles: bool = True) -> None:
         """`folder`: figures are also written into it as files. `titles`: whether figures in these files have titles.
 
-        Raises StudyError if the folder cannot be made.
+        Raises StudyError if the folder cannot be created.
         """
         self._folder = folder
         self._titles = titles
@@ -114,7 +117,7 @@ class Album:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StudyError(f"{folder} cannot be made: {error.strerror}", todo="name another folder") from None
+                raise StudyError(f"{folder} cannot be created: {error.strerror}", todo="name another folder") from None
 
     def add(self, name: str, figure: Figure | None, caption: str = "") -> Drawing | None:
         """Return the drawing of a figure; None if `figure` is None.
@@ -132,9 +135,9 @@ class Album:
     def chart(
         self, name: str, whole: Callable[[], Figure | None], panels: Sequence[Figure], caption: str
     ) -> Drawing | None:
-        """The drawing of the `panels`, which are narrow enough for a phone; None without any.
+        """Return the drawing of the `panels`, which are narrow enough for a phone; None if there are no panels.
 
-        The files in the folder have them side by side: `whole` draws that figure.
+        If there is a folder, also write the figure that `whole` draws into it: it has the panels side by side.
         """
         if not panels:
             return None
@@ -150,7 +153,7 @@ class Album:
         return inlined(drawn, f"f{self._panels}-", label)
 
     def _write(self, name: str, figure: Figure) -> None:
-        """Write a figure into the folder, if there is one, under a name of its own."""
+        """Write a figure into the folder, if there is one, under a unique name."""
         if self._folder is None:
             return
         stem = re.sub(r"[^\w.+-]", "_", name)
@@ -219,7 +222,7 @@ def inlined(drawn: str, prefix: str, label: str) -> str:
 
 
 def themed(drawn: str) -> str:
-    """An SVG file in the colours of the page around it: black is the colour of its text, white is its ground."""
+    """Give an SVG file the colours of the page: black becomes the page's text colour, and white becomes transparent."""
     for fixed, named in (("#000000", "currentColor"), ("#ffffff", "none"), ("#dddddd", "var(--grid)")):
         drawn = re.sub(rf"(?<=: ){fixed}(?=[;\"])", named, drawn)
     return drawn
@@ -229,7 +232,7 @@ def themed(drawn: str) -> str:
 def _blank(columns: int, title: str, wide: float = 4.4, *, page: bool = False) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure with its panels; drawing within the context follows our style.
 
-    A panel for the `page` has no title, because the page has it as text, and the width of a phone.
+    A panel for the `page` is as wide as a phone. It has no title, because the page shows the title as text.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -253,8 +256,8 @@ def _blank(columns: int, title: str, wide: float = 4.4, *, page: bool = False) -
 def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str, *, page: bool = False) -> Figure | None:
     """Black-box success rate against RMSD: one mark per attack, attack point, and source set.
 
-    `cells` are from `experiments.averaged`. None for fewer than two black-box means, or more than 2,000, and where all
-    RMSDs are nearly the same.
+    `cells` are from `experiments.averaged`. Returns None for fewer than 2 or more than 2,000 black-box means, and if
+    all RMSDs are nearly equal.
     """
     means = (
         cells.filter(pl.col("relation") == "black")
@@ -277,7 +280,8 @@ def success_by_measure(
 ) -> Figure | None:
     """Black-box success rate against cost (`gradients`) or a measure of visibility: a mark per attack and attack point.
 
-    `found` is from `analysis.visibility`. None for fewer than two marks, or more than 2,000, and where all are equal.
+    `found` is from `analysis.visibility`. Returns None for fewer than 2 or more than 2,000 marks, and if all values of
+    the measure are equal.
     """
     name, words = MEASURES[measure]
     known = found.drop_nulls(["success", measure])
@@ -288,7 +292,7 @@ def success_by_measure(
     if figure is not None and measure == "gradients" and max(values) > _DECADE * min(values):
         axis = figure.axes[0]
         axis.set_xscale("log")
-        # The usual labels of such an axis are formulas, which our style prints as they are written.
+        # By default, the labels of a logarithmic axis are formulas, which our style would print as plain text.
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.xaxis.set_minor_formatter("")
     return figure
@@ -337,7 +341,7 @@ def curve(lines: Mapping[str, Points], along: str, title: str, kind: str = "blac
 
 
 def curve_panels(lines: Mapping[str, Points], along: str, title: str, kind: str = "black-box") -> list[Figure]:
-    """The panels of `curve` for the page, each with its legend; a line has one colour in all of them."""
+    """The panels of `curve` for the page, each with its legend; a line has the same colour in all panels."""
     drawn, names = _drawable(lines, kind)
     found = []
     for target, of in drawn.items():
@@ -354,7 +358,7 @@ def _against(title: str, along: str) -> str:
 
 
 def _drawable(lines: Mapping[str, Points], kind: str) -> tuple[Mapping[str, Points], Sequence[str]]:
-    """The lines of each panel, and the names of all lines; nothing if no line has two points."""
+    """The lines of each panel, and the names of the lines to draw (at most 16); nothing if no line has two points."""
     if len(lines) > _MOST_PANELS:
         lines = {f"mean of all {kind} targets": _averaged(lines)}
     drawn = {target: {name: one for name, one in of.items() if one} for target, of in lines.items()}
@@ -395,7 +399,7 @@ def _line(axes: Axes, points: Sequence[tuple[float, float, float, float]], place
 
 @dataclass(frozen=True)
 class Searches:
-    """The distributions of the smallest RMSD that fools each target, of one attack: Liu et al. 2017, figure 1."""
+    """For one attack: the distribution of the smallest RMSD that fools each target (Liu et al. 2017, figure 1)."""
 
     attack: str
     title: str
@@ -455,7 +459,7 @@ def searches(rows: pl.LazyFrame, spec: Spec, title: str) -> Iterator[Searches]:
 
 
 def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str, *, page: bool = False) -> Figure | None:
-    """Destruction rate by target (Kurakin et al. 2017; Wu et al. 2019, figure 5): one series per attack.
+    """Destruction rate by target (Kurakin et al. 2017; Wu et al. 2019, figure 5): one series per attack, at most 16.
 
     `rates` has `attack`, `target` and `destruction` (0..1, or null). None for fewer than two rates that are not null.
     """
@@ -489,7 +493,7 @@ def _percent(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], *, page: bool = False) -> None:
-    """One legend for all panels, because a panel may lack some lines: at the right, or below for the `page`."""
+    """Draw one legend for all panels, because a panel may lack some lines. It is at the right; for `page`, below."""
     known: dict[str, Artist] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

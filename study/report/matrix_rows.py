@@ -14,9 +14,10 @@ from study.spec.schema import Spec
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """An attack, or one of its points, on one source set.
+    """An attack, or one of its points (steps and budget), on one source set.
 
-    `cells`: for each target, a row of `experiments.averaged`; None if the run has no rows for the target.
+    `variant` is the name of the point in tables. `cells`: for each target, a row of `experiments.averaged`; None if the
+    run has no rows for the target.
     """
 
     attack: str

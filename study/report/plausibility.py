@@ -16,8 +16,9 @@ from study.spec.schema import Spec
 def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[[], pl.DataFrame]) -> dict[str, Right]:
     """The counts of correct answers to clean images, by model. Services, and models without counts, are left out.
 
-    `models`: the records of the models. `images` returns `images.parquet`. It is called only if a model has no recorded
-    counts, as in old runs, and only if the images were not selected by correct answers.
+    `models`: the records of the models. `images`: a function that returns the table `images.parquet`. The function is
+    called only if a model has no recorded counts, as in old runs, and if the images were not selected by correct
+    answers.
     """
     found = clean_accuracy.recorded(models)
     lacking = [name for name in spec.models if name not in found and name not in spec.services]

@@ -16,7 +16,7 @@ IMAGE_KINDS: Mapping[str, str] = {
     "mnist": "MNIST",
     "fashion-mnist": "Fashion-MNIST",
 }
-"""By label set."""
+"""The name of the kind of images, by label set."""
 
 SUCCESS_RATE: Mapping[str, str] = {
     "untargeted": "Untargeted success rate (%): adversarial images that the target misclassifies",
@@ -25,8 +25,8 @@ SUCCESS_RATE: Mapping[str, str] = {
 """The definition of the success rate, by goal."""
 
 AT_COST = (
-    "Mean black-box success rate (%) at the last checkpoint that costs at most this number of gradients (of one image, "
-    "per source model); a dash if the first step costs more"
+    "Mean black-box success rate (%) at the last checkpoint that costs at most this number of gradients per image and "
+    "source model; a dash if the first step costs more"
 )
 
 SERVICE_SUCCESS = (
@@ -35,32 +35,33 @@ SERVICE_SUCCESS = (
 )
 CHAT_SUCCESS = (
     "Chat service: its judge finds the labels that an answer names. An untargeted image succeeds if the true label is "
-    "not among them, a targeted image if the target label is; a refusal is no success"
+    "not among these labels. A targeted image succeeds if the target label is among them. A refusal is no success"
 )
 QUERIES = (
-    "Limited queries: the service is shown the images of an attack's steps and budgets one after the other, until one "
-    "succeeds or the queries are spent"
+    "Limited queries: the service receives the images of an attack's steps and budgets one after the other, until an "
+    "image succeeds or the allowed queries are used up"
 )
 BLACK_BOX_MEAN = "Black-box mean: mean of the black-box rates; white-box and grey-box rates do not count"
 CLEAN_ACCURACY = "Clean images: top-1 accuracy (%) of each target on all images of the clean pass, before selection"
 CLEAN_CORRECT = (
-    "In parentheses: the rate over the images that the target classifies correctly when clean; a dash without any"
+    "In parentheses: the rate over the images that the target classifies correctly when clean; a dash if "
+    "there is no such image"
 )
 RMSD = "RMSD: mean over images, in pixel values 0..255"
 
 MEASURES: Mapping[str, tuple[str, str]] = {
     "gradients": ("cost", "cost, gradients per image"),
     "psnr": ("PSNR", "peak signal-to-noise ratio (mean), decibels"),
-    "ssim": ("SSIM", "structural similarity (mean); 1: equal"),
-    "ciede2000": ("CIEDE2000", "colour difference CIEDE2000 (mean); 1: just seen"),
-    "lpips": ("LPIPS", "LPIPS (mean); 0: equal"),
+    "ssim": ("SSIM", "structural similarity (mean); 1: identical images"),
+    "ciede2000": ("CIEDE2000", "colour difference CIEDE2000 (mean); 1: just noticeable"),
+    "lpips": ("LPIPS", "LPIPS (mean); 0: identical images"),
 }
 """By column: the name of a measure of cost or visibility, and its axis."""
 
 VISIBILITY = (
     "PSNR (decibels), SSIM (up to 1), CIEDE2000 and LPIPS (from 0; if computed): means over adversarial images; "
-    "success: mean of black-box targets, %; front: no other attack is as good in success, gradients and SSIM, and "
-    "better in one of them"
+    "success: mean of black-box targets, %; front: no other attack is at least as good in success, gradients and SSIM, "
+    "and better in one of them"
 )
 
 
@@ -99,7 +100,7 @@ def service_notes(spec: Spec, targets: Iterable[str]) -> list[str]:
 
 
 def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> str:
-    """The name of a point: the attack, with the steps if it has checkpoints, and the budget if it has several."""
+    """The name of an attack at a point. It has the steps if there are checkpoints, the budget if there are several."""
     parts = [attack]
     if recipe.checkpoints:
         parts.append(f"{steps} step{'s' if steps > 1 else ''}")

@@ -27,7 +27,7 @@ _VARIABLES = re.compile(
 """Environment variables that change rounding. Numbers of threads are missing here, because the spec sets them."""
 
 _OF_GPUS = re.compile(r"NVIDIA_\w+|TORCH_ALLOW_TF32_\w+|TORCH_CUDNN_\w+|CUBLAS\w+|DISABLE_ADDMM_CUDA_LT")
-"""The variables among them that have no effect on a CPU."""
+"""The names of those variables that have no effect on a CPU."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 _LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN (v\S+)|oneDNN (v\S+)"}
@@ -126,7 +126,7 @@ def recorded(folder: RunFolder) -> list[Arithmetic]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{folder.arithmetic} is damaged: {str(error).splitlines()[0]}",
-            todo="restore it from a copy; or move it away, and lose the record of how earlier rows were rounded",
+            todo="restore it from a copy, or move it away: the record of how earlier rows were rounded is then lost",
         ) from None
 
 
@@ -163,8 +163,8 @@ def compare(
 def _another_device(folder: RunFolder, one: Arithmetic, known: Sequence[Arithmetic]) -> StudyError:
     before = ", ".join(sorted({other.device for other in known}))
     return StudyError(
-        f"the rows in {folder.path} were computed on {before}, and a worker of this launch has {one.processor}: it "
-        "rounds differently, so the results would depend on when the study was interrupted",
+        f"the rows in {folder.path} were computed on {before}, but a worker of this launch has {one.processor}, which "
+        "rounds differently: the results would depend on when the study was interrupted",
         accepted=f"{before}; or --other-devices, which mixes rows: rates agree within their intervals, and every part "
         "records its device",
         todo="add --other-devices, go on with devices of the same kind, or launch into a new folder with --output",
@@ -180,7 +180,7 @@ def _other_environment(folder: RunFolder, one: Arithmetic, other: Arithmetic, ea
     )
     whose = f"the rows in {folder.path} were computed with {there}" if earlier else f"another worker has {there}"
     return StudyError(
-        f"a worker ({one.processor}) has {here} in its environment, and {whose}: this changes rounding",
+        f"a worker ({one.processor}) has {here} in its environment, but {whose}: this changes rounding",
         accepted="equal values of these variables for all workers and all launches of a study",
         todo=f"set or unset {', '.join(changed)} on every machine as before, or launch into a new folder with --output",
     )

@@ -1,4 +1,4 @@
-"""Find the user's files that the source of a network imports: like the source, they are part of its identity."""
+"""Find the user's files that a network's or component's source imports: like the source, they are part of its id."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ _INSTALLED = tuple(
 
 
 def sources(path: Path, root: Path) -> dict[str, str]:
-    """SHA-256 of the texts that `texts` returns, by relative path."""
+    """Return the SHA-256 of each text that `texts` returns, by relative path."""
     return {name: hashlib.sha256(text).hexdigest() for name, text in texts(path, root).items()}
 
 
 def texts(path: Path, root: Path) -> dict[str, bytes]:
-    """Read `path` and all sources under the folder `root` that it imports, directly or not, by relative path.
+    """Return the texts of `path` and of all sources under `root` that it imports, directly or not, by relative path.
 
-    Imports are read from the text, so modules that were imported before make no difference. Empty files are left out.
-    For an installed module, only its own package counts. Imports by a computed name are not found.
+    Imports are read from the text, so modules that were imported before make no difference. Imports by a computed name
+    are not found. Empty files are left out. For an installed module, only files of its own package are returned. The
+    result is empty if `path` is not under `root`.
     """
     path, root = path.resolve(), root.resolve()
     if not path.is_relative_to(root):

@@ -42,15 +42,16 @@ class Numerics(Frozen):
 
     - `batch`: images in one pass; the last pass is padded to this number. On a CPU, the number is rounded up to a
       multiple of 4, and is at most 16;
-    - `max_pass_images`: largest number of images in one pass for attacks with several views of each image. A pass has
-      whole batches of views, and is halved if memory runs out;
+    - `threads`: number of CPU threads that torch uses in each worker;
+    - `max_pass_images`: largest number of images in one pass for attacks with several views of each image. A pass holds
+      equally many views of every image in a batch. The limit is halved if memory runs out;
     - `fold`: rewrite networks where the result is equal up to rounding: fold batch norms into convolutions, and on a
       CPU compute some convolutions differently (`study.models.rewrites.cpu`);
     - `layout`: memory layout of images and networks;
     - `precision`: precision of source models, in their forward and backward passes; pixels, losses and steps are
-      computed in float32. `auto` is tf32 on GPUs, where other libraries use it too, and float32 elsewhere: the first
-      launch decides, and records its choice in the run folder. `float32` is strict, and slow on a GPU.
-      `bfloat16` is the fastest;
+      computed in float32. `auto` is tf32 on GPUs, where other libraries use it too, and float32 elsewhere. The first
+      launch replaces `auto` by tf32 or float32, and records this choice in the run folder. `float32` does not use TF32,
+      and is slow on a GPU. `bfloat16` is the fastest;
     - `target_precision`: precision of the models that predict; their probabilities are computed in float32;
     - `deterministic`: on a GPU, use only kernels that give the same bits in every run. `false` permits networks that
       have a layer without such a kernel, and faster attention;
@@ -59,7 +60,7 @@ class Numerics(Frozen):
     `{fold: false, layout: contiguous, precision: float32}` is the reference mode: it computes like other libraries.
     """
 
-    # Ids and run folders have the older name of `max_pass_images`.
+    # Ids and run folders contain `max_pass_images` by its older name, `room`.
     model_config = ConfigDict(serialize_by_alias=True, json_schema_extra=_older_key)
 
     batch: Annotated[int, Field(ge=1, le=4096)] = 8
@@ -104,7 +105,7 @@ def fix(threads: int, *, device: str = "cpu", deterministic: bool = True) -> Non
     """Make this process use `threads` threads, and float32 without TF32 outside `network_pass`.
 
     If `deterministic`, a GPU runs only deterministic kernels. An operation without such a kernel raises RuntimeError;
-    `not_deterministic` makes a message of this error.
+    `not_deterministic` turns this error into a message.
     """
     import torch
 
@@ -168,7 +169,7 @@ def pixel_algebra(device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def foreign_code(precision: Precision) -> Iterator[None]:
-    """A context for another library's attack: its network passes cannot be separated from its pixel algebra.
+    """A context for another library's attack, whose network passes cannot be separated from computations on pixels.
 
     If `precision` is tf32, the whole attack computes in TF32, else in float32. Operations without a deterministic
     kernel run, with a warning.

@@ -26,7 +26,7 @@ template <typename T> void philox4x64(T block, T first, T second, T s0, T s1, T 
     w0 = c0; w1 = c1; w2 = c2; w3 = c3;
 }
 """
-"""Computes one block of four words. `s0` to `s3` are the words of the counter; `block` is added to the first one."""
+"""Computes one block of four words. `s0` to `s3` are the words of the counter; `block` is added to the word `s0`."""
 
 
 def available(kind: str) -> bool:

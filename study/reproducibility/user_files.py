@@ -1,8 +1,8 @@
-"""A user's own file, or module, that a spec names: found, read, digested, and run, also on machines without the file.
+"""Find, read, digest and run a user's own file or module that a spec names, also on machines without the file.
 
 Components of attacks, whole attacks and networks may be the user's own: `<file>.py:<name>` or `<module>:<name>`. The
-driver reads the file, and the files of its folder that it imports; their text travels to the workers. An installed
-module does not travel: every machine imports it by its name.
+driver reads the file, and the files of its folder that it imports; their texts are sent to the workers. An installed
+module is not sent: every machine imports it by its name.
 """
 
 from __future__ import annotations
@@ -34,10 +34,16 @@ _PREFIX = "study_code_"
 class UserFile:
     """A user's file or module as it was read, and the name in it that the spec asks for. Can be pickled.
 
-    `reference` is what the spec calls it, `place` its file or module, and `called` the name. `path` is the file on the
-    machine that read it. `sources` are the SHA-256 of the file and of what it imports from the folder `root`, by
-    relative path, without empty files; `sha256` is the file's own. `texts` has the same files, and the file itself if
-    it is empty; nothing for an installed module.
+    Attributes:
+        reference: The text in the spec, such as `python:mine.py:attack`.
+        place: The file or module in this text.
+        called: The name of the class or function.
+        path: The path of the file on the machine that read it.
+        root: The folder whose files the file can import.
+        sha256: The SHA-256 of the file.
+        sources: The SHA-256 of the file and of the files that it imports from `root`, by relative path, without empty
+            files.
+        texts: The texts of these files, and of the file itself even if it is empty; {} for an installed module.
     """
 
     reference: str
@@ -56,26 +62,26 @@ class UserFile:
 
     @property
     def digest(self) -> str:
-        """One digest of all sources, with their relative paths. It stands in ids of components."""
+        """One digest of all sources and their relative paths. Ids of components contain it."""
         own = {Path(self.path).name: self.sha256} if self.texts or not self.sources else {}
         return hashlib.sha256(repr(sorted({**own, **self.sources}.items())).encode()).hexdigest()
 
     @property
     def nameless(self) -> dict[str, str]:
-        """The digests by path, that of the file itself under "": a copy under another name is the same."""
+        """The SHA-256 of each source by relative path. The file itself has the path "": its name has no effect."""
         return {"": self.sha256, **{name: one for name, one in self.sources.items() if name != self.main}}
 
     def has(self, path: str) -> bool:
-        """Whether a path, as it stands in a traceback, is that of the file or of one that it imports."""
+        """Whether a path in a traceback is the path of the file or of a file that it imports."""
         return path == self.path or self.text_of(path) is not None
 
     def text_of(self, path: str) -> bytes | None:
-        """Return the text of one of its files, by its path on the machine that read it; None for another file."""
+        """Return the text of the file or of a file that it imports, by the path where it was read; None for others."""
         one = Path(path)
         return self.texts.get(one.relative_to(self.root).as_posix()) if one.is_relative_to(self.root) else None
 
 
-_CARRIED: ContextVar[Mapping[str, UserFile]] = ContextVar("carried", default={})  # noqa: B039 (nobody changes it)
+_CARRIED: ContextVar[Mapping[str, UserFile]] = ContextVar("carried", default={})  # noqa: B039 (never changed)
 
 
 @contextlib.contextmanager
@@ -89,14 +95,15 @@ def carried(files: Iterable[UserFile]) -> Iterator[None]:
 
 
 def in_file(text: str) -> bool:
-    """Whether `<file or module>:<name>` names a file; a module is imported by its name, and does not travel."""
+    """Whether `<file or module>:<name>` names a file and not a module."""
     return text.rpartition(":")[0].endswith(".py")
 
 
 def find(text: str, reference: str) -> Path:
     """Return the path of the file or module in `<file or module>:<name>`, which the spec calls `reference`.
 
-    Nothing runs. Raises StudyError if it does not exist.
+    The file or module does not run, but Python imports the parent packages of a module `a.b` to find it. Raises
+    StudyError if the file or module does not exist.
     """
     found = _CARRIED.get().get(text)
     if found is not None:
@@ -121,9 +128,9 @@ def find(text: str, reference: str) -> Path:
 
 
 def read(text: str, reference: str) -> UserFile:
-    """Read the file or module in `<file or module>:<name>`, and what it imports from its folder. Nothing runs.
+    """Read the file or module in `<file or module>:<name>`, and the files that it imports from its folder.
 
-    Raises StudyError if it does not exist.
+    These files do not run, with the exception in `find`. Raises StudyError if the file or module does not exist.
     """
     found = _CARRIED.get().get(text)
     if found is not None:
@@ -146,10 +153,11 @@ def read(text: str, reference: str) -> UserFile:
 
 @contextlib.contextmanager
 def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
-    """Run the file anew, or import the module, and yield it; within the block, it can import the files that it has.
+    """Run the file again, or import the module if it is an installed one, and yield the module.
 
-    Installed modules come first; `folder` is searched last, if given. Modules that were imported from beside the file
-    stay until `forget`, or until another file runs. Files run one at a time. Exceptions of the file pass through.
+    Within the block, the file can import installed modules, else the files in `file.texts`, else modules in `folder`,
+    if it is given. Modules from these files and from `folder` stay until `forget`, or until another file runs. Files
+    run one at a time. Exceptions of the file pass through.
     """
     if not file.texts:
         yield importlib.import_module(file.place)
@@ -158,7 +166,8 @@ def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
         forget()
         importlib.invalidate_caches()
         finder = _Beside(file, folder)
-        # It asks the others itself: a package of the user's must not come half from here, half from the disk.
+        # The finder is first, and asks the other finders itself: a package of the user must come either from the texts
+        # or from the disk, not partly from both.
         sys.meta_path.insert(0, finder)
         try:
             yield _executed(file)
@@ -167,14 +176,14 @@ def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
 
 
 def forget() -> None:
-    """Forget the modules that the last file imported from beside it: another file may have others of these names."""
+    """Remove the modules that the last file imported from its own files: another file may use the same names."""
     for name in [one for one in sys.modules if one.partition(".")[0] in _FOUND]:
         del sys.modules[name]
     _FOUND.clear()
 
 
 def function_of(file: UserFile, module: ModuleType) -> Callable[..., Any]:
-    """The function in its module. Raises StudyError, with the functions that there are, if it does not exist."""
+    """Return the function that `file` names. Raises StudyError, with the module's functions, if it does not exist."""
     function: Callable[..., Any] | None = getattr(module, file.called, None)
     if not callable(function):
         found = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -183,7 +192,7 @@ def function_of(file: UserFile, module: ModuleType) -> Callable[..., Any]:
 
 
 def source_of(file: UserFile, function: Callable[..., Any], module: ModuleType) -> tuple[Path, bytes]:
-    """The file with the source of a function, and its text. Raises StudyError if there is none."""
+    """Return the path and the text of the file with a function's source. Raises StudyError if there is no such file."""
     try:
         found = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:
@@ -193,13 +202,13 @@ def source_of(file: UserFile, function: Callable[..., Any], module: ModuleType) 
     if path is None or (text is None and not Path(path).is_file()):
         raise StudyError(
             f"the source of {getattr(function, '__name__', 'the function')} cannot be found",
-            accepted="a function in a .py file: its source is part of the identity of what it makes",
+            accepted="a function in a .py file: the source of the function is part of ids",
         )
     return Path(path), Path(path).read_bytes() if text is None else text
 
 
 def line_in(error: BaseException, files: Iterable[UserFile]) -> str | None:
-    """Return the place of the innermost frame of an error that lies in one of `files`, with its text; None without."""
+    """Return the place (as in `place_in`) of an error's innermost frame in one of `files`; None if there is none."""
     known = tuple(files)
     return place_in(error, lambda path: any(one.has(path) for one in known))
 
@@ -207,11 +216,11 @@ def line_in(error: BaseException, files: Iterable[UserFile]) -> str | None:
 _ALONE = threading.RLock()
 
 _FOUND: set[str] = set()
-"""The outermost names of modules that lie beside the last file."""
+"""The top-level names of the modules that the last file imported from its own files, or from a folder."""
 
 
 class _Text(SourceFileLoader):
-    """Loads a module from a text, under the path that it was read from: that is what tracebacks and debuggers show."""
+    """Loads a module from a text. Tracebacks and debuggers show the path that the text was read from."""
 
     def __init__(self, name: str, path: str, text: bytes) -> None:
         super().__init__(name, path)
@@ -221,12 +230,12 @@ class _Text(SourceFileLoader):
         return self._text
 
     def path_stats(self, path: str) -> Mapping[str, Any]:
-        # Without them, no byte code is read or written.
+        # Without these stats, no byte code is read or written.
         raise OSError
 
 
 class _Beside:
-    """Finds modules among the texts of a user's file, and in a folder, after those that are installed."""
+    """Finds modules that are not installed: among the texts of a user's file, and then in a folder."""
 
     def __init__(self, file: UserFile, folder: str | None) -> None:
         self._file = file

@@ -1,6 +1,7 @@
-"""Compaction: replaces many parts by few parts with the same rows, sorted so that a query of few crafts reads little.
+"""Compaction: replaces many parts (Parquet files of rows) by few parts with the same rows.
 
-The process may die at any moment. Then the journal tells which parts count.
+Rows are sorted by craft (attack run), so that a query of few crafts reads little. If the process dies, the journal says
+which parts count.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ class _NewPart:
 
 
 def compact(folder: RunFolder, rows_per_part: int = _ROWS_PER_PART) -> Compaction:
-    """Rewrite the parts of a claimed run into parts of about `rows_per_part` rows, without splitting a unit.
+    """Rewrite the parts of a run into parts of about `rows_per_part` rows, without splitting a unit.
 
-    Order of writing: stage the new parts, write the journal, commit the new parts, remove the old parts. Rows keep
-    their Parquet metadata. Raises StudyError if a part is damaged, because its rows must not get a valid digest, or if
-    a part cannot be read or written.
+    The caller must hold the lease of the run. Order of writing: stage the new parts, write the journal, commit the new
+    parts, remove the old parts. Rows keep their Parquet metadata.
+
+    Raises StudyError if a part is damaged, because its rows must not get a valid digest, or if a part cannot be read or
+    written.
     """
     damaged = integrity.damaged(folder, "results")
     if damaged:
@@ -79,7 +82,7 @@ def compact(folder: RunFolder, rows_per_part: int = _ROWS_PER_PART) -> Compactio
     journal = Journal(tuple(part.name for part in old), tuple(path.name for path in paths))
     folder.write_text(folder.journal, journal.text())
     for path, part in zip(paths, new, strict=True):
-        # S3 cannot stage and makes the content again here, so that memory holds one part at a time.
+        # S3 cannot stage a file. There, the content is made again here, so that memory holds one part at a time.
         folder.storage.commit(path, part.content)
     repair(folder.path, folder.storage)
     return Compaction(len(old), len(new), rows)

@@ -24,7 +24,7 @@ class _Planned:
 
 
 def rows(run: str | RunFolder) -> pl.LazyFrame:
-    """The rows of all crafts in the present plan; `study.results.scanning` has those of earlier plans too.
+    """The rows of all crafts in the present plan; `study.results.scanning` also scans rows of earlier plans.
 
     Raises StudyError if there is no run, or its planned.json is damaged.
     """
@@ -35,7 +35,7 @@ def rows(run: str | RunFolder) -> pl.LazyFrame:
 
 
 def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyFrame:
-    """Keep the rows that the experiments of `spec` ask for, and the rows of attacks that their budgets are matched to.
+    """Keep the rows that the experiments of `spec` ask for, and those of attacks to which their budgets are matched.
 
     `found`: the `rows` of `run`. A pair of attack run and target that is no longer in the spec is left out. Raises
     StudyError if two attack runs have the same sources, attack, goal, seed and target. This happens if a launch was
@@ -57,7 +57,7 @@ def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyF
             raise StudyError(
                 f"the run has rows of two versions of the same attack run, {owners[request]} and {name}",
                 where=str(run.path if isinstance(run, RunFolder) else run),
-                todo="launch the study again, which records the version that its present spec plans",
+                todo="launch the study again: the launch records which of the two belongs to the present spec",
                 status=1,
             )
         kept.append((name, target))
@@ -68,7 +68,7 @@ def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyF
 
 
 def _requests(spec: Spec) -> Iterator[tuple[object, ...]]:
-    """Sources joined by `+`, attack, goal, seed and target of every attack run that is planned."""
+    """Yield (sources joined by `+`, attack, goal, seed, target) for every planned attack run and each target."""
     for experiment in spec.experiments.values():
         attacks = list(experiment.attacks)
         for name in attacks:
@@ -85,7 +85,7 @@ def _requests(spec: Spec) -> Iterator[tuple[object, ...]]:
 def record(plan: Plan, finished: Finished, folder: RunFolder) -> int:
     """Return the number of crafts that have units in the run but are not in the plan.
 
-    If there are any, record the plan. A plan that is recorded already is replaced by the present one.
+    If there are any, record the plan in planned.json. An earlier record is replaced.
     """
     others = {unit.rpartition(".")[0] for unit in finished} - plan.crafts.keys()
     recorded = _planned(folder)
@@ -98,7 +98,7 @@ def _planned(folder: RunFolder) -> set[str] | None:
     """The crafts of the present plan; None if every row belongs to one of them."""
     try:
         found = json_file.read(
-            folder.planned, _Planned, todo="remove the file and launch the study again, which writes it again"
+            folder.planned, _Planned, todo="remove the file and launch the study again: the launch writes a new one"
         )
     except FileNotFoundError:
         return None

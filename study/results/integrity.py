@@ -48,8 +48,8 @@ class Damage:
 
 
 def advice(folder: str, count: int = 1) -> str:
-    """What to do about `count` damaged parts in a folder of the run: `results`, `geometry` or `kept`."""
-    it, its = ("it", "its") if count == 1 else ("them", "their")
+    """The advice for `count` damaged parts in a folder of the run: `results`, `geometry` or `kept`."""
+    it, its = ("the part", "its") if count == 1 else ("these parts", "their")
     return _ADVICE[folder].format(it=it, its=its)
 
 
@@ -65,7 +65,7 @@ def damaged(folder: RunFolder, *names: str) -> list[Damage]:
 def require_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
     """Check a run before it is written to. Raises StudyError if its spec, models, images or a part is damaged.
 
-    `say` receives a line about files that are not parts.
+    `say` receives a line for each folder with files that are not parts.
     """
     resume.must_be_intact(folder, say)
     found = damaged(folder, "results", "geometry")
@@ -108,7 +108,7 @@ def reading(run: str | StoragePath) -> Iterator[None]:
 
 
 def read_error(run: str | StoragePath, error: BaseException) -> StudyError:
-    """Return the StudyError for a failed query. Raises `error` itself if its cause is the system, not a part."""
+    """Return the StudyError for a failed query. Raises `error` itself if the system caused it, not a part."""
     folder = RunFolder(run)
     found = damaged(folder, "results", "geometry", "kept")
     if found:

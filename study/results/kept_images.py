@@ -1,8 +1,9 @@
 """The adversarial images that a run keeps: Parquet parts in `kept/`, published before the rows of their units.
 
 Each image is stored as its difference from the clean image, modulo 256: `adversarial = (clean + delta) % 256`. With
-zstd, this takes half the space of PNGs and a tenth of their time. Because images are published first, a unit with rows
-has its images. If a launch died in between, the next launch shows the images to the targets again.
+zstd, the differences need half the space of PNGs, and are written in a tenth of the time. Because images are published
+first, a unit with rows has its images. If a launch dies between images and rows, the targets of the next launch predict
+the same images again.
 """
 
 from __future__ import annotations
@@ -68,7 +69,11 @@ class KeepingWriter(Writer):
         return self._image_bytes
 
     def keep(self, unit: Unit, distances: PixelDistances, clean: Pixels, adversarial: Pixels) -> None:
-        """Take the V variants of a unit's N images, `uint8` (V * N, C, H, W), and the clean images (N, C, H, W)."""
+        """Add the adversarial images of a unit. They are published later.
+
+        `adversarial`: the variants (images at the V points of the attack) of the unit's N images, `uint8`
+        (V * N, C, H, W). `clean`: the clean images, `uint8` (N, C, H, W). `distances`: those of the variants.
+        """
         count, points = len(unit.shard.images), unit.craft.points
         delta = (adversarial.reshape(len(points), *clean.shape) - clean).reshape(len(points) * count, -1)
         variants = [(index, steps, budget) for index, (steps, budget) in enumerate(points) for _ in range(count)]
@@ -111,7 +116,7 @@ class KeepingWriter(Writer):
 
 
 def encode_images(images: pa.Table) -> memoryview:
-    """Return a part's file for rows of `SCHEMA`."""
+    """Return the content of a part with `images`, rows of `SCHEMA`."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         images,
@@ -179,7 +184,7 @@ def kept_pairs(folder: RunFolder) -> pl.DataFrame:
 
 
 def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], point: int | None = None) -> pl.DataFrame:
-    """The differences of `images` of `crafts`: columns `craft`, `image`, `point`, `delta`, sorted by the first three.
+    """The differences `delta` from the clean images, for `images` of `crafts`, by `craft`, `image` and `point`, sorted.
 
     `point`: the index of a point; None for all points. An image in several parts occurs several times, with equal
     pixels. Raises StudyError if a part that has some of these images is damaged.
@@ -196,7 +201,7 @@ def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], poin
 
 
 def units_in(part: StoragePath) -> list[str]:
-    """The units in a damaged part. Their rows may come from damaged images.
+    """The ids of the units in a damaged part of kept images. Rows of these units may come from damaged images.
 
     Empty if the part cannot be read: then no launch can have used its images.
     """

@@ -1,4 +1,4 @@
-"""Judging the sentences of a run again, without asking its chat services: a new run folder with other verdicts."""
+"""Judges the sentences of a run again, without new requests to its chat services, and writes a new run folder."""
 
 from __future__ import annotations
 
@@ -32,36 +32,40 @@ from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 
 _BATCH = 20_000
-"""Sentences judged at once."""
+"""Number of sentences that are judged at once."""
 
 
 @dataclass(frozen=True)
 class Rejudged:
-    """What a new judging changed: answers by service, and how many of them have another verdict."""
+    """The result of a new judging: by service, the number of answers, and of answers whose verdict changed."""
 
     answers: Mapping[str, int]
     changed: Mapping[str, int]
 
 
 def rejudge(folder: RunFolder, spec: Spec, new: Path) -> Rejudged:
-    """Write the run at `folder` to the folder `new`, its sentences judged as `spec` says. The old run stays as it is.
+    """Copy the run at `folder` to the folder `new`, with its sentences judged as `spec` says. The old run stays.
 
-    Judges and `names` of the services come from the models of the same names in `spec`. A judge that is a model is
-    asked, with its own limits; its answers are kept in the new folder. Raises StudyError if the run has no chat
-    service, rows are damaged, `spec` asks the services another question, or `new` exists.
+    Judges and `names` of the services come from the models of the same names in `spec`. A judge that is a model
+    gets requests, within its own limits. Its replies are kept in the new folder.
+
+    Raises StudyError if the run has no chat service, rows are damaged, `spec` sends the services other requests, or
+    `new` exists.
     """
     old = resume.spec_of(folder)
     judges = {name: _judge_of(name, old, spec) for name, model in old.models.items() if _talks(model.remote)}
     if not judges:
-        raise StudyError(f"{folder.path} has no chat service", todo="`study judge` is for models with `api: chat`")
+        raise StudyError(
+            f"the run {folder.path} has no chat service", todo="use `study judge` for runs of models with `api: chat`"
+        )
     damaged = integrity.damaged(folder, "results")
     if damaged:
         raise integrity.damage_error(folder, damaged)
     selection = resume.selected(folder)
     if selection is None:
-        raise StudyError(f"{folder.path} has no images yet", todo="launch the study first", status=1)
+        raise StudyError(f"the run {folder.path} has not selected images yet", todo="launch the study first", status=1)
     if new.exists():
-        raise StudyError(f"{new} exists", accepted="a new folder", todo="name another one with --output")
+        raise StudyError(f"the folder {new} exists", accepted="a new folder", todo="name a new folder with --output")
     unfinished = new.with_name(f".{new.name}.judging")
     _copy(folder, unfinished)
     target = RunFolder(unfinished)
@@ -89,15 +93,20 @@ def _talks(remote: Remote | None) -> bool:
 
 
 def _judge_of(name: str, old: Spec, spec: Spec) -> Remote:
-    """The service with the judge and the names of `spec`. Raises StudyError if it asks something else there."""
+    """The service of the run with the judge and the names of `spec`.
+
+    Raises StudyError if `spec` does not have the service, or sends it other requests.
+    """
     there, here = old.models[name].remote, spec.models[name].remote if name in spec.models else None
     assert there is not None, "only services talk"
     if here is None or here.api != "chat":
-        raise StudyError(f"the spec has no chat service '{name}', and the run has", accepted=", ".join(spec.models))
+        raise StudyError(
+            f"the run has the chat service '{name}', but the spec does not", accepted=", ".join(spec.models)
+        )
     if here.digest != there.digest:
         raise StudyError(
-            f"the spec asks '{name}' something else than the run: url, model, prompt or extra differ",
-            todo="change `judge` and `names` only; another question is another study",
+            f"the spec sends '{name}' other requests than the run did: url, model, prompt or extra differ",
+            todo="change only `judge` and `names`; for other requests, launch another study",
         )
     return there.model_copy(update={"judge": here.judge, "names": here.names})
 
@@ -113,7 +122,7 @@ def _reader(name: str, remote: Remote, labels: LabelSet, folder: RunFolder) -> J
 
 
 def _keywords(spec: Spec, name: str) -> Remote:
-    """The service of a spec, with its phrases of refusal and without a model that judges it."""
+    """The service of a spec, judged by keywords: with its phrases of refusal, and without a judging model."""
     remote = spec.models[name].remote
     assert remote is not None, "only services talk"
     assert remote.judge is not None, "a chat service has a judge"
@@ -121,9 +130,10 @@ def _keywords(spec: Spec, name: str) -> Remote:
 
 
 def _copy(folder: RunFolder, new: Path) -> None:
-    """Copy a local run without its rows. Kept images, which never change, are linked where the file system can.
+    """Copy a local run without its rows.
 
-    What a judging model has replied to an earlier attempt that failed stays: replies may cost money.
+    Kept images are hard links if the file system has these, because kept images never change. If an earlier attempt
+    failed, the replies of the judging model to this attempt are kept, because replies may cost money.
     """
     if not isinstance(folder.path, Path):
         raise StudyError(f"{folder.path} is not a local folder", todo="copy the run to a local folder first")
@@ -173,14 +183,14 @@ def _judged_selection(selection: Selection, services: Mapping[str, _Judges]) -> 
 
 @dataclass(frozen=True)
 class _Judges:
-    """The judging of one service: the new one, and that of the run, by its phrases of refusal."""
+    """Two judgings of one service: `new`, and `old`, which only knows the run's phrases of refusal."""
 
     remote: Remote
     new: Judging
     old: Judging
 
     def verdicts(self, rows: pl.DataFrame) -> list[Verdict]:
-        """Judge the sentences of rows again. What the service itself marked as a refusal stays one."""
+        """Judge the sentences of rows again. An answer that the service marked as a refusal stays one."""
         marked = [
             refused and not self.old.is_refusal(sentence)
             for sentence, refused in rows.select("sentence", "refused").iter_rows()
@@ -216,7 +226,7 @@ def _rewrite(folder: RunFolder, new: RunFolder, labels: LabelSet, services: Mapp
 def _judged(
     rows: pl.DataFrame, judges: _Judges, labels: LabelSet, clean: Mapping[str, tuple[str, ...] | None]
 ) -> pl.DataFrame:
-    """The rows of a chat service with new verdicts."""
+    """The given rows of a chat service with new verdicts."""
 
     def named(label: int | None) -> list[str] | None:
         return None if label is None else list(names_of_label(judges.remote.names, labels, label, talks=True))
@@ -233,7 +243,7 @@ def _judged(
 
 
 def _write(old: StoragePath, rows: pl.DataFrame, new: RunFolder) -> None:
-    """Write the rows of one part, with its metadata."""
+    """Write `rows` as a part of the new run, with the metadata of the old part."""
     found = pq.read_schema(pa.BufferReader(old.read_bytes())).metadata or {}
     metadata = {key: value for key, value in found.items() if key not in {versions.METADATA, b"ARROW:schema"}}
     content = encode_part(rows.to_arrow().cast(SCHEMA), metadata)

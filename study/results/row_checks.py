@@ -14,10 +14,10 @@ PART = "part"
 """The column with the path of a row's part."""
 
 _TOLERANCE = 1e-5
-"""How far one float32 probability may exceed 1."""
+"""The amount by which a float32 probability may exceed 1."""
 
 Rule = tuple[str, pl.Expr]
-"""A text that continues "2 rows have", such as "an unknown relation", and the condition for rows that have it."""
+"""A text that completes "2 rows have …", such as "an unknown relation", and the condition that such rows meet."""
 
 _Schema = dict[str, pl.DataType | type[pl.DataType]]
 _SELECTED: _Schema = {"image": pl.String, "selected": pl.Int32, "selected_target": pl.Int32}
@@ -30,7 +30,7 @@ _CLEAN: _Schema = {
 
 
 def impossible(rows: pl.LazyFrame, labels: int | None) -> Iterator[tuple[str, int, str]]:
-    """Yield each violated rule about values, the number of rows that violate it, and the place of one of them.
+    """Yield each violated rule about values, the number of rows that violate the rule, and the place of one such row.
 
     `rows` have the column `PART`. `labels`: the size of the label set, if known.
     """
@@ -38,7 +38,7 @@ def impossible(rows: pl.LazyFrame, labels: int | None) -> Iterator[tuple[str, in
 
 
 def contradicting(rows: pl.LazyFrame, selection: Selection) -> Iterator[tuple[str, int, str]]:
-    """Yield each contradiction to images.parquet, the number of rows that have it, and the place of one of them.
+    """Yield each contradiction to images.parquet, the number of rows with it, and the place of one such row.
 
     `rows` have the column `PART`.
     """
@@ -77,7 +77,7 @@ def _value_rules(labels: int | None) -> list[Rule]:
         ("an RMSD outside 0 to 255", _outside("rmsd", 255.0)),
         ("an L-infinity distance outside 0 to 255", _outside("linf", 255.0)),
         ("an L2 distance that is negative or not finite", _outside("l2", float("inf")) | pl.col("l2").is_infinite()),
-        ("an RMSD above their L-infinity distance", pl.col("rmsd") > pl.col("linf") * (1 + 1e-9) + 1e-9),
+        ("an RMSD above the L-infinity distance", pl.col("rmsd") > pl.col("linf") * (1 + 1e-9) + 1e-9),
         ("a budget that is negative or not a number", _outside("budget", float("inf"))),
         ("a negative number of steps or gradients", (pl.col("steps") < 0) | (pl.col("gradients") < 0)),
         ("probabilities outside 0 to 1", probabilities.list.eval(
@@ -88,7 +88,7 @@ def _value_rules(labels: int | None) -> list[Rule]:
         ("a label twice in top5", top5.list.n_unique() != top5.list.len()),
         ("a top1 that is not the first of top5",
          pl.col("top1").ne_missing(top5.list.first()) & pl.col("top1").ne_missing(ABSTAINED)),
-        ("an unknown relation, or one that contradicts their sources",
+        ("an unknown relation, or a relation that contradicts the sources",
          ~pl.col("relation").is_in(RELATIONS)
          | ((pl.col("relation") == "white") != pl.col("sources").list.contains(pl.col("target")))),
         ("a target label without a targeted goal, or a targeted goal without a target label",

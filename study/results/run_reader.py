@@ -42,13 +42,13 @@ class RunData:
 
 
 def run_data(spec: Spec, selection: Selection, folder: RunFolder) -> RunData:
-    """The content of the run of a launch in progress. It reads only the rows from disk."""
+    """The content of the run of a launch in progress. Only the rows are read from disk."""
     clean = plausibility.known(spec, selection.models, lambda: to_frame(selection.shards))
     return RunData(spec, current_plan.rows(folder), selection, clean)
 
 
 def open_run(run: str, spec: Path | None = None) -> RunData:
-    """Read a run. `spec` replaces the recorded spec; it may differ only in settings that change no row.
+    """Read a run. `spec` replaces the recorded spec, and may differ from it only in settings that change no row.
 
     Raises StudyError if the run has not begun, its files are damaged, or `spec` describes another study.
     """

@@ -47,7 +47,7 @@ def scan(run: str | StoragePath) -> pl.LazyFrame:
 
 
 def scan_cached(run: str | StoragePath) -> pl.LazyFrame:
-    """The same rows as `scan`, for many queries. If there are more than MANY_PARTS parts, it copies them into one file.
+    """The same rows as `scan`, for many queries. More than MANY_PARTS parts are first copied into one temporary file.
 
     The temporary file exists as long as this process. If it cannot be written, every query scans the parts.
     """
@@ -89,9 +89,9 @@ def scan_versions(run: str | StoragePath, found: Iterable[StoragePath]) -> pl.La
 
 
 def _with_relations(run: str | StoragePath, rows: pl.LazyFrame, version: int) -> pl.LazyFrame:
-    """Mark grey-box targets, as the spec of `run` tells, in rows of versions that record them as black-box.
+    """Mark grey-box targets, which follow from the spec of `run`, in rows of versions that record them as black-box.
 
-    If the spec cannot be read, they stay black-box.
+    If the spec cannot be read, these rows stay black-box.
     """
     if version >= versions.GRADED:
         return rows
@@ -132,7 +132,7 @@ def collect(run: str | StoragePath, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def done(run: str | StoragePath) -> dict[str, set[str]]:
-    """The targets that each unit has rows for, by unit id. The parts are the only record of what is done."""
+    """By unit id, the targets that have rows. The parts are the only record of finished work."""
     finished: dict[str, set[str]] = defaultdict(set)
     for unit, target in collect(run, scan(run).select("unit", "target").unique()).iter_rows():
         finished[unit].add(target)

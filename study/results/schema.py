@@ -1,4 +1,4 @@
-"""The row: one adversarial image shown to one target model. Success is computed from rows, and never stored."""
+"""The row: one target's prediction of one adversarial image. Success is computed from rows, and never stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study.images.labels import ABSTAINED
 from study.planning.plan import Craft, Unit
 
 SCHEMA_VERSION = 5
-"""Rises with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
+"""Grows with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
 is a source) instead of `relation`. Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`. Versions
 1 to 4 lack `true_names`, `sentence`, `refused`, `queries` and `lpips`."""
 
@@ -62,29 +62,30 @@ SCHEMA = pa.schema(
 - `target_label`: null for an untargeted goal.
 - `budget`: the epsilon, RMSD or L2 norm of the attack; in a search for the minimal RMSD, the result of the search. Null
   for an attack without a budget, and for a budget that is matched to another attack.
-- `gradients`: number of gradients computed for this image up to `steps`.
+- `gradients`: number of gradients computed for this image in the first `steps` steps.
 - `relation` of the target to the sources: `white`, `grey` or `black`, see `study.planning.relation`.
-- `top1`: the first of `top5`, so that rates over many millions of rows read no list.
-- `ssim` (at most 1) and the mean colour difference `ciede2000` (at least 0): how visible the change is, see
-  `study.visibility`. Null if not computed: in a search for the minimal RMSD, for images that an older version kept, and
-  `ssim` also for images of less than 11 pixels.
-- `lpips` (at least 0): the distance LPIPS. Null as the two above, and unless the spec names its weights.
-- `craft_pass` and `predict_pass`: number of images in the smallest pass of gradients, and in a pass of predictions.
-  They are null unless memory ran out and passes were halved, which changes rounding. `craft_pass` is also null for kept
-  images that were shown again.
+- `top1`: the first label of `top5`. With this column, rates over many millions of rows need not read lists.
+- `ssim` (at most 1) and the mean colour difference `ciede2000` (at least 0): the visibility of the change, see
+  `study.visibility`. Null in a search for the minimal RMSD and for images that an older version kept; `ssim` is also
+  null for images with a side of less than 11 pixels.
+- `lpips` (at least 0): the distance LPIPS. Null where the two above are null, and unless the spec names its weights.
+- `craft_pass`: number of images in the smallest pass of gradients. `predict_pass`: number of images in a pass of
+  predictions. Both are null unless memory ran out and passes were halved, which changes rounding. `craft_pass` is also
+  null for kept images that targets predicted again.
 
 A remote service has its own labels. For a service, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
 `scores` are its answer, best first; `clean_names` is its answer for the clean image; `wanted_names` are its names for
 the target label (null for an untargeted goal). All names are in lower case. These four columns are null for every other
 target.
 
-For a chat service, `sentence` is its answer, verbatim; `names` and `clean_names` are the names of the study's labels
-that its judge found in the answers; `true_names` those of the true label; `refused` says that it gave no answer. These
-are null for every other target, but for `names` and `clean_names`.
+For a chat service, `sentence` is the answer, verbatim. `names` are the names of the study's labels that the judge found
+in this answer, and `clean_names` those in the answer for the clean image. `true_names` are the names of the true label.
+`refused` says whether the answer is a refusal. `sentence`, `true_names` and `refused` are null for every other target.
 
-`queries` is null unless the spec limits how many images a service may be asked about. Then the attacker shows the
-images of an attack run's points one after the other, and stops at the first success: a row has the answer about the
-image with which the attacker ended, up to this point, the distances of that image, and the number of `queries`."""
+`queries` is null unless the spec limits the images that an attack run may show a service for each clean image. With a
+limit, the attacker shows the images of the attack run's points one after the other, and stops at the first success. The
+row of a point is then about the last image that was shown up to this point: it has the answer for this image, the
+distances of this image, and the number of `queries` so far."""
 
 
 VISIBLE = ("ssim", "ciede2000", "lpips")
@@ -105,7 +106,7 @@ class PixelDistances:
     lpips: NDArray[np.float64] | None = None
     """LPIPS of each image; None if not computed."""
     gradients: int | None = None
-    """Number of gradients of one image, if a worker has counted them; None if it follows from the recipe."""
+    """Number of gradients of one image, as a worker counted them; None if the number follows from the recipe."""
     passes: int | None = None
     """Number of images in the smallest pass of gradients, if memory ran out; None otherwise."""
 
@@ -121,7 +122,7 @@ class PixelDistances:
 
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:
-        """Distances of 0, for images of which only a direction is known."""
+        """Distances of 0, for a search for the minimal RMSD that so far has only the direction of the perturbation."""
         return cls(np.zeros(count), np.zeros(count), np.zeros(count))
 
 
@@ -130,10 +131,10 @@ class TargetAnswers:
     """One target's answers for a unit's V * N images: labels `int32` and probabilities `float32`, (V * N, K) each.
 
     In a search for the minimal RMSD, `distances` are the distances of the images found for this target, and `budgets`
-    (N,) their RMSDs. A remote service gives `names` and `scores` for each image instead, best first; then K is 0. A
-    chat service also gives `sentences`, and whether each is a refusal. If the queries of a service are limited, `shown`
-    (V * N,) holds, for each image, the position of the one that the answer is about. `passes`: the number of images in
-    a pass, if memory ran out; None otherwise.
+    (N,) are their RMSDs. A remote service gives `names` and `scores` for each image, best first, and no labels: K is 0.
+    A chat service also gives `sentences`, and in `refused` whether each sentence is a refusal. If the queries of a
+    service are limited, `shown` (V * N,) has, for each of the V * N images, the index of the image that the answer is
+    about. `passes`: the number of images in a pass, if memory ran out; None otherwise.
     """
 
     target: str
@@ -148,7 +149,7 @@ class TargetAnswers:
     shown: NDArray[np.int64] | None = None
     passes: int | None = None
     abstained: NDArray[np.bool_] | None = None
-    """Where a target that votes gives no answer (V * N,); None where every image has one."""
+    """Whether a target that votes gave no answer for an image, (V * N,); None if every image has an answer."""
 
     @property
     def top1(self) -> NDArray[np.int32] | None:
@@ -160,8 +161,8 @@ class TargetAnswers:
 
 
 WantedNames = Mapping[str, Mapping[int, tuple[str, ...]]]
-"""The names that each remote service has for a label of the study, by model name and label. Of services of labels, it
-holds target labels only."""
+"""The names that each remote service has for a label of the study, by model name and label. For services
+that answer with labels, only names of target labels are present."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ def nullable(values: NDArray[np.float64] | None, count: int) -> pa.Array[Any]:
 
 
 def _gradients(craft: Craft, distances: PixelDistances, steps: int) -> int | None:
-    """Gradients of one image, as counted or else by the recipe; None for kept images of another library's attack."""
+    """Number of gradients of one image: as counted, else by the recipe; None for kept images of an external attack."""
     if distances.gradients is not None or craft.recipe.external is not None:
         return distances.gradients
     return craft.recipe.gradients(steps, len(craft.sources))

@@ -80,7 +80,7 @@ class VerificationReport:
 
 
 def verify(run: str | StoragePath) -> VerificationReport:
-    """Read all of a run. Raises StudyError if there is no run, or its storage does not answer."""
+    """Read a whole run and report its problems. Raises StudyError without a run, or if the storage does not answer."""
     folder = RunFolder(run)
     report = VerificationReport(str(folder.path))
     if not (folder.results.is_dir() or folder.spec.is_file()):
@@ -105,7 +105,9 @@ def verify(run: str | StoragePath) -> VerificationReport:
             report.add("damaged", f"{_rows(count)} {problem}", row, _MOVE)
         if selection is not None:
             todo = (
-                _RESTORE_IMAGES if folder.images in changed else f"if it was changed, {_RESTORE_IMAGES}; else {_MOVE}"
+                _RESTORE_IMAGES
+                if folder.images in changed
+                else f"if images.parquet was changed, {_RESTORE_IMAGES}; else {_MOVE}"
             )
             for problem, count, row in contradicting(rows, selection):
                 report.add("damaged", f"{_rows(count)} {problem}", row, todo)
@@ -133,8 +135,8 @@ def _parts(folder: RunFolder, report: VerificationReport) -> dict[int, list[Stor
             readable.setdefault(name.version, []).append(path)
     if unsigned:
         parts = "1 part has no digest" if unsigned == 1 else f"{unsigned} parts have no digests"
-        report.add("note", f"{parts}, as an old version wrote it: a changed bit may go unnoticed", folder.results,
-                   "`study compact` rewrites it with a digest")  # fmt: skip
+        report.add("note", f"{parts} (written by an old version of study): a changed bit may go unnoticed",
+                   folder.results, "run `study compact`, which writes parts with digests")  # fmt: skip
     return readable
 
 
@@ -147,7 +149,7 @@ def add_strays(folder: StoragePath, name: str, report: VerificationReport) -> No
 
 
 def _readable(path: StoragePath, name: PartName, report: VerificationReport) -> bool:
-    """Whether the rows of a part can be used; reports its damage."""
+    """Whether the rows of a part can be used. Reports damage of the part."""
     table = read_part(path, SCHEMA_VERSION, report, _MOVE)
     if table is None:
         return False
@@ -155,27 +157,32 @@ def _readable(path: StoragePath, name: PartName, report: VerificationReport) -> 
     missing = [] if name.version == 1 else [column for column in expected if column not in table.column_names]
     unknown = [column for column in table.column_names if column not in expected]
     for column in missing or unknown:
-        problem = f"it {'lacks' if missing else 'has'} the column {column!r}, unlike version {name.version}"
+        problem = f"the part {'lacks' if missing else 'has'} the column {column!r}, unlike version {name.version}"
         report.add("damaged", problem, path, _MOVE)
         return False
     inside = (table.schema.metadata or {}).get(versions.METADATA, b"1").decode()
     if inside != str(name.version):
-        report.add("damaged", f"its name has version {name.version}, but its metadata {inside}", path, _MOVE)
+        report.add(
+            "damaged", f"the part has version {name.version} in its name, but {inside} in its metadata", path, _MOVE
+        )
     return True
 
 
 def read_part(path: StoragePath, newest: int, report: VerificationReport, todo: str) -> pa.Table | None:
-    """Read a part of a version up to `newest`; None if it cannot be read. Reports this, and a digest that differs."""
+    """Read a part; None if it cannot be read, or is of a version after `newest`.
+
+    Reports both cases, and a part whose content does not match the digest in its name.
+    """
     name = part_file.parse_name(path.name)
     if name is not None and name.version > newest:
-        report.add("damaged", f"it has version {name.version}, but this study reads versions up to {newest}", path,
-                   "verify it with the version of study that wrote it")  # fmt: skip
+        report.add("damaged", f"the part has version {name.version}, but this study reads versions up to {newest}",
+                   path, "verify the run with the version of study that wrote the part")  # fmt: skip
         return None
     try:
         content = path.read_bytes()
         table = pq.read_table(pa.BufferReader(content))
     except (OSError, pa.ArrowException) as error:
-        report.add("damaged", f"it cannot be read: {first_line(error)}", path, todo)
+        report.add("damaged", f"the part cannot be read: {first_line(error)}", path, todo)
         return None
     if name is not None and name.digest is not None and part_file.digest(content) != name.digest:
         report.add("damaged", part_file.CHANGED, path, todo)
@@ -183,14 +190,14 @@ def read_part(path: StoragePath, newest: int, report: VerificationReport, todo: 
 
 
 def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: VerificationReport) -> None:
-    """Report damaged parts of kept images, and the parts whose rows may come from them."""
+    """Report damaged parts of kept images, and the parts of rows that may come from these images."""
     for damage in integrity.damaged(folder, "kept"):
         units = kept_images.units_in(damage.path)
         suspects: list[str] = [] if rows is None or not units else (
             rows.filter(pl.col("unit").is_in(units)).select(pl.col(PART).unique().sort()).collect()[PART].to_list()
         )  # fmt: skip
         if not suspects:
-            todo = "move it out of kept/ and launch the study again: units that need its images run again"
+            todo = "move the part out of kept/ and launch the study again: units that need its images run again"
             report.add("damaged", damage.problem, damage.path, todo)
             continue
         names = ", ".join(path.rpartition("/")[2] for path in suspects)
@@ -199,13 +206,13 @@ def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: VerificationRepo
             "damaged",
             f"{damage.problem}; the rows of its {units_of} may come from damaged images",
             damage.path,
-            f"move it out of kept/, move the parts with rows of its units out of results/ ({names}), and launch the "
-            "study again: these units run again",
+            f"move the part out of kept/, move the parts with rows of its units out of results/ ({names}), and launch "
+            "the study again: these units run again",
         )
 
 
 def _plan(folder: RunFolder, report: VerificationReport) -> tuple[Spec | None, Plan | None, Selection | None]:
-    """The spec, the plan and the selected images; None for each that cannot be read. Reports the reason."""
+    """The spec, the plan and the selected images. Each is None if it cannot be read; then the reason is reported."""
     missing = [path for path in (folder.spec, folder.models, folder.images) if not path.is_file()]
     for path in missing:
         problem = f"{path.name} is missing, so the completeness of the run cannot be checked"
@@ -239,7 +246,7 @@ def _arithmetic(folder: RunFolder, report: VerificationReport) -> None:
             "note",
             f"rows come from several kinds of processor or library versions: {'; '.join(map(str, found))}",
             folder.arithmetic,
-            "nothing: rates agree within their intervals, and parts record it",
+            "nothing: rates agree within their intervals, and each part records its versions and hardware",
         )
 
 
@@ -270,7 +277,7 @@ def _count(rows: pl.LazyFrame, report: VerificationReport) -> None:
         where = f"unit {first['unit']}, target {first['target']}, image {first['image']}"
         exist = "1 row exists" if twice.height == 1 else f"{twice.height} rows exist"
         report.add("damaged", f"{exist} more than once", f"{' and '.join(first[PART])}: {where}",
-                   "move all but one of the parts that hold the same rows out of results/")  # fmt: skip
+                   "of the parts that hold the same rows, move all but one out of results/")  # fmt: skip
 
 
 def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) -> None:
@@ -294,12 +301,12 @@ def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) ->
                     short.append(f"unit {unit}, target {target}: {count} of {expected} rows")
     if missing:
         report.add("incomplete", f"{len(missing)} of {plan.pairs} (unit, target) pairs have no rows",
-                   f"such as {missing[0]}", "launch the study again, which runs them")  # fmt: skip
+                   f"such as {missing[0]}", "launch the study again to run the missing pairs")  # fmt: skip
     if short:
         pairs = "1 (unit, target) pair lacks" if len(short) == 1 else f"{len(short)} (unit, target) pairs lack"
-        report.add("damaged", f"{pairs} some of their rows", short[0],
-                   f"find the part with the other rows of the unit; {_MOVE}")  # fmt: skip
+        report.add("damaged", f"{pairs} some rows", short[0],
+                   f"find the part with rows of this unit; {_MOVE}")  # fmt: skip
     if left:
         unit, target = min(left)
-        report.add("note", f"{sum(left.values())} rows belong to no cell of the present spec",
+        report.add("note", f"{_rows(sum(left.values()))} no cell in the present spec",
                    f"unit {unit}, target {target}", "nothing: an earlier spec asked for them")  # fmt: skip

@@ -73,8 +73,8 @@ MIGRATIONS: dict[int, Migration] = {
         ),
     ),
 }
-"""The migration from each older version, by version. Black-box targets of version 2 may be grey-box;
-`study.results.scanning` corrects them with the spec."""
+"""The migration from each older version, by version. Rows of versions 1 and 2 call grey-box
+targets black-box; `study.results.scanning` corrects them with the spec."""
 
 
 def part_version(name: str, run: object) -> int:

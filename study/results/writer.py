@@ -1,4 +1,4 @@
-"""Writes rows as Parquet parts, which are the only record of what is done."""
+"""Writes rows as Parquet parts, which are the only record of finished work."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Writer:
     ) -> None:
         """Write to `results/`, or to the existing folder `into`. `version`: the version of the rows' columns.
 
-        `metadata`: everything outside the spec that affects the rows. It is written into the Parquet schema of every
-        part. It is read again for each part, because workers of other machines may have joined.
+        `metadata`: everything outside the spec that affects the rows. This mapping is written into the Parquet
+        schema of every part, with its content at that time: workers of other machines may have joined.
         """
         self.folder = folder
         self._into = folder.results if into is None else into
@@ -50,28 +50,28 @@ class Writer:
         self._flushed = time.monotonic()
 
     def add(self, rows: pa.Table) -> None:
-        """Take the rows of one unit; publish if the buffer is full."""
+        """Add the rows of one unit to the buffer. Publish the buffer if it is full."""
         self._buffer.append(rows)
         self._rows += rows.num_rows
         if self._rows >= _MAX_ROWS:
             self.flush()
 
     def add_result(self, result: UnitResult) -> None:
-        """Take the result of one unit. Its rows are made later, together with those of other units."""
+        """Add the result of one unit. Its rows are made later, together with those of other units."""
         self._results.append(result)
         self._rows += result.rows
         if self._rows >= _MAX_ROWS:
             self.flush()
 
     def tick(self) -> None:
-        """Publish the buffer if the last flush was `flush_seconds` ago. Call it often."""
+        """Publish the buffer if the last flush was at least `flush_seconds` ago. Call this method often."""
         if time.monotonic() - self._flushed >= self._flush_seconds:
             self.flush()
 
     def flush(self) -> None:
         """Publish the buffer. Raises StudyError, and keeps the rows, if they cannot be written.
 
-        A part that failed is published again under the same name: it may be in place already.
+        A part whose writing failed is written again under the same name, because it may be in place already.
         """
         self._publish()
         if self._results:
@@ -93,7 +93,7 @@ class Writer:
 
 
 def encode_part(rows: pa.Table, metadata: Mapping[bytes, bytes], version: int = SCHEMA_VERSION) -> memoryview:
-    """Return a part's file: `rows` in row groups of at most 100,000, with `metadata` and the version of the columns."""
+    """Return the content of a part: `rows` in groups of up to 100,000, `metadata`, and the version of the columns."""
     sink = pa.BufferOutputStream()
     full = {**metadata, versions.METADATA: str(version).encode()}
     pq.write_table(rows.replace_schema_metadata(full), sink, compression="zstd", row_group_size=100_000)

@@ -12,13 +12,13 @@ from study.errors import StudyError
 from study.spec.yaml_document import Document, Place
 
 _DOUBTFUL = {"epsilon": 1.0, "rmsd": 1.0, "minimal": 1.0, "l2": 10.0}
-"""By kind of budget, the largest length that is questioned: those that are in pixel values. An L2 norm of 10 moves 100
-values of an image by 1."""
+"""For each kind of budget, the largest length that is questioned, in pixel values. For comparison: if 100 values change
+by 1, the change has an L2 norm of 10."""
 
 _NAMES = {"epsilon": "an epsilon", "rmsd": "an RMSD", "minimal": "a search up to an RMSD", "l2": "an L2 norm"}
 
 _SMALLEST_PATH = 0.5
-"""If all steps together are shorter than this, rounding undoes them: no pixel gets another value."""
+"""If all steps together are shorter than this, in pixel values, rounding undoes them and no pixel changes."""
 
 
 def check_units(attacks: Mapping[str, Attack], document: Document) -> None:
@@ -32,7 +32,8 @@ def check_attack(attack: Attack, document: Document, place: Place) -> None:
 
     A length written as a text such as `0.5/255` is never refused, because its unit is clear. `place`: the place of the
     attack in the document. Raises StudyError, with the line, if the largest budget of the attack is at most 1 (at most
-    10 for an L2 norm), or if the sum of its sign steps is below 0.5.
+    10 for an L2 norm), or if the sum of its sign steps is below 0.5. The sum is not checked if the attack has a
+    `start`, or if the step size follows from the budget.
     """
     kind = attack.budget.kind
     longest = _doubtful_budget(attack)
@@ -50,9 +51,9 @@ def check_attack(attack: Attack, document: Document, place: Place) -> None:
 
 
 def with_units(attack: Attack, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The `plain` data of an attack for a file, with the lengths that `check_attack` would refuse as texts: `0.5/255`.
+    """The `plain` data of an attack, with texts such as `0.5/255` for the lengths that `check_attack` would refuse.
 
-    A spec that was accepted is then accepted again when it is read from that file.
+    A spec that was accepted and is written to a file in this form is accepted again when the file is read.
     """
     written = dict(plain)
     if _doubtful_budget(attack) is not None:
@@ -66,9 +67,9 @@ def with_units(attack: Attack, plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _doubtful_budget(attack: Attack) -> float | None:
-    """The largest length of a budget that is so small that it is questioned; None for any other budget.
+    """The largest length of a budget if this length is small enough to be questioned, else None.
 
-    The lengths of an own rule are in its own unit, so they are never questioned.
+    A budget rule in a user's file has its own unit, so its lengths are never questioned.
     """
     if attack.budget.rule is not None:
         return None
@@ -77,7 +78,10 @@ def _doubtful_budget(attack: Attack) -> float | None:
 
 
 def _doubtful_step(attack: Attack) -> float | None:
-    """The size of sign steps that together move no pixel; None for others, and if it follows from the budget."""
+    """The step size of sign steps that together move no pixel, else None.
+
+    Also None for an attack with a `start`, and if the step size follows from the budget.
+    """
     size = attack.step_size
     if attack.step != "sign" or attack.start is not None or size is None or size == attack.automatic_step_size:
         return None
@@ -85,7 +89,7 @@ def _doubtful_step(attack: Attack) -> float | None:
 
 
 def _of_255(given: Any) -> Any:
-    """Lengths as texts that say their unit. They are read as the same numbers."""
+    """Lengths as texts with their unit, such as `8/255`. Reading such a text gives the same number."""
     if isinstance(given, dict):
         return {key: _of_255(one) for key, one in given.items()}
     if isinstance(given, list | tuple):
@@ -99,7 +103,7 @@ def _lengths(budget: Budget) -> Iterator[float]:
 
 
 def _place(document: Document, attack: Place, kind: str) -> Place:
-    """The place of a budget: a key of the attack, or of its `budget`."""
+    """The place of a budget in the document: the key `kind` of the attack, or this key in its `budget`."""
     short = (*attack, kind)
     return (*attack, "budget", kind) if _at(document, short) is None else short
 
@@ -113,7 +117,7 @@ def _at(document: Document, place: Place) -> Any:
 
 
 def _says_its_unit(written: Any) -> bool:
-    """Whether a length, or one of several lengths, is written as a text, such as a fraction of 255."""
+    """Whether a length is written as a text, such as a fraction of 255. Of several lengths, a single text is enough."""
     if isinstance(written, dict):
         return any(map(_says_its_unit, written.values()))
     if isinstance(written, list | tuple):

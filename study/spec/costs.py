@@ -1,6 +1,6 @@
 """Attacks limited to a number of gradients: `budget: {gradients: 400}`, and experiments with `at-cost`.
 
-When a spec is read, both are converted to numbers of steps. Plans, ids and rows contain only steps.
+When a spec is read, both forms are converted to numbers of steps. Plans, ids and rows contain only steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from study.spec.yaml_document import Document
 
 
 def with_costs(spec: Spec, document: Document) -> Spec:
-    """Return the spec with the numbers of steps that follow from numbers of gradients.
+    """Return the spec with the numbers of steps that follow from its numbers of gradients.
 
     Raises StudyError, with the line, if not even one step fits, or if an attack would take different numbers of steps
     on ensembles of different sizes.
@@ -48,8 +48,8 @@ def _limited(spec: Spec, document: Document, name: str, limit: int) -> Attack:
 def _with_checkpoints(
     spec: Spec, document: Document, name: str, experiment: Experiment
 ) -> Iterator[tuple[str, Attack]]:
-    """The attacks of an experiment with a checkpoint at each cost, under new names."""
-    assert experiment.at_cost is not None, "asked before"
+    """Yield new names and attacks: the attacks of the experiment, each with a checkpoint at each cost."""
+    assert experiment.at_cost is not None, "the caller has checked `at-cost`"
     costs = experiment.at_cost.gradients
     sizes = {len(sources) for sources in spec.source_sets(experiment)}
     where = document.where(("experiments", name, "at-cost"))
@@ -65,7 +65,10 @@ def _with_checkpoints(
             continue
         if len(attack.budget.levels) > 1 or attack.steps == 0:
             raise StudyError(
-                f"'{called}' cannot stop at a number of gradients: it has no steps, or several budgets", where=where
+                f"'{called}' cannot stop at a number of gradients: the attack has no steps, or has several budgets",
+                where=where,
+                accepted="attacks with steps and a single budget",
+                todo=f"move '{called}' to an experiment without `at-cost`",
             )
         stops = fitting_steps(called, attack, costs, sizes, where=where)
         changed = {

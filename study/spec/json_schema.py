@@ -1,4 +1,4 @@
-"""The JSON schema of a spec, for editors. Pydantic generates it; the fields of the models declare their short forms."""
+"""The JSON schema of a spec, for editors. Pydantic generates it; the fields of models declare their short forms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class _WithoutTitles(GenerateJsonSchema):
 
 
 def spec_schema() -> dict[str, Any]:
-    """Return the schema. It accepts every valid spec, and some invalid ones too: it only checks each part by itself."""
+    """Return the JSON schema of a spec.
+
+    The schema accepts every valid spec. It also accepts some invalid specs, because it checks each part on its own.
+    """
     schema = Spec.model_json_schema(schema_generator=_WithoutTitles)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A study", **schema}
 

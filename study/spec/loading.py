@@ -42,7 +42,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
 
 
 def read_resolved(text: str, name: str) -> Spec:
-    """Read a spec that `Spec.text` has written. Environment variables stay as they are: the launch expanded them.
+    """Read a spec that `Spec.text` has written. `${NAME}` is not expanded: the launch has already expanded variables.
 
     Raises StudyError if the text is damaged.
     """
@@ -94,7 +94,7 @@ def resolve(document: Document) -> SpecFile:
 
 
 def _with_short_names(given: Any) -> Any:
-    """Add the network to each model that gives none and whose name is a short name of a network."""
+    """Add the network to each model without a network whose name is a short name of a network."""
     if not isinstance(given, dict):
         return given
     models = {}
@@ -107,7 +107,7 @@ def _with_short_names(given: Any) -> Any:
 
 
 def _with_base_models(spec: Spec) -> Spec:
-    """Replace a model that names another model by a copy of that model with its own transform."""
+    """Replace each model that names another model by a copy of the other, with its own transform and family."""
     models = {}
     for name, model in spec.models.items():
         own = {"transform": model.transform} | ({} if model.family is None else {"family": model.family})
@@ -116,7 +116,7 @@ def _with_base_models(spec: Spec) -> Spec:
 
 
 def _with_presets(document: Document, given: Any) -> Any:
-    """Complete the keys of each attack with those of its preset: the `preset` that it names, or the one of its name."""
+    """Complete each attack with the keys of its preset: that in the key `preset`, else the preset of the same name."""
     if not isinstance(given, dict):
         return given
     attacks = {}
@@ -127,7 +127,7 @@ def _with_presets(document: Document, given: Any) -> Any:
             raise StudyError(
                 f"an attack must be a mapping, but '{name}' is {entry!r}",
                 where=document.where(place),
-                accepted=f"{name}: {{}}, or keys of a recipe",
+                accepted=f"`{name}: {{}}`, or a mapping with the keys of a recipe",
             )
         keys = dict(keys)
         preset = keys.pop("preset", name if presets.preset(name) else None)

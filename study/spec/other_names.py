@@ -21,7 +21,7 @@ _FILE = Path(__file__).with_name("other_names.yaml")
 
 @dataclass(frozen=True)
 class Answer:
-    """The translation of a name: our name (`ours`), or how a spec writes it, and a remark (`note`)."""
+    """The translation of a name: our name or our notation in a spec (`ours`), and a remark (`note`)."""
 
     ours: str
     note: str = ""
@@ -36,7 +36,10 @@ class _Names:
 
 @functools.cache
 def all_names() -> _Names:
-    """The whole file, by plain names (see `plain`): presets, references of `external`, and keys by section."""
+    """The content of `other_names.yaml`: presets, references of `external`, and keys by section.
+
+    Each is keyed by the plain form of the other name (see `plain`).
+    """
     import yaml
 
     found: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
@@ -53,12 +56,12 @@ def all_names() -> _Names:
 
 
 def plain(name: str) -> str:
-    """The name without case and punctuation. `+` stays: it joins presets."""
+    """The name in lower case, without punctuation except `+`, which joins presets."""
     return re.sub(r"[^a-z0-9+]", "", name.lower())
 
 
 def preset(given: str) -> Answer | None:
-    """Our name for a preset of another name, or for several such names joined by `+`; None if there is none."""
+    """Our name for the preset that is called `given` elsewhere, or for several joined by `+`; None if there is none."""
     own = {plain(name): name for name in reversed(presets.known())}
     single = plain(given)
     if single in own:
@@ -73,22 +76,27 @@ def preset(given: str) -> Answer | None:
 
 
 def external(given: str) -> str | None:
-    """The reference `<library>:<attack>` of an attack that only another library has; None for any other name."""
+    """The reference `<library>:<attack>` of an attack that has no preset here; None for any other name."""
     return all_names().elsewhere.get(plain(given))
 
 
 def key(given: str, section: str) -> Answer | None:
-    """Our key for the key `given` of another library, in a section of a spec (`spec`: the top level); else None."""
+    """Our key for the key `given` of another library, in a section of a spec; None if there is none.
+
+    The section `spec` is the top level of a spec.
+    """
     return all_names().keys.get(section, {}).get(plain(given))
 
 
 def unknown_preset(
     given: str, kind: str = "preset", *, what: str | None = None, where: str | None = None, todo: str = ""
 ) -> StudyError:
-    """The error for a name that is no preset. It names our preset if another library calls it so, else similar names.
+    """Return the error for a name that is no preset.
 
-    `kind`: what a name means at this place: a preset or an attack. `what`: the message for a name that is unknown
-    elsewhere too. `<preset>` in `todo` is replaced by our name.
+    If another library calls one of our presets by this name, the error names the preset; else it lists similar names.
+
+    `kind`: whether the name should be a `preset` or an `attack`. `what`: the message if no other library has the name.
+    `<preset>` in `todo` is replaced by our name.
     """
     usual, what = what, f"there is no {kind} named '{given}'"
     found, other = preset(given), external(given)
@@ -107,7 +115,7 @@ def unknown_preset(
             f"{what}, but another library has such an attack",
             where=where,
             accepted=names(presets.known(), given),
-            todo=f'write `{{external: "{other}", epsilon: 16}}`: docs/external.md',
+            todo=f'write `{{external: "{other}", epsilon: 16}}`, as docs/external.md explains',
         )
     todo = todo.replace("<preset>", "…") if todo else "`study attacks` lists all presets; `+` joins them"
     return StudyError(usual or what, where=where, accepted=names(presets.known(), given), todo=todo)

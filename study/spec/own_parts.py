@@ -1,6 +1,6 @@
-"""What of a spec lies in a user's own files: parts of attacks, defences, whole attacks, networks.
+"""The parts of a spec that are code in a user's own files: parts of attacks, defences, whole attacks, networks.
 
-It reads their digests and their text, and asks for the permission to run them.
+This module reads the text and the digests of these files. With the user's permission, it runs those with components.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from study.spec.spec_file import SpecFile
 
 @dataclass(frozen=True)
 class UserCode:
-    """The user's own files, as text, for workers: no machine but the driver's needs to have them. Can be pickled.
+    """The user's own files as text, so that workers on other machines need no copy of the files. Can be pickled.
 
     Attributes:
-        components: Of attacks, by kind. The driver has run them; workers load them before their first attack.
-        functions: Whole attacks and networks. A worker runs them when it attacks, or loads the model.
+        components: Pairs (kind, file) of the components of attacks and of the defences. The driver has run these files;
+            workers load them before their first attack.
+        functions: Files with whole attacks and networks. A worker runs them when it attacks, or loads the model.
     """
 
     components: tuple[tuple[str, UserFile], ...] = ()
@@ -37,11 +38,11 @@ NO_CODE = UserCode()
 
 
 def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, UserCode]:
-    """Load the components of users' files, and return the spec with what they declare, and all files of users.
+    """Run the users' files with components. Return the spec with the components' declarations, and all users' files.
 
-    Raises StudyError, with the place in the spec: without permission, if a file cannot be run or has no such
-    component, for wrong parameters, and for parts that do not fit together. Functions do not run here; without
-    permission they are not read.
+    Raises StudyError, with the place in the spec, if the permission is missing, if a file cannot be run or lacks the
+    component, if parameters are wrong, and if parts do not fit together. Functions do not run here. Without permission
+    they are not read.
     """
     found: dict[tuple[str, str], UserFile] = {}
     attacks: dict[str, Attack] = {}
@@ -75,9 +76,9 @@ def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, UserCode]:
 
 
 def functions(spec: Spec, where: Callable[..., str]) -> tuple[UserFile, ...]:
-    """Read the users' files whose functions are attacks or networks of a spec. Nothing runs.
+    """Read the users' files whose functions are attacks or networks of a spec. The files are not run.
 
-    Raises StudyError, with the place in the spec, if one does not exist.
+    Raises StudyError, with the place in the spec, if a file does not exist.
     """
     named = [
         (attack.external.attack, attack.external.external, where("attacks", name))
@@ -116,7 +117,7 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
     def digested_at(place: str) -> Callable[[Part], Part]:
         def digested(part: Part) -> Part:
-            assert part.python is not None, "only parts in a file are asked"
+            assert part.python is not None, "called only for parts in a file"
             return part.model_copy(update={"sha256": own_code.read(part.python, place).digest})
 
         return digested
@@ -136,7 +137,7 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
 
 def _behind(model: Model, change: Callable[[Part], Part]) -> Model:
-    """The model with another part in place of each part in a user's file in front of it."""
+    """The model with `change` applied to each part of its transform that is in a user's file."""
     if model.transform is None or not any(one.python for one in model.transform.parts):
         return model
     return model.model_copy(update={"transform": model.transform.replaced(change)})

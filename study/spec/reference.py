@@ -22,7 +22,7 @@ from study.spec.schema import Spec
 
 _NOTES = Path(__file__).with_name("key_notes.yaml")
 _BULLET = re.compile(r"^- `(\w[\w-]*)`: (.*?)(?=^- |\n\n|\Z)", re.M | re.S)
-"""A key in a docstring, with its sentences."""
+"""An item of a list in a docstring: a key, and the sentences about the key."""
 _DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 _HEAD = """# The spec, key by key
@@ -79,7 +79,7 @@ def _components() -> str:
 
 
 def _walk() -> dict[type[BaseModel], list[str]]:
-    """Every model of a spec, in reading order, with up to four of its places in a spec."""
+    """Every model of a spec, in the order of the page, with up to four places in a spec where the model stands."""
     found: dict[type[BaseModel], list[str]] = {}
     ahead: list[tuple[type[BaseModel], str]] = [(Spec, "")]
     while ahead:
@@ -154,7 +154,10 @@ def _keys(model: type[BaseModel], part: Mapping[str, Any], places: list[str]) ->
 
 
 def _listed(model: type[BaseModel]) -> Mapping[str, str]:
-    """By key, its sentences in a docstring whose list is one of keys, and not part of a sentence."""
+    """The sentences about each key, by key, from the list of keys in the docstring of `model`.
+
+    Empty if the list has other items too, or if the list is part of a sentence (its first line ends with a colon).
+    """
     about = inspect.cleandoc(model.__doc__ or "")
     found = {one[1]: _sentence(one[2]) for one in _BULLET.finditer(about)}
     keys = {field.alias or name for name, field in model.model_fields.items()}
@@ -169,7 +172,7 @@ def keys_of(part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def notes(place: str) -> Mapping[str, Any]:
-    """The notes on the keys of a section by key: meaning and example. `place` is one of `sections`."""
+    """The notes on the keys of a section, by key: meaning and example. `place`: a key of `sections()`."""
     found: Mapping[str, Any] = _all_notes().get(place.replace(".<name>", ""), {})
     return found
 
@@ -181,7 +184,7 @@ def _all_notes() -> Mapping[str, Any]:
 
 
 def sections() -> dict[str, tuple[type[BaseModel], Mapping[str, Any]]]:
-    """Every section of the reference by its first place: its model and its schema."""
+    """The model and the schema of every section of the reference, by the first place of the section in a spec."""
     schema = spec_schema()
     return {
         places[0] if places else "": (model, schema if model is Spec else schema["$defs"][model.__name__])

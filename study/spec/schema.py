@@ -1,7 +1,7 @@
 """The spec: the parts of a study, as a user writes them in YAML.
 
-Everything that changes a pixel is above `run:`; `run:` holds only where, how many and how fast. The exceptions are the
-paths in `images`, which only locate the data.
+All keys that change a pixel are outside the section `run`, which only says where a study runs, on how many workers and
+how fast. Some keys outside `run` change no pixel either, such as the paths in `images`, which only locate the data.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ class Targets(Frozen):
     """The target models of an experiment.
 
     - a list of models, for all sources;
-    - `{not-family-of: sources}`: for each source set, all models but the kin of its sources, that is those whose family
-      is that of a source (`study models` prints families; `family` sets one). The sources themselves are kin;
-    - `{not-family-of: [resnet50, inception]}`: all models but the kin of these models or of these families.
+    - `{not-family-of: sources}`: for each source set, all models except the kin of its sources. The kin of a source are
+      the source itself and all models of its family (`study models` prints families; the key `family` sets one);
+    - `{not-family-of: [resnet50, inception]}`: all models except the kin of these models or of these families.
 
-    `among` names the models that a rule chooses from; without it, all that predict images.
+    `among` names the models that a rule chooses from; without `among`, it chooses from all models that predict images.
     """
 
     model_config = ConfigDict(
@@ -166,7 +166,7 @@ class Targets(Frozen):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The models that it names as targets."""
+        """The models in `models`, else those in `among`; empty if the targets name no models."""
         return self.models or self.among or ()
 
 
@@ -174,7 +174,7 @@ class AtCost(Frozen):
     """Compare attacks at equal cost: every attack gets a checkpoint at each of these numbers of `gradients`.
 
     `gradients` counts gradients of one image per source model, including those of views, neighbours and preparing
-    passes. The step size stays that of the recipe. Such an attack is named after its last cost, as in `mi-to-400`.
+    passes. The step size is that of the recipe. Such an attack is named after its last cost, as in `mi-to-400`.
     """
 
     gradients: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
@@ -224,9 +224,10 @@ class Spec(Frozen):
     tracking: Tracking = Tracking()
 
     def targets(self, experiment: Experiment, sources: SourceSet | None = None) -> tuple[str, ...]:
-        """The target models of an experiment, in the order of the spec: without `targets`, all that predict images.
+        """The target models of an experiment: those that it lists, in this order; else all models that predict images.
 
-        Where kin are left out, they are those of these `sources`; without them, of any source set.
+        `not-family-of` leaves out the kin of `sources`. If `sources` is None, only models that are left out for every
+        source set are left out.
         """
         asked = experiment.targets
         named = () if asked is None else asked.named
@@ -240,13 +241,13 @@ class Spec(Frozen):
         return tuple(name for name in candidates if name in shown)
 
     def kin_left_out(self, experiment: Experiment) -> dict[SourceSet, tuple[str, ...]]:
-        """By source set, the targets of other source sets that are no targets of this one, where there are any."""
+        """By source set, the targets that only other source sets have. Source sets without such models are absent."""
         every = self.targets(experiment)
         left = {one: set(every) - set(self.targets(experiment, one)) for one in self.source_sets(experiment)}
         return {one: tuple(name for name in every if name in kin) for one, kin in left.items() if kin}
 
     def family(self, model: str) -> str | None:
-        """The family of a model; None if nothing tells."""
+        """The family of a model; None if it is unknown."""
         return family_of(self.models[model])
 
     def _kin(self, named: Sequence[str], sources: Sequence[str]) -> set[str]:
@@ -261,7 +262,7 @@ class Spec(Frozen):
 
     @property
     def first_attack_seed(self) -> int:
-        """The seed of attacks that give directions of probes."""
+        """The seed of the attacks whose perturbations are directions of probes."""
         return (self.seeds or (self.seed,))[0]
 
     @property
@@ -316,7 +317,8 @@ class Spec(Frozen):
     def identity(self) -> dict[str, Any]:
         """The part of the spec that determines which rows a run has, and their content.
 
-        It leaves out the paths of files, the pacing of services, and the sections `run`, `tracking` and `findings`.
+        It leaves out the paths of files, the pacing and credentials of services, `published` of experiments, and the
+        sections `run`, `tracking` and `findings`.
         """
         left_out: Any = {"run": True, "tracking": True, "findings": True, "images": set(ImageSet.PLACES)}
         data: dict[str, Any] = self.model_dump(mode="json", exclude=left_out)
@@ -332,7 +334,7 @@ class Spec(Frozen):
                 }
         data["visibility"] = self.visibility.identity()
         for name, attack in data["attacks"].items():
-            # Compare the step size as the user gave it: a change of the budget must not show up as one of step_size.
+            # Compare the step size as the user gave it: a change of the budget is not a change of step_size.
             size = {"step_size": self.attacks[name].plain()["step_size"]}
             data["attacks"][name] = without_declarations(attack) | {"made": attack["made"] is not None} | size
         for experiment in data["experiments"].values():

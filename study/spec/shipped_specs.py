@@ -13,7 +13,7 @@ from study.storage.no_run import RUNS, is_run
 
 _SUFFIX = ".yaml"
 _PURPOSE = re.compile(r'(?:"[^"]*"|[^".:]|(?<=\bal)\.|[.:](?!\s|$))*')
-"""The first sentence, or its part before a colon. Quoted text is never cut, and "et al." does not end the sentence."""
+"""Matches the first sentence, or its part before a colon. Quotes are never cut, and "et al." ends no sentence."""
 _NEEDED = re.compile(r"\$\{(\w+)\}")
 
 
@@ -59,9 +59,9 @@ def spec_named(name: str) -> ShippedSpec:
 
 
 def located(given: Path) -> Path:
-    """The spec that `given` means: the file at this path, else the shipped spec of this name.
+    """The path of the spec that `given` means: the file at this path, else the shipped spec of this name.
 
-    Raises StudyError if there is neither.
+    Raises StudyError if there is neither. For a path that cannot be read, returns `given`: reading it raises the error.
     """
     missing = ""
     try:
@@ -82,14 +82,16 @@ def located(given: Path) -> Path:
         raise StudyError(
             f"{given} is no spec, but there is a run folder of that name: {RUNS / given}",
             accepted="the YAML file that was launched",
-            todo=f"name that file; commands that read a run take {RUNS / given}",
+            todo=f"name that file here; {RUNS / given} is for commands that read a run",
         )
     name = given.with_suffix("").as_posix().removeprefix("specs/")
     raise StudyError(
         f"the spec {given} cannot be read: {missing}, and no shipped spec has that name",
         where=str(given),
         accepted=f"a YAML file, or one of {listed(known, name)}",
-        todo=f"write `{name}`, without folder and ending, for the shipped spec" if name in known else "study specs",
+        todo=f"write `{name}`, without folder and ending, for the shipped spec"
+        if name in known
+        else "`study specs` lists the shipped specs",
     )
 
 

@@ -20,9 +20,9 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, eq=False)
 class Shorthand:
-    """Annotation of a field: `expand` turns a short form into the full value before pydantic validates it.
+    """Annotation of a field: `expand` turns a short form into the full value before pydantic validates the value.
 
-    `forms`: the JSON schemas of the short forms. `expand` returns any other value unchanged.
+    `expand` returns any other value unchanged. `forms`: the JSON schemas of the short forms.
     """
 
     expand: Callable[[Any], Any]

@@ -17,7 +17,7 @@ class SpecFile:
     document: Document
 
     def settled(self, device: str) -> SpecFile:
-        """The spec with `numerics.precision: auto` replaced by the precision that it means on `device`."""
+        """The same file with `numerics.precision: auto` replaced by the precision that `auto` means on `device`."""
         return self.with_numerics(self.spec.numerics.settled(device))
 
     def with_numerics(self, numerics: Numerics) -> SpecFile:
@@ -25,7 +25,10 @@ class SpecFile:
         return SpecFile(self.spec.model_copy(update={"numerics": numerics}), self.document)
 
     def short_name(self, model: str) -> str:
-        """The network of a model as the file has it: perhaps a short name, which the spec no longer has."""
+        """The network of a model as the user wrote it, such as a short name, which the spec replaces by the full name.
+
+        If the user wrote no network, the name of the model.
+        """
         models = self.document.data.get("models") if isinstance(self.document.data, dict) else None
         given = models.get(model) if isinstance(models, dict) else None
         network = given.get("network") if isinstance(given, dict) else given

@@ -109,7 +109,7 @@ class Validation:
             )
 
     def _black_boxes(self) -> None:
-        """Transforms fit the image size, and a service's names translate labels of the label set."""
+        """Check that transforms fit the image size, and that `names` of services translate labels of the label set."""
         for name, model in self._spec.models.items():
             if model.transform is not None:
                 try:
@@ -124,11 +124,12 @@ class Validation:
                     raise error.located(self._document.where(("models", name, "remote", "names"))) from None
 
     def _defences(self, name: str, model: Model) -> None:
-        """A vote is the last stage in front of a network, and defences take images of this many channels.
+        """Check that defences take images with the spec's number of channels, and that a vote is the last stage.
 
-        Those in a user's own file are checked when it runs.
+        A vote shows the model several versions of an image, so the model must not be a service. Defences in a user's
+        own file are not checked here.
         """
-        assert model.transform is not None, "the caller has looked"
+        assert model.transform is not None, "the caller checks this"
         stages, channels = model.transform.stages, self._spec.images.channels
         place = self._document.where(("models", name, "transform"))
         for index, (stage, value) in enumerate(stages):
@@ -138,22 +139,22 @@ class Validation:
             assert isinstance(defence, Defence), "of the kind defence"
             if defence.channels not in (None, channels):
                 raise StudyError(
-                    f"'{stage}' takes images of {defence.channels} channels, and those of this spec have {channels}",
+                    f"'{stage}' needs images with `channels: {defence.channels}`, but this spec has {channels}",
                     where=place,
-                    todo="leave it out, or set images.channels",
+                    todo=f"leave '{stage}' out, or set images.channels",
                 )
             if isinstance(defence, Vote) and index + 1 < len(stages):
                 raise StudyError(
-                    f"'{stage}' lets the model vote on many versions of an image, and '{stages[index + 1][0]}' follows",
+                    f"'{stage}' lets the model vote on many versions of an image, but '{stages[index + 1][0]}' follows",
                     where=place,
                     accepted=f"'{stage}' as the last stage",
-                    todo="write it last",
+                    todo=f"move '{stage}' to the end of `transform`",
                 )
             if isinstance(defence, Vote) and model.remote is not None:
                 raise StudyError(
-                    f"'{stage}' would ask the service {defence.versions:,} times for each image",
+                    f"'{stage}' would send the service {defence.versions:,} requests for each image",
                     where=place,
-                    todo="put it in front of a network, or leave it out",
+                    todo=f"put '{stage}' in front of a network, or leave it out",
                 )
 
     def _images(self) -> None:
@@ -165,10 +166,10 @@ class Validation:
             for index, model in enumerate(models):
                 self._known(model, self._spec.models, "model", (*place, key, index))
                 if self._spec.models[model].source_only:
-                    raise self._only_a_source(model, (*place, key), "selects no images and ranks no labels")
+                    raise self._only_a_source(model, (*place, key), "cannot select images or rank labels")
                 if self._spec.models[model].remote is not None:
                     raise StudyError(
-                        f"'{model}' is a remote service, and services do not use the label set of this study",
+                        f"'{model}' is a remote service, which does not use the label set of this study",
                         where=self._document.where((*place, key)),
                         accepted=names(one for one, other in self._spec.models.items() if other.remote is None),
                     )
@@ -186,7 +187,7 @@ class Validation:
             )
 
     def _attacks_fit(self, experiment: Experiment, place: Place) -> None:
-        """Check that an experiment's attacks fit its sources and targets."""
+        """Check that the attacks of an experiment fit the sources and targets of this experiment."""
         spec = self._spec
         for index, name in enumerate(experiment.attacks):
             attack, there = spec.attacks[name], self._document.where((*place, "attacks", index))
@@ -209,7 +210,10 @@ class Validation:
                 )
 
     def _one_name_for_a_set(self, experiment: Experiment, where: str) -> None:
-        """No ensemble has a set of weights under two names: they share one network, which holds one of its weights."""
+        """Check that no ensemble has the same set of weights under two names.
+
+        Both names would share one network, which holds one member of the set at a time.
+        """
         models = self._spec.models
         for sources in self._spec.source_sets(experiment):
             sets = [name for name in sources if models[name].has_set]
@@ -217,9 +221,9 @@ class Validation:
                 twin = next((one for one in sets[:number] if models[one] == models[name]), None)
                 if twin is not None:
                     raise StudyError(
-                        f"'{twin}' and '{name}' are one network with one set of weights, and an ensemble has both",
+                        f"an ensemble has '{twin}' and '{name}', but they are one network with one set of weights",
                         where=where,
-                        accepted="each set once; `weights` of the attack count a source model more than the others",
+                        accepted="each set once; the key `weights` of an attack gives some source models more weight",
                         todo=f"leave '{name}' out of the ensemble, or give it weights of its own",
                     )
 
@@ -238,9 +242,9 @@ class Validation:
             )
 
     def _only_a_source(self, name: str, place: Place, what: str) -> StudyError:
-        """The error for a model with `role: source` where a prediction is needed; `what` says what it cannot do."""
+        """The error for a model with `role: source` where a prediction is needed. `what`: what the model cannot do."""
         return StudyError(
-            f"'{name}' can only be a source (`role: source`): it predicts nothing and {what}",
+            f"'{name}' can only be a source (`role: source`): it predicts nothing, so it {what}",
             where=self._document.where(place),
             accepted=names(self._spec.predicting),
         )
@@ -286,11 +290,15 @@ class Validation:
                     f"'{name}' has no gradients: "
                     + ("it is a remote service" if model.remote else "it has a transform"),
                     where=self._document.where(place),
-                    todo="use it as a target only",
+                    todo=f"use '{name}' as a target only",
                 )
         candidates = [name for name, model in self._spec.models.items() if not model.target_only]
         if not candidates and sources.rule != "elsewhere":
-            raise StudyError("no model of this spec has gradients", where=self._document.where(place))
+            raise StudyError(
+                "no model of this spec has gradients",
+                where=self._document.where(place),
+                todo="add a model with a network and without a transform",
+            )
         if sources.rule == "leave-one-out" and len(set(sources.among or candidates)) < 2:
             raise StudyError(
                 "leave-one-out needs at least two models",
@@ -299,7 +307,7 @@ class Validation:
             )
 
     def _kin(self, experiment: Experiment, place: Place) -> None:
-        """Kin are those of the sources, of models or of families of this spec, and some target is left."""
+        """Check that `not-family-of` names models, families or `sources`, and leaves a target for each source set."""
         spec, asked = self._spec, experiment.targets
         if asked is None or asked.not_family_of is None:
             return
@@ -309,7 +317,7 @@ class Validation:
         for one in spec.source_sets(experiment):
             if not spec.targets(experiment, one):
                 raise StudyError(
-                    f"no target is left for the sources {' + '.join(one) or 'elsewhere'}: all models are kin",
+                    f"no target is left for the sources {' + '.join(one) or 'elsewhere'}: not-family-of leaves out all",
                     where=self._document.where(place),
                     todo="add a model of another family, or name the targets in a list",
                 )
@@ -325,7 +333,7 @@ class Validation:
             tables = registry.attacks_of(paper)
             if table not in tables:
                 raise StudyError(
-                    f"there are no published numbers of a table '{table}' of {paper}",
+                    f"the paper {paper} has no published numbers for a table '{table}'",
                     where=self._document.where(place),
                     accepted=names([f"{paper}:{each}" for each in tables], one),
                 )
@@ -343,7 +351,7 @@ class Validation:
                 self._known(name, self._spec.models, "model", (*place, key))
                 model = self._spec.models[name]
                 if key == "models" and model.source_only:
-                    raise self._only_a_source(name, (*place, key), "is in no probe")
+                    raise self._only_a_source(name, (*place, key), "cannot be in a probe")
                 if model.target_only:
                     why = "is a remote service" if model.remote else "has a transform"
                     raise StudyError(
@@ -352,7 +360,11 @@ class Validation:
                         accepted=names(one for one, other in self._spec.models.items() if not other.target_only),
                     )
         if probe.models is None and all(one.target_only or one.source_only for one in self._spec.models.values()):
-            raise StudyError("no model of this spec has gradients", where=self._document.where(place))
+            raise StudyError(
+                "no model of this spec has gradients",
+                where=self._document.where(place),
+                todo="add a model with a network and without a transform",
+            )
         for key in ("along", "across"):
             direction = getattr(probe, key)
             if direction is None or direction.attack is None:
@@ -365,9 +377,9 @@ class Validation:
             if recipe.precomputed or recipe.others or budget.matched or budget.minimal is not None or several:
                 raise StudyError(
                     f"'{direction.attack}' cannot be the direction of a probe: it needs other images or another "
-                    "attack, or makes several images of each image",
+                    "attack, or makes several images from one image",
                     where=self._document.where(there),
-                    accepted="an attack with a single fixed budget or none, without `admix` and `precomputed`",
+                    accepted="an attack with one fixed budget or no budget, without `admix` and `precomputed`",
                 )
 
     def _finding(self, finding: Finding, place: Place) -> None:
@@ -404,7 +416,7 @@ class Validation:
             raise error.located(self._document.where(place)) from None
 
     def _models_of_attack(self, name: str) -> None:
-        """Check that the models that an attack gives a weight or a gamma exist."""
+        """Check that the models in `weights` and in `skip_gradient.models` of an attack exist."""
         attack = self._spec.attacks[name]
         for model in attack.weights:
             self._known(model, self._spec.models, "model", ("attacks", name, "weights", model))
@@ -412,7 +424,7 @@ class Validation:
             self._known(model, self._spec.models, "model", ("attacks", name, "skip_gradient", "models", model))
 
     def _matched_budgets(self, name: str) -> None:
-        """Follow `to` from attack to attack. Check that each exists, none comes twice, and each has a single budget."""
+        """Follow `budget.to` from attack to attack: each exists, none occurs twice, and each has a single budget."""
         chain = [name]
         # `to` may name a preset that is not in the spec's attacks; such a preset is valid and ends the chain.
         while chain[-1] in self._spec.attacks and (to := self._spec.attacks[chain[-1]].budget.to) is not None:
@@ -420,7 +432,7 @@ class Validation:
             self._attack_or_preset(to, place)
             if to in chain:
                 raise StudyError(
-                    f"matched budgets form a circle: {' -> '.join([*chain[chain.index(to) :], to])}",
+                    f"matched budgets form a cycle: {' -> '.join([*chain[chain.index(to) :], to])}",
                     where=self._document.where(place),
                     todo="give one of these attacks a budget of its own: epsilon, rmsd, or none",
                 )

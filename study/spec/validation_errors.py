@@ -29,9 +29,9 @@ _KINDS = {
 
 
 def first_error(error: ValidationError, document: Document, model: type[BaseModel]) -> StudyError:
-    """Return the first of pydantic's errors, with the number of the others.
+    """Return the first of pydantic's errors as a StudyError that also gives the number of the other errors.
 
-    Each branch of a union reports an error of its own. Errors about the same value become one error.
+    In a union, pydantic reports an error for each branch. Errors about the same value become one error.
     """
     found = error.errors(include_url=False)
     # Report unknown keys before missing ones: a misspelt key explains why another key is missing.
@@ -75,7 +75,7 @@ def _translated(found: list[ErrorDetails], place: Place, document: Document, mod
 
 
 def _unknown_key(given: str, known: list[str], section: str, where: str) -> StudyError:
-    """The error for an unknown key. It names our key if `given` is the name of another library for it."""
+    """The error for an unknown key. It names our key if `given` is the name in another library."""
     found = other_names.key(given, section)
     ours = found.ours.partition(":")[0] if found is not None else ""
     if found is None or ours not in known:
@@ -116,7 +116,7 @@ def _accepted(detail: ErrorDetails) -> str:
 def _unquoted(found: list[ErrorDetails], place: Place, document: Document) -> str | None:
     """The unquoted word that YAML did not read as text although the spec needs text; None if there is none.
 
-    It is at `place`, or inside the value at `place` if that value is a short form.
+    The word is at `place`, or inside the value at `place` if that value is a short form.
     """
     if any(one["type"] == "string_type" for one in found) and place in document.unquoted:
         return document.unquoted[place]
@@ -152,7 +152,7 @@ def _shown(value: Any) -> str:
 
 
 def _place(detail: ErrorDetails, document: Document) -> Place:
-    """The part of an error's location that exists in the document. Pydantic appends the branches of unions to it."""
+    """The part of an error's location that exists in the document. Pydantic adds the names of union branches."""
     place: Place = ()
     data = document.data
     for part in detail["loc"]:

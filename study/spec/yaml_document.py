@@ -65,7 +65,7 @@ class Document:
     lines: bool = True
 
     def where(self, place: Place) -> str:
-        """Return file, line and key of `place`. If the origin of `place` is unknown, use the line around it."""
+        """Return file, line and key of `place`. If `place` has no line of its own, use that of the key around it."""
         known = place
         while known and known not in self.origins:
             known = known[:-1]
@@ -90,14 +90,14 @@ def parse(text: str, name: str, environment: Mapping[str, str] | None = None) ->
 
 
 def as_written(text: str, name: str) -> Document:
-    """Read YAML like `parse`, but expand nothing: text from `dump`, or a file that is no spec."""
+    """Read YAML like `parse`, but do not expand `${NAME}`. For text from `dump`, and for files that are no specs."""
     return _read(text, Document(name), None)
 
 
 def from_data(data: Any, name: str) -> Document:
     """Read plain data that a program has made. Paths become text, tuples become lists, and `${NAME}` is expanded.
 
-    Raises StudyError, with the key, for other objects, and in the cases in which `parse` does.
+    Raises StudyError, with the key, for values of other types, and wherever `parse` raises it.
     """
     try:
         text = dump(_plain(data, name, ()))
@@ -136,7 +136,7 @@ def _read(text: str, document: Document, environment: Mapping[str, str] | None) 
         raise StudyError(
             f"this is not YAML: it contains the character U+{ord(text[error.position]):04X}",
             where=f"{name}, line {number}",
-            accepted="text, tabs and line ends; write other characters as escapes in double quotes",
+            accepted="text, tabs and line ends; other characters as escapes in double quotes",
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise StudyError(f"this is not YAML: {first_line(error)}", where=name) from None
@@ -188,7 +188,7 @@ def override(document: Document, assignment: str) -> None:
             data[part] = {}
         data = data[part]
     if not isinstance(data, dict):
-        raise StudyError(f"{document.name} has no keys that can be set there", where=origin)
+        raise StudyError(f"{document.name} is not a mapping, so no key can be set in it", where=origin)
     data[parts[-1]] = inner.data
     place = tuple(parts)
     for kept in (document.origins, document.unquoted):
@@ -226,7 +226,10 @@ def _within(name: str, place: Place) -> str:
 
 
 class _Builder:
-    """Turns composed nodes into data. Counts each use of an alias too: a small file must not fill the memory."""
+    """Builds plain data from YAML nodes.
+
+    Each use of an alias counts as further nodes, so that a small file cannot fill the memory.
+    """
 
     def __init__(self, document: Document, environment: Mapping[str, str] | None) -> None:
         """Expand nothing if `environment` is None."""
@@ -238,7 +241,7 @@ class _Builder:
     def build(self, node: yaml.Node, place: Place) -> Any:
         self._nodes += 1
         if self._nodes > _MOST_NODES:
-            raise self._error("this YAML holds too many values, counting each use of an alias", node)
+            raise self._error(f"this YAML has more than {_MOST_NODES:,} values; each use of an alias counts", node)
         if len(place) > _MOST_DEEP:
             raise self._error("this YAML is nested too deeply", node)
         if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
@@ -259,7 +262,9 @@ class _Builder:
                 raise self._error("a key must be text", key_node)
             key = self._plain(str(key_node.value), key_node)
             if len(key) > _MOST_KEY:
-                raise self._error(f"the key '{key[:20]}…' has {len(key):,} characters", key_node)
+                raise self._error(
+                    f"the key '{key[:20]}…' has {len(key):,} characters; at most {_MOST_KEY} are allowed", key_node
+                )
             if key == "<<":
                 raise self._error("merge keys (<<) are not supported: write out the keys", key_node)
             if key in data:
@@ -289,12 +294,14 @@ class _Builder:
         return value
 
     def _plain(self, text: str, node: yaml.Node) -> str:
-        """Return `text`. Control characters are errors, because messages would print them on a terminal."""
+        """Return `text`. Raises StudyError if it is too long, or contains control characters, which terminals obey."""
         odd = next((mark for mark in text if is_control(mark)), None)
         if odd is not None:
             raise self._error(f"a text must not contain the character U+{ord(odd):04X}", node)
         if len(text) > _MOST_TEXT:
-            raise self._error(f"a text of {len(text):,} characters is too long; at most {_MOST_TEXT:,}", node)
+            raise self._error(
+                f"a text of {len(text):,} characters is too long; at most {_MOST_TEXT:,} are allowed", node
+            )
         return text
 
     def _expanded(self, text: str, node: yaml.Node) -> str:

@@ -1,8 +1,7 @@
-"""The journal of a compaction: which parts count while new parts replace old ones, and how to repair a compaction
-that died.
+"""The journal of a compaction, which replaces many Parquet parts by fewer; and the repair of a compaction that died.
 
 `compacting.json` names the old and the new parts. Until all new parts are in place, the old parts count; afterwards the
-new parts count. So each row counts exactly once at every moment.
+new parts count. A part counts if readers use its rows. So each row counts exactly once at every moment.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ class Journal:
         return json.dumps({"old": self.old, "new": self.new}) + "\n"
 
     def new_count(self, parts: Sequence[StoragePath]) -> bool:
-        """Whether the new parts count: all of them are in place."""
+        """Whether the new parts count: whether all of them are among `parts`, the parts in `results/`."""
         return set(self.new) <= {part.name for part in parts}
 
 
 def read(run: StoragePath) -> Journal | None:
-    """Return the journal of an unfinished compaction; None without one. Raises StudyError if it is damaged."""
+    """Return the journal of an unfinished compaction; None if there is none. Raises StudyError if it is damaged."""
     path = run / JOURNAL
     try:
         data = json.loads(path.read_text())
@@ -52,7 +51,7 @@ def read(run: StoragePath) -> Journal | None:
 
 
 def counted(run: StoragePath, parts: Sequence[StoragePath]) -> list[StoragePath]:
-    """Select the parts whose rows count from all `parts` in `results/`."""
+    """Return the parts whose rows count. `parts` are all parts in `results/`."""
     journal = read(run)
     if journal is None:
         return list(parts)
@@ -63,7 +62,7 @@ def counted(run: StoragePath, parts: Sequence[StoragePath]) -> list[StoragePath]
 def repair(run: StoragePath, storage: Storage) -> None:
     """Finish or undo a compaction that died. The caller must have claimed the run.
 
-    Raises StudyError if neither all old parts nor all new parts exist, or a new part is damaged.
+    Raises StudyError if neither all old parts nor all new parts exist, or if a new part is damaged.
     """
     journal = read(run)
     if journal is None:

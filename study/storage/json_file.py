@@ -13,10 +13,10 @@ Content = TypeVar("Content")
 
 
 def read(path: StoragePath, kind: type[Content], *, todo: str, status: int = 2) -> Content:
-    """Return the content of the file at `path`, validated as `kind`: any type that pydantic supports.
+    """Return the content of the JSON file at `path`, validated as `kind`, which is any type that pydantic supports.
 
-    Raises FileNotFoundError if the file does not exist; StudyError, with `todo` and `status`, if it cannot be read, is
-    not JSON, or has another structure.
+    Raises FileNotFoundError if the file does not exist. Raises StudyError, with `todo` and `status`, if the file cannot
+    be read, is not JSON, or has another structure.
     """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)

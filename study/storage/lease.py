@@ -1,8 +1,9 @@
-"""A lease in an object store: an object that its holder renews. It is written only if unchanged since it was read.
+"""A lease on a run in an object store: one object, which the holder of the lease writes again to renew it.
 
-Clocks of machines are never compared. A driver that watches a lease for `SECONDS` without a renewal takes it over. A
-holder that cannot renew its lease for `SECONDS` treats it as lost. A PUT that is under way at that moment cannot be
-stopped; if it duplicates rows, `study verify` reports them.
+Every write is a compare-and-swap: it succeeds only if no other driver has changed the object since it was read. Clocks
+of machines are never compared. A driver that watches a lease for `SECONDS` without a renewal takes the lease over. A
+holder that cannot renew its lease for `SECONDS` treats the lease as lost. A PUT that is under way at that moment cannot
+be stopped; if it duplicates rows, `study verify` reports them.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class VersionedObject(Protocol):
     """The object that holds a lease. Writing is compare-and-swap."""
 
     def read(self) -> tuple[bytes, str] | None:
-        """Return content and version; None if the object does not exist."""
+        """Return the object's content and version; None if the object does not exist."""
 
     def write(self, content: bytes, version: str | None) -> str | None:
-        """Write if the object still has `version` (None: it does not exist), and return the new version.
+        """Write `content` if the object still has `version` (None: it does not exist); return the new version.
 
-        Otherwise change nothing and return None.
+        If the object has another version, change nothing and return None.
         """
 
 
@@ -54,9 +55,9 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def claim(self, say: Callable[[str], None]) -> None:
-        """Take the lease. If another driver has it, `say` a line and wait `SECONDS` first.
+        """Take the lease. If another driver holds it, first give a line to `say` and wait up to `SECONDS`.
 
-        Raises StudyError if the other driver renews the lease meanwhile.
+        Raises StudyError if another driver renews or takes the lease meanwhile.
         """
         began = time.monotonic()
         seen = self._object.read()
@@ -96,9 +97,9 @@ class Lease:
                     self._object.write(b"{}", self._version)
 
     def check(self) -> None:
-        """Raises StudyError if the lease is lost: this driver must not write any more."""
+        """Raise StudyError if the lease is lost, so that this driver must not write any more."""
         if self._lost is None and time.monotonic() - self._renewed > 0.75 * self._seconds:
-            # The process may have been suspended. It still holds the lease if no other driver has written it.
+            # The process may have been suspended. It still holds the lease if no other driver has written the object.
             self._renew()
         if self._lost is not None:
             raise StudyError(
@@ -113,9 +114,9 @@ class Lease:
                 self._renew()
             except StudyError as error:
                 if time.monotonic() - self._renewed > self._seconds:
-                    self._lost = f"it could not be renewed for {self._seconds:.0f} s ({error.what})"
+                    self._lost = f"the lease could not be renewed for {self._seconds:.0f} s ({error.what})"
                 else:
-                    repaired("lease", f"the lease could not be renewed, and this is tried again: {error.what}")
+                    repaired("lease", f"the lease could not be renewed; the driver tries again: {error.what}")
 
     def _renew(self) -> None:
         with self._lock:
@@ -129,9 +130,10 @@ class Lease:
                 self._version, self._renewed = version, begun
 
     def _write(self, version: str | None) -> str | None:
-        """Write the lease and return its new version; None if another driver has written it.
+        """Write the lease and return its new version; None if another driver has written the object.
 
-        If the answer to a successful write was lost and the write was repeated, this finds its own content.
+        If the answer to a successful write was lost, the repeated write fails, but the object holds this driver's
+        content.
         """
         content = self._content()
         written = self._object.write(content, version)
@@ -161,7 +163,7 @@ class Lease:
 
 
 def holder_name() -> str:
-    """The name of this process in a lease, for the error that another driver shows."""
+    """Return the name of this process for a lease. Another driver shows this name in its error."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 

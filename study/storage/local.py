@@ -1,5 +1,7 @@
-"""Writes a run to a local folder: temporary file, fsync, rename, fsync of the folder. A file lock keeps other drivers
-out."""
+"""Writes a run to a local folder, and keeps other drivers out with a file lock.
+
+The steps for each file: write a temporary file, fsync the file, rename it, fsync the folder.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from study.storage.paths import StoragePath
 
 
 class LocalStorage:
-    """Writes the files of one run. The system releases the lock of a process that dies. Implements `Storage`."""
+    """Writes the files of one run. The operating system releases the lock of a dead process. Implements `Storage`."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -25,7 +27,7 @@ class LocalStorage:
         self._lease: IO[str] | None = None
 
     def claim(self, folders: tuple[str, ...], say: Callable[[str], None]) -> None:
-        """Never waits, so `say` receives nothing."""
+        """Take the lock of the run folder. This never waits, so `say` receives nothing."""
         try:
             for name in folders:
                 (self._run / name).mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ class LocalStorage:
             lease.close()
             raise StudyError(
                 f"the run folder {self._run} is in use by {holder}",
-                todo="wait until it ends, stop it, or choose another folder with --output",
+                todo="wait until that process ends, stop it, or choose another folder with --output",
             ) from None
         except OSError as error:
             lease.close()
@@ -85,7 +87,7 @@ class LocalStorage:
             raise self._failed(path, error) from None
 
     def remove(self, path: StoragePath) -> None:
-        assert isinstance(path, Path), "a folder holds files"
+        assert isinstance(path, Path), "a local run has local paths"
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

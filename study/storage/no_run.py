@@ -1,4 +1,4 @@
-"""The errors for a path that is not a run, and for a run given instead of a spec. They say what is at the path."""
+"""The errors for a path that is not a run, and for a run given instead of a spec. Each error says what the path is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TODO = "name the folder of a launched study"
 
 
 def no_run(path: StoragePath, what: str) -> StudyError:
-    """Return the error for a command that needs a run folder and got `path`. `what`: why `path` is not a run folder."""
+    """Return the error for a command that needs a run folder and got `path`. `what` says why `path` is none."""
     if not isinstance(path, Path):
         return StudyError(what, todo=_TODO)
     if path.suffix in _SUFFIXES and not path.exists():
@@ -33,19 +33,19 @@ def no_run(path: StoragePath, what: str) -> StudyError:
         return StudyError(
             f"{what.partition(':')[0]}, but holds run folders",
             accepted=names(map(str, inside)),
-            todo="name one of them",
+            todo="name one of these run folders",
         )
     if is_run(RUNS / path):
         return StudyError(what, accepted=str(RUNS / path), todo=f"write {RUNS / path}")
     named = shipped("specs") / f"{path}.yaml"
     if not path.exists() and not path.is_absolute() and named.is_file():
-        return StudyError(f"{path} is a spec of the project, and this needs a run folder", accepted=_known(),
+        return StudyError(f"{path} is a spec of the project; this command needs a run folder", accepted=_known(),
                           todo=f"launch it first: `study launch {path}` makes {_run_of(named)}")  # fmt: skip
     return StudyError(what, accepted=_known(), todo=_TODO)
 
 
 def not_a_folder(path: Path) -> StudyError:
-    """Return the error for a file, a spec or another one, given instead of a run folder."""
+    """Return the error for a file that was given instead of a run folder; the file is a spec or any other file."""
     if path.suffix not in _SUFFIXES:
         return StudyError(f"{path} is a file; this command needs a run folder", accepted=_known(), todo=_TODO)
     run = _run_of(path)
@@ -56,22 +56,22 @@ def not_a_folder(path: Path) -> StudyError:
 
 
 def not_a_spec(path: Path) -> StudyError:
-    """Return the error for a folder, a run or another one, given instead of a spec."""
+    """Return the error for a folder that was given instead of a spec; the folder is a run or any other folder."""
     specs = sorted(one for suffix in _SUFFIXES for one in path.glob(f"*{suffix}"))
     if is_run(path):
         return StudyError(
             f"{path} is a run folder; this command needs a spec",
             where=str(path),
             accepted="the YAML file that was launched",
-            todo=f"name that file, or {path / _SPEC}: the spec as the launch resolved it, with presets written out",
+            todo=f"name that file, or {path / _SPEC}: the launch's resolved spec, with presets written out",
         )
     listed = names(map(str, specs)) if specs else None
     return StudyError(f"{path} is a folder; this command needs a spec", where=str(path), accepted=listed,
-                      todo="name a YAML file; `study init` writes a first one")  # fmt: skip
+                      todo="name a YAML file; `study init` writes a first spec")  # fmt: skip
 
 
 def _run_of(spec: Path) -> Path:
-    """The folder in which a launch of this file puts its run."""
+    """The run folder that a launch of the file `spec` creates by default."""
     try:
         found = _STUDY.search(spec.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):

@@ -1,7 +1,7 @@
 """Parquet parts and their names: `part-v5-<nanoseconds since 1970>-<digest>.parquet`.
 
-The digest is the start of the SHA-256 of the whole file, so the name alone detects damage. The first version wrote
-`part-<nanoseconds>-<random digits>.parquet`, without a digest.
+The digest is the start of the SHA-256 of the whole file, so a damaged file does not match its own name. The first
+version wrote `part-<nanoseconds>-<random digits>.parquet`, without a digest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PartName:
 
 
 def digest(content: bytes | memoryview) -> str:
-    """The digest of a part's content, as in the name of the part."""
+    """Return the digest of a part's content, as it stands in the name of the part."""
     return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
 
 
@@ -59,22 +59,23 @@ def list_parts(folder: StoragePath) -> list[StoragePath]:
 
 
 def list_strays(folder: StoragePath) -> list[StoragePath]:
-    """The files in a folder of parts that are not parts. `study` never reads them."""
+    """Return the files in `folder`, a folder of parts, whose names are not names of parts. `study` never reads them."""
     found: Iterator[StoragePath] = folder.rglob("*")
     return sorted((path for path in found if parse_name(path.name) is None and path.is_file()), key=str)
 
 
 def describe_strays(strays: Sequence[StoragePath]) -> str:
-    """Return a line that names files which are not parts."""
+    """Return a line for a message that names the files `strays`, which are not parts."""
     names = ", ".join(path.name for path in strays[:_SHOWN]) + (", …" if len(strays) > _SHOWN else "")
-    files = "1 file is not a part" if len(strays) == 1 else f"{len(strays)} files are not parts"
-    return f"{files} of this run, and ignored: {names}"
+    one, several = "1 file is not a part of this run, and is", f"{len(strays)} files are not parts of this run, and are"
+    return f"{one if len(strays) == 1 else several} ignored: {names}"
 
 
 def damage(path: StoragePath) -> str | None:
-    """Describe the damage of a part; None if its content matches its name.
+    """Return a description of the damage of a part; None if the part is intact.
 
-    A part of version 1 has no digest: it counts as intact if Parquet can read its metadata.
+    A part is intact if its content matches the digest in its name. A part of version 1 has no digest: it counts as
+    intact if Parquet can read its metadata.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -20,7 +20,7 @@ class RunFolder:
     """The folder of one study, or its prefix in an S3 bucket. Nothing is created until `claim`."""
 
     def __init__(self, path: str | StoragePath) -> None:
-        """`path` is a folder or `s3://bucket/prefix`. Raises StudyError for any other address, and for a file."""
+        """`path` is a folder or `s3://bucket/prefix`. Raises StudyError if `path` is a file or another address."""
         self.path = storage_path(path)
         if isinstance(self.path, Path) and self.path.is_file():
             raise not_a_folder(self.path)
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def earlier_specs(self) -> list[StoragePath]:
-        """The specs that the present one replaced, oldest first."""
+        """The earlier specs of the run, which the present spec replaced, oldest first."""
         found: list[StoragePath] = []
         while (path := self.path / f"spec-{len(found) + 1}.yaml").is_file():
             found.append(path)
@@ -55,7 +55,7 @@ class RunFolder:
 
     @property
     def planned(self) -> StoragePath:
-        """The crafts of the present plan, if the run has rows of other crafts."""
+        """The ids of the attack runs in the present plan. The file exists if the run has rows of other attack runs."""
         return self.path / "planned.json"
 
     @property
@@ -77,14 +77,14 @@ class RunFolder:
     def digests(self) -> StoragePath:
         """The SHA-256 of `spec`, `images` and `models`, by file name.
 
-        While a launch changes a file, both its old and its new digest are there. `candidates` is the digest of the ids
-        of the image set, if models have predicted all of it.
+        While a launch changes a file, its old and its new digest are both there. `candidates` is the digest of the
+        image set's ids; it is there if the models have predicted the whole image set.
         """
         return self.path / "digests.json"
 
     @property
     def journal(self) -> StoragePath:
-        """The parts that a compaction replaces, while it is under way."""
+        """The journal of a compaction, which exists while the compaction is under way."""
         return self.path / journal.JOURNAL
 
     @property
@@ -94,7 +94,7 @@ class RunFolder:
 
     @property
     def failures(self) -> StoragePath:
-        """The units that failed in the last launch, if any."""
+        """The units (attack runs on one shard of images) that failed in the last launch, if any."""
         return self.path / "failures.json"
 
     @property
@@ -104,7 +104,7 @@ class RunFolder:
 
     @property
     def tuned(self) -> StoragePath:
-        """For each attack with `tune`, the chosen numbers, and the success rate of every choice."""
+        """For each attack with `tune`: the chosen values of its parameters, and the success rate of every choice."""
         return self.tuning / "tuning.json"
 
     @property
@@ -131,7 +131,7 @@ class RunFolder:
         return self._local("answers") / f"{model}.judge.sqlite"
 
     def _local(self, name: str) -> Path:
-        """A local folder of the run. For a run in S3, it is in the user's cache folder."""
+        """A local folder of the run. For a run in S3, this folder is in the user's cache folder."""
         if isinstance(self.path, S3Path):
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             return home / "study" / name / self.path.bucket / self.path.key
@@ -139,14 +139,14 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a launch has selected images. From then on the folder belongs to its spec."""
+        """Whether a launch has selected images. From then on, the folder belongs to the spec of that launch."""
         return self.spec.is_file() and self.models.is_file() and self.images.is_file()
 
     def claim(self, say: Callable[[str], None] = lambda line: None) -> None:
-        """Create the folder, keep other drivers out until this process ends, and repair an unfinished compaction.
+        """Create the folder, keep other drivers out until `release`, and repair an unfinished compaction.
 
-        Raises StudyError if another driver has the run, or if the run cannot be written. In S3 the claim may have to
-        watch a lease for a minute; `say` then receives a line.
+        Other drivers are also let in when this process ends. Raises StudyError if another driver has the run, or if the
+        run cannot be written. In S3, the claim may have to watch a lease for a minute; `say` then receives a line.
         """
         self.storage.claim(("results",), say)
         try:
@@ -160,7 +160,7 @@ class RunFolder:
         self.storage.release()
 
     def make_folder(self, folder: StoragePath) -> None:
-        """Create a folder of the run if it does not exist; S3 needs none. Raises StudyError if that fails."""
+        """Create a folder of the run if it does not exist; S3 has no folders. Raises StudyError if that fails."""
         if isinstance(folder, Path):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -182,5 +182,5 @@ class RunFolder:
         self.storage.publish(path, content)
 
     def publish_new(self, path: StoragePath, content: bytes | memoryview) -> None:
-        """Write a file whose name no other content has, such as a part. Publishing it twice is harmless."""
+        """Write a file whose name belongs to this content alone, such as a part. Writing it twice is harmless."""
         self.storage.publish_new(path, content)

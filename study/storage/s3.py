@@ -1,4 +1,4 @@
-"""Writes a run to S3: one PUT per object, conditional where needed. A lease keeps other drivers out."""
+"""Writes a run to S3. Each file is one object; the PUT is conditional where needed. A lease keeps other drivers out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class S3Storage:
         self._lease: Lease | None = None
 
     def claim(self, folders: tuple[str, ...], say: Callable[[str], None]) -> None:
-        """Waits, and says so, while another driver's lease may still be alive."""
+        """Take the lease of the run. If another driver may still hold it, give a line to `say` and wait."""
         lease = Lease(str(self._run), LeaseObject(self._run / "lease"))
         lease.claim(say)
         self._lease = lease
@@ -51,7 +51,7 @@ class S3Storage:
                 raise StudyError(f"{path} already exists with other content", status=1) from None
 
     def stage(self, path: Any, content: bytes | memoryview) -> None:
-        """Does nothing: S3 cannot rename, so nothing can be staged."""
+        """Do nothing: S3 cannot rename objects, so content cannot be staged."""
 
     def commit(self, path: Any, content: Callable[[], bytes | memoryview]) -> None:
         self.publish_new(path, content())
@@ -65,7 +65,7 @@ class S3Storage:
             self._lease.check()
 
     def _put(self, path: S3Path, put: Callable[[S3Store], object]) -> None:
-        """Repeat a PUT until the store answers, for at most `TIMEOUT_SECONDS`. Every PUT here may happen twice."""
+        """Repeat a PUT until the store answers, for at most `TIMEOUT_SECONDS`. A repeated PUT does no harm here."""
         from obstore.exceptions import AlreadyExistsError, GenericError
 
         timeout = s3_path.TIMEOUT_SECONDS

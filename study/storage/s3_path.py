@@ -1,4 +1,4 @@
-"""Objects in an S3 store, with those methods of a `Path` that are needed to read a run.
+"""Objects in an S3 store, with the methods of `Path` that are needed to read a run.
 
 Credentials, region and endpoint come from the AWS_* environment variables, and are never written to a file.
 """
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 TIMEOUT_SECONDS = 30.0
-"""Longest time without an answer to a request, its retries included."""
+"""Longest time without an answer to a request, including the request's retries."""
 
 _CLIENT_RETRIES = 8
-"""Retries by the client library. It does not report them."""
+"""Largest number of retries by the client library, which does not report them."""
 
 _ALLOW_HTTP = "AWS_ALLOW_HTTP"
 _REJECTED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "code: 401", "code: 403")
@@ -56,7 +56,7 @@ class S3Path:
         return f".{self.name.rpartition('.')[2]}" if "." in self.name else ""
 
     def read_bytes(self) -> bytes:
-        """Raises FileNotFoundError if the object does not exist."""
+        """Return the object's content. Raises FileNotFoundError if the object does not exist."""
         return request(self, lambda store: bytes(store.get(self.key).bytes()))
 
     def read_text(self, encoding: str = "utf-8") -> str:
@@ -70,7 +70,7 @@ class S3Path:
         return True
 
     def is_dir(self) -> bool:
-        """Whether any object has this prefix."""
+        """Return whether any object has this prefix."""
         return any(True for _ in self.rglob())
 
     def iterdir(self) -> Iterator[S3Path]:
@@ -90,14 +90,15 @@ class S3Path:
 
 
 def scan_options() -> dict[str, str]:
-    """The AWS_* environment variables, in the form of the argument `storage_options` of polars."""
+    """Return the AWS_* environment variables as polars takes them in `storage_options`, with names in lower case."""
     return {name.lower(): value for name, value in driver_environment().items() if name.startswith("AWS_")}
 
 
 def request(path: S3Path, call: Callable[[S3Store], Answer]) -> Answer:
-    """Call the store of `path`'s bucket.
+    """Return `call(store)`, where `store` is the client of `path`'s bucket.
 
-    Raises FileNotFoundError and obstore's errors of a failed precondition unchanged, and StudyError for other errors.
+    FileNotFoundError and obstore's AlreadyExistsError and PreconditionError pass unchanged. A missing bucket and all
+    other errors of the store raise StudyError.
     """
     store = client(path.bucket)
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -128,7 +129,7 @@ def client(bucket: str, retries: int = _CLIENT_RETRIES) -> S3Store:
 
 @functools.cache
 def _client(bucket: str, timeout: float, retries: int, environment: tuple[tuple[str, str], ...]) -> S3Store:
-    """The client for a bucket and environment. It is cached, because a client keeps its connections open."""
+    """The client for a bucket and environment. The client is cached, because it keeps its connections open."""
     from obstore.store import S3Store
 
     allow_http = dict(environment).get(_ALLOW_HTTP.lower(), "").lower() in {"1", "true", "yes", "on"}
@@ -148,7 +149,7 @@ def _client(bucket: str, timeout: float, retries: int, environment: tuple[tuple[
 
 
 def storage_error(path: S3Path, error: Exception) -> StudyError:
-    """Translate an error of the object store. Its own text, which quotes addresses and headers, is never shown."""
+    """Return the StudyError for an error of the store, without the error's text, which quotes addresses and headers."""
     return known_cause(path, error) or StudyError(
         f"{path}: the object store does not answer",
         where=_endpoint(),
@@ -158,7 +159,7 @@ def storage_error(path: S3Path, error: Exception) -> StudyError:
 
 
 def known_cause(path: S3Path, error: Exception) -> StudyError | None:
-    """Return the StudyError for a failure that a retry cannot remove; None for others, such as a broken connection."""
+    """Return the StudyError for a failure that a retry cannot remedy; None for others, such as a broken connection."""
     text = str(error)
     if "NoSuchBucket" in text:
         what, todo = f"the bucket {path.bucket} does not exist", "create it, or name another bucket"
@@ -181,7 +182,7 @@ def known_cause(path: S3Path, error: Exception) -> StudyError | None:
 
 
 def _endpoint() -> str:
-    """The endpoint as set, without a user name and password."""
+    """The endpoint as the environment sets it, without a user name and password."""
     environment = driver_environment()
     endpoint = environment.get("AWS_ENDPOINT_URL") or environment.get("AWS_ENDPOINT") or "Amazon's endpoint"
     return endpoint.rpartition("@")[2]

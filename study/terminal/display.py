@@ -48,16 +48,20 @@ class Style:
 def style(*, quiet: bool, json: bool, shared: bool = False) -> Style:
     """The style that `--quiet` and `--json` ask for. Raises StudyError if both are given."""
     if quiet and json:
-        raise StudyError("--quiet and --json exclude each other", accepted="one of them", todo="remove one of them")
+        raise StudyError(
+            "--quiet and --json exclude each other",
+            accepted="one of the two options",
+            todo="remove --quiet or --json",
+        )
     return Style("quiet" if quiet else "json" if json else "shown", shared)
 
 
 class Display(Observer):
     """Passes all events and lines of a launch to the view, the log and status.json.
 
-    Enter it before the spec is read. Call `attach` once the run folder is claimed. From then on it writes the log and
-    status.json, and redirects output of libraries to the log if `console` is the standard output of this process and
-    `style` is not shared.
+    Enter the display before the spec is read, and call `attach` once the run folder is claimed. From then on, the
+    display writes the log and status.json. It also redirects output of libraries to the log, if `console` is the
+    standard output of this process and `style` is not shared.
     """
 
     def __init__(self, console: AnyConsole, style: Style | None = None) -> None:
@@ -226,7 +230,7 @@ class Display(Observer):
 
 
 class _Apart(Console):
-    """A console on a separate descriptor, with the size of the terminal there.
+    """A console on a separate descriptor, with the size of the terminal behind this descriptor.
 
     If the terminal reports a size, COLUMNS and LINES are ignored: shells export values that can be out of date, and a
     view that is wider than its terminal leaves fragments. The cursor is never hidden, because it would stay hidden

@@ -24,7 +24,7 @@ _SHOWN_CALLS = 2
 class ProgressLines(Observer):
     """Progress: a line every ten seconds, after five minutes one every minute, and one at the end.
 
-    While the launch waits for workers, the line says since when.
+    While the launch waits, for example for workers, the line has the phase and the time since the launch began.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ProgressLines(Observer):
             parts.append(f"about {duration(state.seconds_left)} left")
         parts += [f"{slot.doing}: {slot.activity}" for slot in state.at_work[:_SHOWN_CALLS]]
         if state.set_aside:
-            parts.append(f"{state.set_aside:,} set aside")
+            parts.append(f"{state.set_aside:,} failed")
         if state.loop is not None and state.loop.lost_actors:
             parts.append(counted(state.loop.lost_actors, "lost actor"))
         self._write("; ".join(parts))
@@ -93,7 +93,7 @@ class Lines(ProgressLines):
     def failed(self, event: UnitFailed) -> None:
         self._failures += 1
         if self._failures <= _MOST_FAILURES:
-            self.say(f"set aside: {self._state.last_failure}")
+            self.say(f"failed: {self._state.last_failure}")
         if self._failures == _MOST_FAILURES:
             self.say("further failures are counted, and listed in failures.json at the end")
 
@@ -115,7 +115,7 @@ class Quiet(Observer):
         if self._failures <= _MOST_FAILURES:
             said = (event.error.strip().splitlines() or ["no reason given"])[0]
             where = f" on {event.target}" if event.target else ""
-            self._print(f"set aside: {event.unit.id}{where}: {said}")
+            self._print(f"failed: {event.unit.id}{where}: {said}")
         if self._failures == _MOST_FAILURES:
             self._print("further failures are listed in failures.json at the end")
 

@@ -31,7 +31,7 @@ def path_of(folder: RunFolder) -> Path:
 
 
 def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values to keep out of the log: of variables in `named`, and of those whose name suggests a secret."""
+    """Return the values to keep out of the log: of the variables `named`, and of variables with a secret-like name."""
     found = {environment[name] for name in named if environment.get(name)}
     for name, value in environment.items():
         if len(value) >= _LEAST_SECRET and looks_secret(name):
@@ -40,7 +40,7 @@ def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
 
 
 class Log(Observer):
-    """Appends to the file at `path`. If that fails, it calls `complain` once and writes no more."""
+    """Appends to the file at `path`. If a write fails, calls `complain` once and writes no more."""
 
     def __init__(self, path: Path, hidden: tuple[str, ...], complain: Callable[[str], None]) -> None:
         self._path = path
@@ -56,7 +56,7 @@ class Log(Observer):
 
     @property
     def descriptor(self) -> int | None:
-        """File descriptor of the log; None if it cannot be written."""
+        """File descriptor of the log; None if the log is closed or cannot be written."""
         return None if self._file is None else self._file.fileno()
 
     def write(self, text: str, source: str = "study") -> None:
@@ -86,7 +86,7 @@ class Log(Observer):
         self.write(f"{event.left} units to do, {event.workers} workers on {event.device}, {event.backend}")
 
     def failed(self, event: UnitFailed) -> None:
-        self.write(f"set aside: {event.unit.id}{f' on {event.target}' if event.target else ''}: {event.error}")
+        self.write(f"failed: {event.unit.id}{f' on {event.target}' if event.target else ''}: {event.error}")
         self.write(event.traceback or "")
 
     def repaired(self, event: Repair) -> None:

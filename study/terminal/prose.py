@@ -15,7 +15,7 @@ _COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\b(?:pl|study)\.[a-z]")
 
 
 def say(console: Console, line: str) -> None:
-    """Print `line` without markup. In a file it is never wrapped."""
+    """Print `line` without markup. On a terminal, the line is wrapped between words; in a file, it is never wrapped."""
     exactly(console, "\n".join(fitted(line, console.width)) if console.is_terminal else line)
 
 
@@ -25,7 +25,7 @@ def exactly(console: Console, text: str, end: str = "\n") -> None:
 
 
 def fitted(line: str, width: int) -> list[str]:
-    """Wrap a line to `width` cells; all lines have the indent of the first."""
+    """Wrap a line to `width` cells; all lines have the indent of the first. A line to copy is not wrapped."""
     if cell_len(line) <= width or _COPIED.search(line):
         return [line]
     indent = line[: len(line) - len(line.lstrip())]

@@ -17,7 +17,7 @@ _LEAST_BAR = 8
 
 
 def lines(state: RunState, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
-    """At most `height` lines of at most `width` cells, the most important first."""
+    """Return at most `height` lines of at most `width` cells (columns of the terminal), the most important first."""
     width, height = max(width, 20), max(height, 1)
     found = [_head(state, width)]
     spare = height - 1
@@ -75,7 +75,7 @@ def _head(state: RunState, width: int) -> Text:
 
 
 def _experiments(state: RunState, width: int, most: int, *, ascii_only: bool) -> list[Text]:
-    """A bar for each experiment. If there are too many, bars for those in progress, and the number of the others."""
+    """A bar for each experiment. If there are too many, bars for experiments in progress, and a count of the others."""
     names = list(state.totals)
     shown = names
     if len(names) > most:
@@ -120,7 +120,7 @@ def _trouble(state: RunState) -> Text | None:
     """Failures so far in one line; None if there are none."""
     said, loop = [], state.loop
     if state.set_aside:
-        said.append(f"{state.set_aside:,} set aside")
+        said.append(f"{state.set_aside:,} failed")
     if loop is not None:
         for count, what in (
             (loop.lost_actors, "lost actor"),
@@ -194,5 +194,5 @@ def _tally(tally: Tally, width: int) -> Text:
 
 
 def _cut(text: str, width: int) -> str:
-    """Text of exactly `width` cells, with an ellipsis if it was longer."""
+    """`text` in exactly `width` cells: padded with spaces, or cut with an ellipsis."""
     return text + " " * (width - cell_len(text)) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

@@ -28,9 +28,8 @@ def path_of(folder: RunFolder) -> StoragePath:
 class StatusFile(Observer):
     """Writes the run state every 3 s (30 s into an object store), at messages before the first unit, and at the end.
 
-    It begins where the launch begins to wait: one that finds nothing to do leaves the status of the last one.
-
-    If that fails, it calls `complain` once and writes no more. The study continues.
+    Writing begins when the launch first waits. A launch that finds nothing to do never waits, so the status.json of the
+    launch before stays. If a write fails, the observer calls `complain` once and writes no more; the study continues.
     """
 
     def __init__(

@@ -16,11 +16,11 @@ from study.process import children
 from study.tracking.messages import Message, Ready, Trouble, UnitRows
 
 MOST_WAITING = 64 * 2**20
-"""Most bytes of rows that wait for the process. It skips further rows, and reads them from the Parquet parts later."""
+"""Most bytes of rows that wait to be sent. Further rows are skipped; the process reads them from Parquet later."""
 
 
 class TrackingProcess:
-    """The tracking process. Only `wait_ready` and `wait` block the caller."""
+    """The tracking process. Only `wait_ready`, `wait` and `kill` block the caller; `kill` only for a moment."""
 
     def __init__(self, log: Path, kind: children.ProcessKind, environment: Mapping[str, str]) -> None:
         """Start the process. Its output goes to `log`. Raises OSError if it cannot be started."""
@@ -72,16 +72,16 @@ class TrackingProcess:
         return found
 
     def wait_ready(self, seconds: float) -> bool:
-        """Wait until the run has begun, or the process has ended; returns `ready`."""
+        """Wait until the run has begun or the process has ended, at most `seconds`. Returns `ready`."""
         deadline = time.monotonic() + seconds
         while not self.ready and self.alive and time.monotonic() < deadline:
             time.sleep(0.02)
         return self.ready
 
     def wait(self, seconds: float) -> int | None:
-        """Wait for the end of the process; returns its exit status, None if it is still running."""
+        """Wait at most `seconds` for the end of the process. Returns its exit status; None if it is still running."""
         with contextlib.suppress(OSError):
-            # The study's own work is done, so the process need not yield the processor any more.
+            # The study's own work is done, so the tracking process gets the normal priority from here on.
             os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
         try:
             return self._process.wait(max(seconds, 0.1))
@@ -105,7 +105,7 @@ class TrackingProcess:
                 self._lines += [text] if text else []
 
     def _send_all(self) -> None:
-        """Send the queue, in a thread. Ends with the process."""
+        """Send the queued messages, in a thread that ends with the process."""
         with contextlib.suppress(OSError):
             while True:
                 with self._changed:

@@ -34,8 +34,8 @@ END_SECONDS = 20.0
 """Most seconds that the end of tracking may take."""
 
 _READY_SECONDS = 8.0
-"""Part of `END_SECONDS` that is spent waiting for an online run that has not begun when the study ends. It is doubled
-if the launch had no units to do, because W&B then had no time to begin."""
+"""Longest wait, within `END_SECONDS`, for an online run that has not begun when the study ends. The wait is doubled if
+the launch had no units to do, because W&B then had no time to begin."""
 
 _LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
 """Time between two live rows: 5 s, and at least 1 % of the time since the launch began."""
@@ -59,8 +59,8 @@ class TrackingOptions:
 class TrackingClient(Observer):
     """Tracks the launches of a study in one W&B run.
 
-    If the tracking process dies, or an online run cannot begin, a second process continues offline, once. It reads the
-    data that it needs from the result rows in the run folder.
+    If the tracking process dies, or an online run cannot begin, a second process continues offline. This happens at
+    most once. The second process reads the data that it needs from the result rows in the run folder.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class TrackingClient(Observer):
         self._say_how_to_upload(self._begin.run.id)
 
     def _finish(self, status: int, deadline: float) -> int | None:
-        """Ask the process to end the run. Returns its exit status; None if it does not end in time."""
+        """Ask the process to end the run. Returns the exit status of the process; None if it does not end in time."""
         if self._process is None:
             return None
         self._send_rows()
@@ -220,7 +220,7 @@ class TrackingClient(Observer):
             # `wandb sync` would send all data, not only the missing data.
             self._say(f"W&B: the server may lack some data; this command sends it: {self._options.relaunch}")
         elif upload is not None:
-            self._say(f"W&B: upload it with: {upload}")
+            self._say(f"W&B: upload the run with: {upload}")
 
 
 def _config(event: Started) -> dict[str, Any]:

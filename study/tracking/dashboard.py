@@ -28,7 +28,7 @@ def dashboard(run: str, console: Console) -> None:
     if not RunFolder(run).tracked.is_file():
         raise StudyError(
             f"{run} was never tracked",
-            todo="launch it with --wandb online: that logs a complete study too",
+            todo="launch the study with --wandb online, which logs a complete study too",
         )
     for package in ("wandb", "wandb_workspaces"):
         if importlib.util.find_spec(package) is None:
@@ -67,7 +67,7 @@ def _saved(spec: Spec) -> str:
 
 
 def sections(spec: Spec) -> list[Any]:
-    """Sections of the page: matrix, success rates of each experiment, speed, failures."""
+    """The sections of the page: matrix, success rates of each experiment, speed, failures."""
     import wandb_workspaces.reports.v2 as reports
     from wandb_workspaces import workspaces
 

@@ -1,4 +1,7 @@
-"""The final results that are logged once the study has ended: the table of all cells, and the matrix as a picture."""
+"""The final results that are logged once the study has ended: a table of all cells, and the matrix as a picture.
+
+A cell is one target and one attack run, at one number of steps and one budget.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,12 @@ _CELL, _FULL = (46, 18), (20, 64, 128)
 
 
 def cells(run: str) -> pl.DataFrame:
-    """One row per cell: its keys, `relation`, `images`, `hits`, `success`, `low` and `high` (0..1), mean `rmsd` (pixel
-    values 0..255). `budget` is null if the attack searches for it. Raises StudyError if the run cannot be read."""
+    """Return a table with one row for each cell of the run in folder `run`.
+
+    Columns: the keys of the cell, `relation`, `images`, `hits` (successful images), `success`, `low` and `high` (rate
+    and interval, 0..1), and the mean `rmsd` (pixel values 0..255). `budget` is null if the attack searches for its
+    budget. Raises StudyError if the run cannot be read.
+    """
     finished = open_run(run)
     searches = [name for name, attack in finished.spec.attacks.items() if attack.budget.minimal]
     budget = pl.when(pl.col("attack").is_in(searches)).then(None).otherwise("budget")
@@ -28,9 +35,10 @@ def cells(run: str) -> pl.DataFrame:
 
 
 def matrix(cells: pl.DataFrame) -> bytes:
-    """Success rates in percent as a PNG, darker where higher: the first 60 attack runs, the first 24 targets.
+    """Draw the success rates in percent as a PNG, and return its bytes. Higher rates are darker.
 
-    It uses PIL, because the launch waits for the picture and matplotlib would take half a second.
+    The rows are the first 60 combinations of attack run, steps and budget; the columns are the first 24 targets. PIL
+    draws the picture, because the launch waits for it and matplotlib would take half a second.
     """
     from PIL import Image, ImageDraw, ImageFont
 

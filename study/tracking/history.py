@@ -1,4 +1,7 @@
-"""The history of a study: the success rate of each cell after each finished unit, as rows of numbers by metric name."""
+"""The history of a study: the success rate of each cell after each finished unit, as rows of numbers by metric name.
+
+A cell is one target and one attack run, at one point: a number of steps and a budget.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +41,15 @@ class Outline:
     """The part of a plan that the history needs. It is pickled and sent to the tracking process.
 
     Attributes:
-        cells: One row per (craft, target, point): `craft` (id), `target`, `steps`, `budget` (null if the attack
-            searches for it), and the indices of the craft (`number`), of its target (`column`), and of the cell
-            (`cell`).
+        cells: One row for each cell. `craft` is the id of the attack run. `target`, `steps` and `budget` complete the
+            key; `budget` is null if the attack searches for its budget. `number` is the index of the attack run,
+            `column` the index of the target among its targets, and `cell` the index of the cell.
         names: The unique name of each cell in metrics.
         sums: By metric name, the indices of the cells whose counts are added up.
-        searches: Ids of the crafts that search for the budget.
-        gradients: Number of gradients of one image, by craft.
-        targets: Number of targets, by craft.
-        shards: Number of images, by shard.
+        searches: Ids of the attack runs that search for their budget.
+        gradients: Number of gradients of one image, for each attack run.
+        targets: Number of targets, for each attack run.
+        shards: Number of images, for each shard.
     """
 
     cells: pl.DataFrame
@@ -96,13 +99,18 @@ class Outline:
 
 
 class History:
-    """Adds up result rows, each (unit, target) once, and yields rows of history.
+    """Adds up result rows, and yields rows of history. Each target of a unit is counted once.
 
-    The row after n finished units holds: `units`, `images` and `gradients` so far;
-    `transfer/<experiment>-<goal>/black_box`, `grey_box` and `white_box`, the success over all crafts of an experiment
-    at the end of the attack; and, for each cell that has changed since the previous row, `success/<cell>`,
-    `success_low/<cell>`, `success_high/<cell>` (Wilson, 95 %) and `rmsd/<cell>` (pixel values 0..255). There is at most
-    one row for each n. A study of more than 1,000 units has a row only after every k units, so at most 1,000 rows.
+    The row after n finished units holds:
+
+    - `units`, `images` and `gradients`: the numbers so far.
+    - `transfer/<experiment>-<goal>/black_box`, `grey_box` and `white_box`: the success rate over all attack runs of an
+      experiment, on the images of the finished attacks.
+    - `success/<cell>`, `success_low/<cell>`, `success_high/<cell>` (Wilson, 95 %) and `rmsd/<cell>` (mean, in pixel
+      values 0..255), for each cell that has changed since the previous row.
+
+    There is at most one row for each n. A study of more than 1,000 units has a row only after every k units, and at
+    most 1,000 rows.
     """
 
     def __init__(self, outline: Outline, logged: int) -> None:
@@ -183,9 +191,9 @@ class History:
 
 
 def _experiments(spec: Spec, craft: Craft) -> dict[str, tuple[str, ...]]:
-    """The targets of each experiment that contains the craft, by experiment.
+    """The targets of each experiment that contains the attack run, by experiment.
 
-    Experiments that only match a budget to the craft do not count.
+    Experiments that only match a budget to this attack run do not count.
     """
     return {
         name: spec.targets(one, craft.sources)

@@ -45,7 +45,7 @@ class LiveMetrics:
 
 @dataclass(frozen=True)
 class End:
-    """The last message. `replay`: whether the process has missed rows and must add those of the run folder."""
+    """The last message. `replay`: whether the process has missed rows and must add the rows of the run folder."""
 
     status: int
     live: Row

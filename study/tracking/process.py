@@ -1,4 +1,4 @@
-"""The process that logs a study. If the tracking service hangs or crashes, it stops this process, not the driver.
+"""The process that logs a study. If the tracking service hangs or crashes, this process stops, but not the driver.
 
     python -m study.tracking.process DESCRIPTOR
 

@@ -21,9 +21,10 @@ Words = Annotated[tuple[str, ...], Field(strict=False)]
 class Tracking(Frozen):
     """Tracking on Weights & Biases. It changes no pixel and no result row.
 
-    `wandb` is `online`, `offline` (files that `wandb sync` uploads later) or `disabled`. If it is absent, the
-    environment variable `WANDB_MODE` decides; without both, nothing is tracked. `project` defaults to `WANDB_PROJECT`,
-    then to `study`; `entity` defaults to the owner of the key. W&B shows studies with the same `group` together.
+    `wandb` is `online`, `offline` (files that `wandb sync` uploads later) or `disabled`. If `wandb` is absent, the
+    environment variable `WANDB_MODE` decides. If this variable is absent too, nothing is tracked. `project` defaults to
+    the environment variable `WANDB_PROJECT`, and without it to `study`. `entity` defaults to the owner of the key. W&B
+    shows studies with the same `group` together.
     """
 
     wandb: Mode | None = None

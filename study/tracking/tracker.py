@@ -16,10 +16,10 @@ rows use the steps in between."""
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One run of a tracking service. The plan of a study has the same `id` in each launch.
+    """One run of a tracking service.
 
-    `config` is plain data. Files of the service go into `folder`, on this machine. If `online` is False, the service
-    must not use the network.
+    `id` is the same in every launch of the same plan. `config` is plain data. Files of the service go into `folder`, on
+    this machine. If `online` is False, the service must not use the network.
     """
 
     id: str

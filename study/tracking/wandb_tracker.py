@@ -24,7 +24,8 @@ _INTERNAL = {
     "WANDB__SAVE_REQUIREMENTS": "false",
     "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # seconds of history that a kill of all processes can lose
 }
-"""Settings that W&B calls internal, as environment variables, because W&B ignores variables that it does not know."""
+"""Settings that W&B calls internal. They are set as environment variables, because a release of W&B that does not know
+such a variable ignores it."""
 
 
 class WandbTracker:

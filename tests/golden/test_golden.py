@@ -143,7 +143,7 @@ def test_a_new_target_joins_a_run_of_an_earlier_day(golden, door):
     before = rows(golden)
     status, printed, error = door("launch", "spec.yaml", "--output", "run", "--only", "goals")
     assert status == 1, error
-    assert "shown from kept images" in printed
+    assert "shown to targets from kept images" in printed
     after = rows(golden)
     assert after.filter(pl.col("target") != "coarse").equals(before)
     assert after.height > before.height

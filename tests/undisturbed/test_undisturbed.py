@@ -61,7 +61,7 @@ def test_the_command_of_the_readme(tmp_path):
     assert_undisturbed(done, run)
     history = assert_one_whole_run(run)
     assert "complete in" in done.printed
-    assert done.printed.splitlines()[-1].split("W&B: ")[1].startswith("upload it with: wandb sync ")
+    assert done.printed.splitlines()[-1].split("W&B: ")[1].startswith("upload the run with: wandb sync ")
     assert seconds_after_the_last_unit(done, run) < _BUSY_SECONDS
     assert who_holds_files_of(run) == []
     keys = {key for row in history for key in row}

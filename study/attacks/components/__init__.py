@@ -1,4 +1,4 @@
-"""The project's own components, a file each. Importing this package registers them; none imports torch at once."""
+"""The project's own components, one file each. Importing this package registers them, without importing torch."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Activation attack, AA: features moved towards those of another image."""
+"""Activation attack, AA: move the features towards the features of another image."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 class AA(FeatureObjective):
     """Activation attack, AA: lower |f(x + d) - f(x_guide)|_2, where the guide is an image of the target's class.
 
-    Inkawhich et al. 2019, "Feature Space Perturbations Yield More Transferable Adversarial Examples", CVPR 2019. The
-    guide is drawn, for each image, from those images with the target label in a pool of `pool` selected images of the
-    study; an untargeted attack, which the paper does not have, draws it from the images with other labels. It is an
-    error if no image of the pool has the target label: choose targets among the labels of the study's images, and a
-    `pool` that contains them.
+    Inkawhich et al. 2019, "Feature Space Perturbations Yield More Transferable Adversarial Examples", CVPR 2019. x is
+    the clean image, d the perturbation, and f the features at `layer`. For each image, the guide is drawn from a pool
+    of `pool` selected images of the study: from those with the target label. In an untargeted attack, which the paper
+    does not have, the guide is drawn from the images with other labels than the true label. The attack raises
+    StudyError if no image of the pool has the target label: choose targets among the labels of the study's images, and
+    a `pool` that contains them.
 
-    - `layer`: `middle` unless given; the authors choose it by a measurement. Other values: `stage 3`, or a layer's
-      name.
+    - `layer`: `middle` unless given; the authors choose the layer by a measurement. Other values: `stage 3`, or a
+      layer's name.
 
-    From a library of images of the target's class, the authors take the image whose features are furthest.
-    TransferAttack takes the image of its data set that has the target's label, layer2, 300 steps of 2 and momentum.
+    The authors have a library of images of the target's class, and take the image whose features are furthest.
+    TransferAttack takes the image of its data set that has the target's label. It uses layer2, 300 steps of 2 pixel
+    values, and momentum.
     """
 
     name: ClassVar[str] = "aa"
@@ -64,10 +66,10 @@ class AA(FeatureObjective):
         return -distance
 
     def _guides(self, source: PreparingSource) -> Tensor:
-        """An image of the pool for each of the batch (N, C, H, W)."""
+        """A guide image from the pool for each image of the batch, (N, C, H, W)."""
 
         pool = source.pool
-        assert pool is not None, "the loop has checked it"
+        assert pool is not None, "the loop has checked that there is a pool"
         chosen = []
         for label, word in zip(source.wanted.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
             fitting = np.flatnonzero((pool.labels == label) == (source.goal == "targeted"))
@@ -75,7 +77,7 @@ class AA(FeatureObjective):
                 what = "the target label" if source.goal == "targeted" else "a label other than"
                 raise StudyError(
                     f"none of the {len(pool.labels)} images of the attack's pool has {what} {label}",
-                    accepted="targets among the labels of the study's images, and a pool that has them",
+                    accepted="targets among the labels of the study's images, and a pool with images of these labels",
                     todo="raise the `pool` of `aa`, choose other targets, or leave the attack out",
                 )
             chosen.append(int(fitting[word % len(fitting)]))

@@ -1,4 +1,4 @@
-"""Adaptive ensemble attack, AdaEA: weights by the transfer of each model's images; no gradient at disputed pixels."""
+"""Adaptive ensemble attack, AdaEA: models whose images transfer better weigh more; disputed pixels do not move."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LEAST = 1e-12
-"""Smaller cross-entropies count as this, so that ratios are finite."""
+"""Cross-entropies below this value are set to this value, so that ratios are finite."""
 
 
 @register
 class AdaptiveEnsemble(EnsembleRule):
-    """Adaptive ensemble, AdaEA: weights by the transfer of each model's images; no gradient at disputed pixels.
+    """Adaptive ensemble, AdaEA: models whose images transfer better weigh more; disputed pixels get no gradient.
 
-    Chen et al. 2023, arXiv:2308.02897. Each model j of K makes an image x_j from the image x, by one step of the
-    attack's size along the sign of the model's gradient. L_i is the cross-entropy of the labels at model i. The weights
-    are the softmax over j of `beta` x sum over i != j of L_i(x_j) / L_i(x_i). The rule's gradient is the gradient of
-    the objective of the weighted mean logits. It is 0 at pixels where the cosine of two models' gradients over the
-    channels, averaged over the pairs of models, is below `threshold`. Each image has its own weights, which follow from
-    the cross-entropy even if the objective is another loss. For a targeted goal, where a small cross-entropy is a
-    success, the ratios are inverted (the paper is about untargeted attacks).
+    Chen et al. 2023, arXiv:2308.02897. Each model j of the K models makes an image x_j from the image x, by one step of
+    the attack's size along the sign of the model's gradient. L_i is the cross-entropy of the labels at model i. The
+    weights are the softmax over j of `beta` x sum over i != j of L_i(x_j) / L_i(x_i). The rule's gradient is the
+    gradient of the objective of the weighted mean logits. At each pixel, the rule also computes the cosine of two
+    models' gradients over the channels, averaged over the pairs of models. Where this mean is below `threshold`, the
+    rule's gradient is 0. Each image has its own weights. They follow from the cross-entropy even if the objective is
+    another loss. For a targeted goal, where a small cross-entropy is a success, the ratios are inverted (the paper is
+    about untargeted attacks).
 
-    `variant: authors` computes the mean cosine as their code does, which leaves out the last model's mean, but still
-    divides by K. In their code and in TransferAttack, losses are means over a batch, a batch shares its weights, and
-    the attack starts with noise of 0.001 (values in 0..1). The authors' MI version keeps the weights of the first step,
-    and its default threshold is 0; TransferAttack's threshold is -0.3. On one model, the rule's gradient is the model's
-    gradient.
+    `variant: authors` computes the mean cosine as the authors' code does: it averages the cosines of each model with
+    the others, leaves out the last model in the sum over models, and still divides by K. In the authors' code and in
+    TransferAttack, losses are means over a batch, a batch shares its weights, and the attack starts with noise of 0.001
+    (values in 0..1). The authors' MI version keeps the weights of the first step, and its default threshold is 0.
+    TransferAttack's threshold is -0.3. With one model, the rule's gradient is that model's gradient.
     """
 
     name: ClassVar[str] = "adaea"

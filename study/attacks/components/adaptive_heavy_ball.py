@@ -19,13 +19,13 @@ class AdaptiveHeavyBall(Step):
     """AdaMSI-FGM: x_{t+1} = clip(x_t + size g_t / V_t + beta_t (x_t - x_{t-1})), without a sign.
 
     Long et al. 2024, "On the Convergence of an Adaptive Momentum Method for Adversarial Attacks", AAAI 2024. In step
-    t = 1, 2, ..., V_t is the root of the mean of all squared gradients so far, plus 1e-16 / sqrt(t). beta_t is
-    s_{t-1} / (s_t + 1), with s_t = lambda t^2 |g_t|_1 and s_0 = 0. Gradients are those for images in 0..1. `factor` is
-    lambda.
+    t = 1, 2, ..., g_t is the gradient, for images in 0..1, `size` is the length of a step, and clip projects onto the
+    budget. V_t is the root of the mean of all squared gradients so far, plus 1e-16 / sqrt(t). beta_t is
+    s_{t-1} / (s_t + 1), with s_t = `factor` t^2 |g_t|_1 and s_0 = 0. The paper calls `factor` lambda.
 
-    The authors published no code. The numbers are those of TransferAttack, whose step is no heavy ball: it uses the
-    clean image in place of x_{t-1}, also accumulates the directions with decay 1, and multiplies the last term by the
-    size of the step.
+    The authors published no code, so the numbers are those of TransferAttack. TransferAttack's step is no heavy ball:
+    it uses the clean image in place of x_{t-1}, and multiplies the last term by the size of the step. It also
+    accumulates the directions with decay 1.
     """
 
     name: ClassVar[str] = "adaptive-heavy-ball"
@@ -37,7 +37,7 @@ class AdaptiveHeavyBall(Step):
         import torch
 
         count = state["count"] = state.get("count", 0) + 1
-        # Gradients for images in 0..1, as the authors have them: the 1 in beta has their unit.
+        # The authors' gradients are for images in 0..1. The 1 in beta has the unit of these gradients.
         scaled = 255 * gradient
         squares = scaled.square() if count == 1 else state["squares"] + (scaled.square() - state["squares"]) / count
         norm = torch.linalg.vector_norm(scaled, 1, dim=(1, 2, 3), keepdim=True)

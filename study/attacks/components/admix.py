@@ -1,4 +1,4 @@
-"""Admix: copies of the image with a part of an image of another class mixed in."""
+"""Admix: copies of the image, each mixed with a part of an image of another class."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Admix(View):
     """Admix: `copies` of the image, each plus `strength` times an image of another class.
 
-    Wang et al. 2021, arXiv:2102.00436, equation 3. The other images come from a pool of `pool` selected images of the
-    study, which the seed chooses.
+    Wang et al. 2021, arXiv:2102.00436, equation 3. The images of other classes come from a pool of `pool` selected
+    images of the study. The seed determines the pool.
     """
 
     name: ClassVar[str] = "admix"
@@ -40,5 +40,5 @@ class Admix(View):
 
     def _others(self, image: Tensor, given: ViewContext) -> Tensor:
         pool = given.pool
-        assert pool is not None, "the views have checked it"
+        assert pool is not None, "the views have checked that there is a pool"
         return pool.taken(pool.of_other_labels(given.true, given.draws.words(1)[:, 0]), image.dtype)

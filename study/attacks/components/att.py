@@ -1,4 +1,4 @@
-"""Adaptive token tuning, ATT: gradients in a transformer are damped by their variance, and random patches left out."""
+"""Adaptive token tuning, ATT: damp gradients in a transformer by their variance, and leave out random patches."""
 
 from __future__ import annotations
 
@@ -49,24 +49,24 @@ def _numbers_of(model: nn.Module) -> _Numbers:
 
 @register
 class TokenTuning(BackwardChange):
-    """Adaptive token tuning, ATT: gradients of attention, QKV and MLPs are damped, those of extreme tokens more.
+    """Adaptive token tuning, ATT: gradients of attention, QKV and MLPs are damped, at extreme tokens more.
 
     Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The gradients of attention maps are multiplied by `attention` in
     the first blocks and by 0 in the later blocks; `kept` is the fraction of blocks that count as first. Gradients of
-    queries, keys and values are multiplied by `qkv`, those of the MLPs' outputs by `mlp`.
+    queries, keys and values are multiplied by `qkv`, and gradients of the MLPs' outputs by `mlp`.
 
-    Then the extremes are damped. In an attention map, these are the rows and columns with its largest or smallest
-    gradient. In the other gradients, these are, for each channel, the tokens with the largest or smallest gradient.
-    Extremes are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1), where v is the variance of the
-    gradient, and v' the variance of the changed gradient in the following block. In the last block, and where v' is 0,
-    they are multiplied by `gamma`.
+    Then the extremes are damped. In an attention map, the extremes are the rows and columns with the largest or
+    smallest gradient. In the other gradients, they are, for each channel, the tokens with the largest or smallest
+    gradient. Extremes are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1). Here v is the variance of
+    the gradient before this damping, and v' is the variance, after the damping, of the gradient in the following block.
+    In the last block, and where v' is 0, extremes are multiplied by `gamma`.
 
-    Numbers that are not given are those of torchattack for ViT, PiT, CaiT and Visformer; other networks have those for
-    ViT. Extremes and variances are those of each image.
+    Unless given, the numbers are those of torchattack for ViT, PiT, CaiT and Visformer; other networks get the numbers
+    for ViT. Extremes and variances are computed for each image by itself.
 
-    TransferAttack and torchattack, ports of the authors' code, change the scores before the softmax in place of the
-    map: `variant: authors`. There, batches have one image. TransferAttack damps attention by `gamma`, and sets the
-    gradients of no block to 0.
+    TransferAttack and torchattack are ports of the authors' code. They change the gradient of the scores before the
+    softmax in place of the map's gradient; `variant: authors` does the same. Their batches have one image.
+    TransferAttack damps attention by `gamma`, and sets the gradients of no block to 0.
     """
 
     name: ClassVar[str] = "att"
@@ -107,7 +107,7 @@ class TokenTuning(BackwardChange):
 class _Tuned:
     """The damping of one kind of gradient, from the last block to the first.
 
-    `before` (N,) is the variance of the gradient in the following block, which the backward pass reaches before.
+    `before` (N,) is the variance of the damped gradient in the following block, which the backward pass reaches first.
     """
 
     def __init__(self, gamma: float, adapt: float) -> None:
@@ -131,21 +131,23 @@ class _Tuned:
 
 @register
 class PatchPacing(ForwardChange):
-    """The second part of adaptive token tuning, ATT: the perturbation is left out on random patches, more in each step.
+    """The second part of adaptive token tuning, ATT: each step leaves out the perturbation on more patches.
 
-    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The importance of a patch of `patch` pixels follows from the
-    clean image's features at `layer`: features times the gradient of the summed logits, summed over channels, resized
-    to the image, averaged over the patch and scaled to 0..1. In step i of `pace`, counted from 1, a patch is left out
-    with the probability 0.01 + (0.99 - t) i / `pace`, where t = `scale` importance + `offset`. Later steps have the
-    probability of step `pace`. Patches are drawn for each image and step. Unless given, `scale` and `offset` are the
-    authors' numbers for the network's family.
+    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The importance of a patch of `patch` x `patch` pixels follows
+    from the clean image's features at `layer`. The features are multiplied by the gradient of the summed logits. The
+    products are summed over channels, resized to the image, averaged over the patch, and scaled to 0..1. In step i of
+    `pace`, counted from 1, a patch is left out with the probability 0.01 + (0.99 - t) i / `pace`, where
+    t = `scale` x importance + `offset`. Later steps have the probability of step `pace`. Patches are drawn for each
+    image and step. Unless given, `scale` and `offset` are the authors' numbers for the network's family.
 
-    Without `layer`, `variant: authors` takes the block before the last, as their code does, and `paper` the block
-    before that one. At the authors' block, the patches of a ViT reach the logits through a layer norm only, so features
-    times gradient sum to 0 except for the norm's epsilon: in float32, the importance is mostly rounding. In
-    TransferAttack, one draw of patches serves all images, with the importance of the first image. torchattack draws for
-    each pixel, but its importances are NaN, and it leaves nothing out. As in both, the gradient for the importance
-    includes the attack's other changes.
+    Without `layer`, `variant: authors` takes the block before the last, as the authors' code does, and `variant: paper`
+    the block before that one. At the authors' block, the patches of a ViT reach the logits through a layer norm only.
+    Features times gradient therefore sum to 0 except for the norm's epsilon, and in float32 the importance is mostly
+    rounding error.
+
+    In TransferAttack, one draw of patches serves all images, with the importance of the first image. torchattack draws
+    for each pixel, but its importances are NaN, and it leaves nothing out. As in both ports, the gradient for the
+    importance includes the attack's other changes.
     """
 
     name: ClassVar[str] = "att-patches"
@@ -163,7 +165,7 @@ class PatchPacing(ForwardChange):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if attack.parts.get("view"):
-            yield "`att-patches` leaves out patches of the unchanged image, but views change it: remove the views"
+            yield "`att-patches` leaves out patches of the unchanged image, and views change the image: remove `views`"
 
     @contextlib.contextmanager
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
@@ -176,7 +178,7 @@ class PatchPacing(ForwardChange):
 
 
 class _Masking:
-    """A hook before each pass of one model, which leaves out the perturbation on some patches."""
+    """A forward pre-hook of one model, which leaves out the perturbation on some patches."""
 
     def __init__(self, pacing: PatchPacing, model: nn.Module, layer: str, number: int, draws: PassDraws) -> None:
         from study.models.layers.catalogue import layers_of
@@ -249,7 +251,10 @@ class _Masking:
 
 
 def _near_the_end(model: nn.Module, place: int) -> str:
-    """The block number `place` from the end. CaiT's last two blocks, for the class token alone, count as one."""
+    """The name of the block at position `place` from the end, where 1 is the last block.
+
+    CaiT's last two blocks, which process the class token alone, count as one block.
+    """
     from study.models.layers.catalogue import layers_of
     from study.models.token_gradients import transformer_of
 

@@ -18,20 +18,22 @@ if TYPE_CHECKING:
 
 @register
 class BFA(WeightedFeatures):
-    """Black-box feature attack, BFA: as FIA, with fitted images in place of masks.
+    """Black-box feature attack, BFA: as feature importance-aware attack (FIA), with fitted images in place of masks.
 
     Wang et al. 2024, "Improving the transferability of adversarial examples through black-box feature attacks",
-    Neurocomputing 2024: image n is x + `length` g_n, where g_n is the gradient of the cross-entropy at image n - 1 (the
-    clean image at first), divided by its L2 norm. W is the sum of d score / d f at the `images`, divided by its L2
-    norm.
+    Neurocomputing 2024. The attack lowers the sum of W f, where f are the features at `layer`. Fitted image n is
+    x + `length` g_n, where x is the clean image. g_n is the gradient of the cross-entropy at fitted image n - 1
+    (at first, at x), divided by its L2 norm. W is the sum of d score / d f over the `images` fitted images, divided by
+    its L2 norm.
 
-    - `layer`: `authors` is Mixed_5b of Inception-v3, features.9 of Inception-v4, conv2d_4a of Inception-ResNet-v2,
-      layer2.7 of ResNet-152, and `middle` in other networks, which is conv3_3 of VGG-16 as in the paper, and layer2 of
-      ResNet-50. Other values: `stage 2`, or a layer's name;
+    - `layer`: `authors` is Mixed_5b of Inception-v3, features.9 of Inception-v4, conv2d_4a of Inception-ResNet-v2, and
+      layer2.7 of ResNet-152. In other networks it is the layer of `middle`: conv3_3 of VGG-16, as in the paper, or
+      layer2 of ResNet-50. Other values: `stage 2`, or a layer's name;
     - `length`: an L2 norm in pixel values; the authors' 28 is for pixels of 0..1;
     - `score`: the label's logit, as in the authors' code, or its probability.
 
-    Fitted images are not clipped to 0..255. The authors' code takes the image's gradient in normalised channels.
+    Fitted images are not clipped to 0..255. The authors' code takes the image's gradient with respect to the normalised
+    image.
     """
 
     name: ClassVar[str] = "bfa"

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 class SmoothBackward(BackwardChange):
     """Backward propagation attack, BPA: after `layer`, ReLUs get SiLU's derivative; all max-poolings, a soft maximum's.
 
-    Wang et al. 2023, arXiv:2306.12685. The derivative of a ReLU becomes that of x sigmoid(x), also
-    after the addition of a residual block. All max-poolings of the network give their gradient to all pixels of a
-    window, in shares softmax(`temperature` * pixel): the authors use 10 for ResNet-50, and 1 for VGG-19. Without
-    `layer`, the start is that of the authors for ResNet-50, the first block of the third stage (`layer3.0`), and the
-    middle layer for other networks.
+    Wang et al. 2023, arXiv:2306.12685. The derivative of a ReLU becomes the derivative of x sigmoid(x). This includes
+    the ReLU after the addition of a residual block. All max-poolings of the network give their gradient to all pixels
+    of a window, in shares softmax(`temperature` * pixel): the authors use 10 for ResNet-50, and 1 for VGG-19. Without
+    `layer`, the ReLUs change after the authors' layer for ResNet-50, which is the first block of the third stage
+    (`layer3.0`), and after the middle layer of other networks.
 
-    If a window reaches over the border, pixels outside the image get no share. In the authors' code and in
-    TransferAttack, they count as zeros, and their share is lost; so it is with `variant: authors`. TransferAttack
-    changes only the first ReLU of a block, and leaves out the third convolution of a bottleneck.
+    If a window extends beyond the border, pixels outside the image get no share. In the authors' code and in
+    TransferAttack, such pixels count as zeros, and their share is lost; `variant: authors` does the same.
+    TransferAttack changes only the first ReLU of a block, and leaves out the third convolution of a bottleneck.
     """
 
     name: ClassVar[str] = "bpa"

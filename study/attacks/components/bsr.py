@@ -1,4 +1,4 @@
-"""Block shuffle and rotation, BSR: copies whose blocks change their places and are turned."""
+"""Block shuffle and rotation, BSR: copies whose blocks are shuffled and turned."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 class BlockShuffleRotation(View):
     """Block shuffle and rotation, BSR: rows and columns of blocks in random order, each block turned at random.
 
-    Wang et al. 2024, arXiv:2308.10299, section 3.3. The image is cut into `blocks` x `blocks` blocks by random lengths
-    (shares of uniform numbers). The order of the rows of blocks, the order of the columns, and the angle of each block
-    are drawn. Pixels are interpolated (bilinear); values from outside the block are 0.
+    Wang et al. 2024, arXiv:2308.10299, section 3.3. The image is cut into `blocks` x `blocks` blocks, whose heights and
+    widths are in proportion to uniform random numbers. The order of the rows of blocks, the order of the columns of
+    blocks, and the angle of each block are random. Pixels are interpolated (bilinear); values from outside the block
+    are 0.
 
-    Angles are uniform within `angle` degrees (`variant: paper`), or normal with a standard deviation of `deviation`
-    radians, redrawn beyond two deviations (`variant: authors`). The authors draw lengths and orders once for a batch;
-    here each image has its own. TransferAttack and torchattack cut 3 x 3 blocks, cut each strip on its own, and turn
-    whole strips before they cut them.
+    Angles are uniform from -`angle` to `angle` degrees (`variant: paper`), or normal with a standard deviation of
+    `deviation` radians, redrawn beyond two deviations (`variant: authors`). The authors draw lengths and orders once
+    for a batch; here each image has its own. TransferAttack and torchattack cut 3 x 3 blocks. They cut each strip on
+    its own, and turn whole strips before they cut them.
     """
 
     name: ClassVar[str] = "bsr"
@@ -62,7 +63,7 @@ class BlockShuffleRotation(View):
 
 
 def truncated_normal(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return standard normal numbers within two deviations for uniform `shares` of 0..1."""
+    """Return a standard normal number within two deviations for each of the uniform numbers `shares` in 0..1."""
     table = normal_quantiles()
     table = table[np.abs(table) <= 2]
     found: NDArray[np.float64] = table[(shares * len(table)).astype(np.int64).clip(max=len(table) - 1)]

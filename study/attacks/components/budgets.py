@@ -52,7 +52,7 @@ class EpsilonBudget(BudgetRule):
 
 
 class _RootMeanSquare(BudgetRule):
-    """Measured as an RMSD: the root of the mean square over all pixel values."""
+    """A budget measured as an RMSD: the root of the mean square over all pixel values."""
 
     in_pixel_values: ClassVar[bool] = True
 
@@ -69,7 +69,7 @@ class _RootMeanSquare(BudgetRule):
 
 @register
 class RmsdBudget(_RootMeanSquare):
-    """The RMSD over all pixel values, which a finished image has exactly (Liu et al. 2017, section 3.2.1)."""
+    """The RMSD over all pixel values. A finished image has exactly this RMSD (Liu et al. 2017, section 3.2.1)."""
 
     name: ClassVar[str] = "rmsd"
     rounding: ClassVar[Rounding] = "ray"
@@ -77,7 +77,7 @@ class RmsdBudget(_RootMeanSquare):
 
 @register
 class L2Budget(_RootMeanSquare):
-    """The L2 norm. Its radius is the RMSD of such a perturbation."""
+    """The L2 norm. The rule's radius is the RMSD of a perturbation with this norm."""
 
     name: ClassVar[str] = "l2"
     rounding: ClassVar[Rounding] = "ray or nearest"
@@ -88,7 +88,7 @@ class L2Budget(_RootMeanSquare):
 
 @register
 class MinimalBudget(NoBudget):
-    """The smallest RMSD at which a target is fooled: found for each target along the direction of one step."""
+    """The smallest RMSD that fools a target. It is searched for each target, along the direction of one step."""
 
     name: ClassVar[str] = "minimal"
     in_pixel_values: ClassVar[bool] = True

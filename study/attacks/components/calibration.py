@@ -1,4 +1,4 @@
-"""Calibrated logits: a cross-entropy whose gradient does not vanish when the model is sure."""
+"""Calibrated logits: a cross-entropy whose gradient does not vanish when the model is certain."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 @register
 class CalibratedCrossEntropy(Objective):
-    """Cross-entropy of logits divided by the margin between the two largest, or by a fixed temperature.
+    """Cross-entropy of logits divided by the margin between the two largest logits, or by a fixed temperature.
 
-    Weng et al. 2023, arXiv:2303.03680: margin-based and temperature-based calibration. The margin is a
-    number: no gradient passes through it. Where the two largest logits are equal, the logits stay as they are. With
-    `by: temperature` the divisor is `temperature`, without a unit; the paper's best is 5.
+    Weng et al. 2023, arXiv:2303.03680: margin-based and temperature-based calibration. The margin counts as a constant:
+    no gradient passes through it. Where the two largest logits are equal, the logits are not divided. With
+    `by: temperature` the divisor is `temperature`, without a unit; the paper's best temperature is 5.
 
-    The third head of the paper, the cosine of the last features and the target's weights, is the change `cosine-head`.
+    The paper's third calibration takes the cosine of the last features and the target's weights. It is the component
+    `cosine-head`.
     """
 
     name: ClassVar[str] = "calibrated"

@@ -1,4 +1,4 @@
-"""Clean feature mixup, CFM: features of other clean images are mixed in, in layers that are chosen at random."""
+"""Clean feature mixup, CFM: mix features of other clean images into randomly chosen layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FeatureMixup(ForwardChange):
-    """The base of clean feature mixup and its successors: it draws layers, images, and the features to mix in."""
+    """The base of clean feature mixup and its successors: draws the layers, the images, and the features to mix in."""
 
     probability: Annotated[float, Field(ge=0, le=1)] = 0.1
     strength: Annotated[float, Field(ge=0, le=1)] = 0.75
@@ -63,7 +63,10 @@ class FeatureMixup(ForwardChange):
 
 
 class Mixup:
-    """The draws of one model's pass: for each layer and row whether it is mixed, with which image, and how much."""
+    """The draws for one pass of one model: whether a row is mixed at a layer, with which image, and with which share.
+
+    A row is one copy of one image in the pass.
+    """
 
     def __init__(
         self,
@@ -86,9 +89,10 @@ class Mixup:
         self._words = self.draws.integers(self._component, 2 * len(self._places), f"layers.{self._number}")
 
     def of(self, name: str, features: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Return the rows (M,) that are mixed at this run of a layer, the clean features for them, and their shares.
+        """Return the rows (M,) that are mixed at this run of layer `name`, the features to mix in, and the shares.
 
-        The shares have the shape to multiply features of M rows. None if no row is mixed.
+        The features to mix in (M, …) are those of other clean images. The shares can be multiplied with features of M
+        rows. Returns None if no row is mixed.
         """
 
         from study.models.clean_features import by_channel, channels_of
@@ -111,17 +115,18 @@ class Mixup:
 
 @register
 class CleanFeatureMixup(FeatureMixup):
-    """Clean feature mixup, CFM: in layers that are drawn for each pass, features of another clean image are mixed in.
+    """Clean feature mixup, CFM: features of another clean image are mixed in, in layers that are drawn for each pass.
 
     Byun et al. 2023, arXiv:2305.14846. Linear layers are mixed with `probability`, and so are convolutions whose output
-    is at most as wide as the image divided by `divisor`. Mixing replaces f by (1 - a) f + a f', where f' are the
-    features of another clean image at this layer, kept from one pass before the attack, and a is uniform in 0 ..
-    `strength`, drawn for each channel. Layers, images and numbers are drawn for each image, step and copy. Other images
-    come from a pool of `pool` selected images of the study, which the seed chooses; their features stay in memory.
+    is at most as wide as the image divided by `divisor`. Mixing replaces the layer's features f by (1 - a) f + a f'.
+    Here f' are the features of another clean image at this layer, from one pass before the attack, and a is uniform in
+    0 .. `strength`, drawn for each channel. Layers, images and numbers are drawn for each image, step and copy. The
+    other images come from a pool of `pool` selected images of the study. The seed determines the pool, and the features
+    of its images stay in memory.
 
-    The authors draw layers for a whole batch, mix its images with each other, an image sometimes with itself, and count
-    the pass before the attack as one of the 300 iterations. In a transformer, with features (N, tokens, C), their code
-    draws a for each token instead of each channel: `variant: authors`.
+    The authors draw layers for a whole batch, and mix its images with each other; an image is sometimes mixed with
+    itself. They count the pass before the attack as one of the 300 iterations. In a transformer, with features
+    (N, tokens, C), their code draws a for each token instead of each channel; `variant: authors` does the same.
     """
 
     name: ClassVar[str] = "cfm"

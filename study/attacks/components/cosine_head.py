@@ -1,4 +1,4 @@
-"""The cosine head: in place of logits, the cosines of the last features and the weights of each class."""
+"""The cosine head: it replaces the logits by the cosines of the last features with the weights of each class."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 @register
 class CosineHead(ForwardChange):
-    """The cosine head of logit calibration: the last layer gives the cosine of its input and each class's weights.
+    """The cosine head of logit calibration: the last layer returns the cosine of its input and each class's weights.
 
-    Weng et al. 2023, arXiv:2303.03680, the third calibration beside margin and temperature. The bias does not count.
-    With the objective `logit`, a targeted attack turns the last features towards the target's weights, however long
-    either is. Features or weights of length 0 have the cosine 0. A distilled transformer's two heads are both changed.
+    Weng et al. 2023, arXiv:2303.03680: the third calibration, beside margin and temperature. The layer's bias is
+    ignored. With the objective `logit`, a targeted attack turns the last features towards the target's weights,
+    whatever the lengths of the features and weights are. Features or weights of length 0 have the cosine 0. In a
+    distilled transformer, both heads are changed.
 
-    It needs a network whose last layer is linear; a SqueezeNet ends in a convolution.
+    The last layer of the network must be linear. The last layer of a SqueezeNet is not: it is a convolution.
     """
 
     name: ClassVar[str] = "cosine-head"
@@ -39,7 +40,7 @@ class CosineHead(ForwardChange):
         for one in heads:
             if not isinstance(layer(model, one), nn.Linear):
                 raise StudyError(
-                    f"the last layer of '{name}', {one}, is no linear layer: cosine-head has no weights for each class",
+                    f"the last layer of '{name}', {one}, is no linear layer: cosine-head reads each class's weights",
                     accepted="source models whose last layer is linear, such as ResNets and vision transformers",
                     todo="leave this source out of the attack's experiments",
                 )

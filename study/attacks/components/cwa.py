@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _REVERSE = 15
-"""The first step is a fifteenth of epsilon."""
+"""The length of the first step is epsilon divided by this number."""
 
 
 @register
 class CommonWeakness(EnsembleRule):
     """Common weakness attack, CWA: a step down the ensemble's gradient, then one up each model's normalised gradient.
 
-    Chen et al. 2024, arXiv:2303.09105, algorithm of MI-CWA. First y <- x - reverse sign(g(x)), with the gradient g of
-    the mean loss. Then for each model k in turn: m <- decay m + g_k(y) / ||g_k(y)||_2 and y <- y + size m, kept within
-    the budget. y - x is the rule's gradient. m is kept from step to step. The models have the order of their names.
-    `reverse` is in pixel values (absent: epsilon / 15). `size` is an L2 length in pixel values; the default is the
-    authors' 250 for values in 0..1, so large that nearly every pixel ends at the edge of the budget.
+    Chen et al. 2024, arXiv:2303.09105, algorithm of MI-CWA. From the image x, the first step is y <- x - `reverse`
+    sign(g(x)), with the gradient g of the mean loss. Then, for each model k in turn, with its gradient g_k:
+    m <- `decay` m + g_k(y) / ||g_k(y)||_2 and y <- y + `size` m. Every y is projected onto the budget. The rule's
+    gradient is y - x at the end. The momentum m is kept from step to step. The models are taken in the order of their
+    names. `reverse` is in pixel values; its default is epsilon / 15. `size` is an L2 length in pixel values. Its
+    default is the authors' 250 for values in 0..1, so large that nearly every pixel ends at the edge of the budget.
 
-    The authors normalise y - x by its L1 norm over the whole batch before the outer momentum; here momentum normalises
-    each image. `variant: authors` takes the first step along the gradient for the models' summed logits, as their code
-    does; TransferAttack takes it for the mean logits. On one model, the rule steps down and then up its gradient.
+    The authors normalise y - x by its L1 norm over the whole batch before the outer momentum; here the attack's
+    momentum normalises each image. In `variant: authors`, g is the gradient for the models' summed logits, as in the
+    authors' code; in TransferAttack, it is the gradient for the mean logits. With one model, the rule takes a step down
+    and then a step up this model's gradient.
     """
 
     name: ClassVar[str] = "cwa"
@@ -44,7 +46,7 @@ class CommonWeakness(EnsembleRule):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if self.reverse is None and attack.budget.epsilon is None:
-            yield "`fusion: cwa` steps back by a fifteenth of epsilon: give the attack an epsilon, or cwa a `reverse`"
+            yield "`fusion: cwa` first steps back by epsilon / 15, but the budget has no epsilon: set `reverse` of cwa"
 
     def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
         if self.variant == "paper" or len(logits) == 1:
@@ -55,7 +57,7 @@ class CommonWeakness(EnsembleRule):
     def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:
         reverse = self.reverse
         if reverse is None:
-            assert models.epsilon is not None, "conflicts() asks for an epsilon"
+            assert models.epsilon is not None, "conflicts() requires an epsilon"
             reverse = models.epsilon / _REVERSE
         begun = image - models.origin
         delta = models.project(begun - reverse * models.joint(image, sample).sign())

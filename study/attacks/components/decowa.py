@@ -1,4 +1,4 @@
-"""DeCoWA: random warps of the image, each of which is first adjusted against the attack."""
+"""DeCoWA: random warps of the image, each adjusted against the attack before it is used."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 class ConstrainedWarp(View):
     """DeCoWA: `copies` of the image under random thin-plate warps, after one step of each warp that lowers the loss.
 
-    Lin et al., AAAI 2024, arXiv:2402.03951, algorithm 1. A mesh of `mesh` x `mesh` control points covers the image. Its
-    inner points move by theta, uniform within `reach` (the image is 2 wide and high), and its outer points stay; a
-    thin-plate spline moves every pixel with them. theta then becomes theta - `rate` * d loss / d theta, where the
-    attack maximises the loss; the copy is warped by this theta.
+    Lin et al., AAAI 2024, arXiv:2402.03951, algorithm 1. A mesh of `mesh` x `mesh` control points covers the image.
+    Each inner point moves by theta, which is uniform from -`reach` to `reach` along both axes; the image is 2 wide and
+    2 high in this unit. The outer points stay. A thin-plate spline through the control points moves every pixel. The
+    attack maximises the loss, so theta first takes one step down the loss: theta - `rate` * d loss / d theta. The copy
+    is warped by this theta.
 
     Every image and copy has its own theta, with the gradient of the image's own loss. In the authors' code,
     TransferAttack and torchattack, all images of a batch share theta, with the gradient of their mean loss.
-    `variant: authors` has their grid: it is half a pixel too wide, so that a warp by 0 enlarges the image's content by
-    1 / size and mixes zeros into its edges.
+    `variant: authors` samples on their grid, which extends half a pixel beyond the centres of the outermost pixels. A
+    warp by 0 then shrinks the image's content by 1 / size, and mixes zeros into its edges.
     """
 
     name: ClassVar[str] = "decowa"
@@ -63,8 +64,8 @@ class ConstrainedWarp(View):
 def warped(image: Tensor, theta: Tensor, mesh: int, *, aligned: bool) -> Tensor:
     """Return the images (N, C, H, W) under the warp of a `mesh` whose inner points move by `theta` (N, points, 2).
 
-    Points are in the order of rows, and a movement is (right, down), for images that are 2 wide and 2 high. If
-    `aligned`, the centres of the outermost pixels are at -1 and 1, else their outer edges.
+    Points are ordered row by row. A movement is (right, down), in units in which the image is 2 wide and 2 high. If
+    `aligned`, the centres of the outermost pixels are at -1 and 1; otherwise their outer edges are.
     """
     height, width = image.shape[2:]
     still, basis = _plate(mesh, height, width, image.device, image.dtype)
@@ -114,9 +115,9 @@ def sampled_in_order(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
 
 @kept
 def _plate(mesh: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The positions (H * W, 2) of all pixels, and how far each pixel moves with each inner point (H * W, points).
+    """The positions of all pixels (H * W, 2), and each pixel's movement per inner point's movement (H * W, points).
 
-    A thin-plate spline is linear in the places of its control points, and keeps all places if none of them moves.
+    The movement of a pixel is linear in the movements of the control points.
     """
     line = np.linspace(-1, 1, mesh)
     control = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)

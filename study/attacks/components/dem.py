@@ -21,10 +21,11 @@ Frame = Annotated[float, Field(ge=1, le=4)]
 class DiversityEnsemble(View):
     """Diversity ensemble, DEM: one copy for each of `frames`; the loss is computed from the copies' mean logits.
 
-    Zou et al. 2020, arXiv:2112.06011. Each copy is a resized-diverse input, RDI: the image is always resized, to a
-    random size between its own and the frame's, put at a random place of the frame, and resized back. `frames` are
-    sizes in multiples of the image's size; `interpolation` is that of the first resizing, and the second is bilinear.
-    The paper moves by the whole epsilon in each step ("region fitting"): epsilon is the preset's step size.
+    Zou et al. 2020, arXiv:2112.06011. Each copy is a resized-diverse input, RDI. The image is always resized to a
+    random size between its own and the frame's, put at a random place of the frame, and the frame is resized back.
+    `frames` are sizes in multiples of the image's size. `interpolation` is used for the first resizing; the second one
+    is bilinear. The paper moves by the whole epsilon in each step ("region fitting"), so the preset's step size is
+    epsilon.
 
     Every image has draws of its own; TransferAttack draws one size and place for a whole batch.
     """

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class DepthFirstSampling(Point):
     """Depth-first sampling: the mean of the gradients at the image and at `samples` places of a random walk.
 
-    Han et al. 2023, arXiv:2307.02828. Each place is the last one plus a uniform draw within `beta` times
-    epsilon. Paper and code take samples + 1 gradients; TransferAttack takes `samples` in all, the image among them.
+    Han et al. 2023, arXiv:2307.02828. The walk begins at the image. Each place is the place before it plus uniform
+    noise within `beta` times epsilon. The paper and the authors' code take `samples` + 1 gradients. TransferAttack
+    takes `samples` gradients in all, including the one at the image.
     """
 
     name: ClassVar[str] = "depth-first-sampling"
@@ -38,7 +39,7 @@ class DepthFirstSampling(Point):
 
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
         epsilon = step.epsilon
-        assert epsilon is not None, "conflicts() asks for it"
+        assert epsilon is not None, "conflicts() requires an epsilon"
         total, place = inner(delta).clone(), delta
         for sample in range(1, self.samples + 1):
             place = place + self.beta * epsilon * step.draws(self, sample).uniform(delta.shape[1:])

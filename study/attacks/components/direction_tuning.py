@@ -20,13 +20,15 @@ class DirectionTuning(Point):
 
     Yang et al. 2023, arXiv:2303.15109, algorithm 1. An inner step takes the gradient at its place plus `ahead` times
     the step's size times the inner momentum. It divides this gradient by its mean absolute value, and adds `decay`
-    times the inner momentum, which starts as the attack's momentum. The attack's momentum must not normalise the mean
-    gradient again: `{momentum: {normalise: none}}`.
+    times the inner momentum; the result is the new inner momentum. The place moves along the sign of the inner
+    momentum. The inner momentum starts as the attack's momentum. The rule's gradient is the mean of the inner momenta.
+    The attack's momentum must not normalise this mean again: `{momentum: {normalise: none}}`.
 
     Defaults are those of the authors' code: K = 10 inner steps, inner decay 0, and `ahead` is the outer decay of 1.
-    TransferAttack takes another gradient at the start of each step and adds it unnormalised, looks ahead along a sum
-    that begins with that gradient, has an inner decay of 0.8 and whole steps in place of 1 / K, and divides by norms
-    over the whole batch; it takes 110 gradients.
+
+    TransferAttack takes another gradient at the start of each step and adds it unnormalised. It looks ahead along a sum
+    that begins with that gradient. It has an inner decay of 0.8, whole steps in place of 1 / K, and norms over the
+    whole batch. It takes 110 gradients.
     """
 
     name: ClassVar[str] = "direction-tuning"

@@ -36,7 +36,7 @@ class L2(Step):
 
 @register
 class Adam(Step):
-    """Adam for a learning rate of 1 (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1, with their numbers)."""
+    """Adam with a learning rate of 1 (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1, with their numbers)."""
 
     name: ClassVar[str] = "adam"
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class DistancePenalty(Penalty):
     """Distance penalty: the loss minus `below` ReLU(rmsd - d) and minus `above` ReLU(d - rmsd), where d is the RMSD.
 
-    Liu et al. 2017 (arXiv:1611.02770), appendix. Its gradient is 0 at a zero perturbation.
+    Liu et al. 2017 (arXiv:1611.02770), appendix. d is the RMSD of the perturbation. The penalty's gradient is 0 at a
+    zero perturbation.
     """
 
     name: ClassVar[str] = "distance"

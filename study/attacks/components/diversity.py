@@ -50,8 +50,8 @@ def diversify(image: Tensor, diversity: Diversity, words: Tensor) -> Tensor:
     """Resize and pad every image of a batch (N, C, S, S) by its own four random `words` (N, 4), and resize back to S.
 
     Xie et al. 2019 (arXiv:1803.06978). Resizing is linear along each axis: each image is multiplied by one matrix from
-    the left and one from the right. This handles a whole batch at once and is deterministic on every device. `words`
-    hold the bits of unsigned integers, on the image's device.
+    the left and by one matrix from the right. This handles a whole batch at once and is deterministic on every device.
+    `words` hold the bits of unsigned integers, on the image's device.
     """
     from study.reproducibility.words import below, shares
 
@@ -77,10 +77,10 @@ def diversify(image: Tensor, diversity: Diversity, words: Tensor) -> Tensor:
 def _by_taps(
     sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor, interpolation: Interpolation
 ) -> Tensor:
-    """The matrices (N, size, size) of one axis, float64. A row has up to two nonzero numbers, or four ("bilinear").
+    """The matrices (N, size, size) of one axis, float64. A row has up to 2 nonzero numbers; for "bilinear", up to 4.
 
-    `sizes` are the sizes of the image and of the frame. An image is resized to `inner` (N,) and put at `start` (N,) of
-    the frame, which is resized back (bilinear). An image that is not `changed` (N,) gets the identity matrix.
+    `sizes` are the sizes of the image and of the frame. Each image is resized to `inner` (N,) and put at `start` (N,)
+    of the frame; the frame is resized back (bilinear). An image that is not `changed` (N,) gets the identity matrix.
     """
     import torch
 
@@ -111,7 +111,7 @@ def _by_taps(
 
 @kept
 def _back(frame: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The two positions in the frame that each pixel mixes, and the weight of the second."""
+    """For each pixel, the two positions in the frame that are mixed, and the weight of the second position."""
     below, above, share = taps(frame, size)
     return uploaded(below, device), uploaded(above, device), uploaded(share, device)
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @register
 class DrawnWeights(ForwardChange):
-    """Drawn weights, LGV: in each step, a source model has other weights of its set, in random order.
+    """Drawn weights, LGV: in each step, a source model has the next weights of its set, in random order.
 
     Gubri et al. 2022, arXiv:2207.13129, section 4: the weights are those that SGD passes through at a high learning
-    rate. The order is drawn once for an attack run, without replacement, and is repeated after the last weights. All
+    rate. The order is drawn once for an attack run, without replacement, and starts again after the last weights. All
     images, copies and neighbours of a step have the same weights; if an ensemble's sets have equal sizes, they have the
     same order.
 
-    The codes of the authors and of TransferAttack take the next weights in each forward pass: within a step that has
-    views or neighbours, and onwards from one batch of images to the next.
+    The codes of the authors and of TransferAttack take the next weights in each forward pass. In a step with views or
+    neighbours, several weights are therefore used, and the next batch of images continues with the next weights.
     """
 
     name: ClassVar[str] = "drawn_weights"

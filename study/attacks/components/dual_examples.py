@@ -1,4 +1,4 @@
-"""Dual examples: gradients are taken along paths of their own, which begin at random within the budget."""
+"""Dual examples: gradients are taken along separate paths, which begin at random within the budget."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ class DualExamples(Point):
     """Dual examples: the mean gradient at `examples` perturbations that are not the attack's own.
 
     Wang et al. 2024, "Bag of tricks to boost the adversarial transferability" (arXiv:2401.08734). Each dual example
-    begins uniform within epsilon and the pixel box. With `path: i-fgsm` it goes on by sign steps along its own
-    gradient, as long as the attack's steps, held to the budget; with `path: fgsm` it is drawn anew at each step. The
-    attack's own image gets no gradient: it moves along the mean of theirs, by momentum and sign.
+    begins uniform within epsilon and the pixel box. With `path: i-fgsm`, it then moves by sign steps along its own
+    gradient. These steps have the length of the attack's steps, and stay within the budget. With `path: fgsm`, each
+    dual example is drawn anew at each step. No gradient is taken at the attack's own image: it moves along the mean
+    gradient of the dual examples, by momentum and sign.
 
-    The authors' text was not at hand: both paths are those of TransferAttack's port, whose table has them as "FGSM" and
-    "I-FGSM". Its own class draws anew at each step, and moves no dual example.
+    The authors' text was not at hand. Both paths are those of TransferAttack's port, whose table calls them "FGSM" and
+    "I-FGSM". The class in this port draws dual examples anew at each step, and moves none of them.
     """
 
     name: ClassVar[str] = "dual"

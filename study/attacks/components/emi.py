@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class EnhancedMomentum(Point):
     """Enhanced momentum, EMI: the mean gradient at delta + c_i * size * n(g), where g is the last step's mean gradient.
 
-    Wang et al. 2021, arXiv:2103.10609, with the linear sampling that the authors chose. n(g) is
-    g / mean |g| of each image. In the first step, all places are equal; with views, each place has its own copies.
+    Wang et al. 2021, arXiv:2103.10609, with the linear sampling that the authors chose. n(g) is g / mean |g| of each
+    image, and size is the length of a step. In the first step, which has no g, all places are equal; views draw anew at
+    each place.
 
     - `samples`: the number of factors c_i, evenly spaced, both ends included;
-    - `reach`: the largest factor, in steps: c_i are from -reach to reach.
+    - `reach`: the largest factor: c_i are from -`reach` to `reach`.
     """
 
     name: ClassVar[str] = "emi"

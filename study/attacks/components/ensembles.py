@@ -1,4 +1,4 @@
-"""Rules that fuse several source models: mean probability, mean logits, mean loss, summed updates."""
+"""Rules that fuse several source models: by mean probability, mean logits, mean loss, or summed updates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Probability(EnsembleRule):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if "logit" in attack.parts.get("objective", ()):
-            yield "`objective: logit` cannot be fused by probability: use fusion logit, loss or summed-updates"
+            yield "`objective: logit` cannot be fused by probability: use `fusion: logit`, `loss` or `summed-updates`"
 
     def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
         assert isinstance(objective, Objective), "losses of features are averaged before"
@@ -50,7 +50,7 @@ class LossMean(EnsembleRule):
 
 @register
 class SummedUpdates(EnsembleRule):
-    """Every model has its own gradient, momentum and step; the steps are summed (Liu et al. 2017, section 5)."""
+    """Every model has its own gradient, momentum and step, and the steps are summed (Liu et al. 2017, section 5)."""
 
     name: ClassVar[str] = "summed-updates"
     separate: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Everywhere: the image, and copies that keep only one of its blocks."""
+"""Everywhere: the image, and copies that each keep only one of its blocks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Level = Annotated[float, Field(ge=0, le=255)]
 class Everywhere(View):
     """Everywhere attack: the image, and `samples` copies that each keep one block of a `grid` x `grid` division.
 
-    Zeng et al. 2025, arXiv:2501.00707. Every image draws its blocks anew in each step, without repetition. Outside its
+    Zeng et al. 2025, arXiv:2501.00707. In each step, every image draws its blocks anew, without repetition. Outside its
     block, a copy has the colour `fill` (pixel values; by default ImageNet's mean, which is 0 after normalisation).
 
-    The authors' demo has 16 blocks, of which it draws 9; their code with CFM, which TransferAttack has taken over, has
-    9 blocks, of which it draws 4. Both draw one set of blocks for a whole batch.
+    The authors' demo draws 9 of 16 blocks. Their code with CFM, which TransferAttack has taken over, draws 4 of 9
+    blocks. Both codes draw one set of blocks for a whole batch.
     """
 
     name: ClassVar[str] = "everywhere"
@@ -40,7 +40,7 @@ class Everywhere(View):
     @model_validator(mode="after")
     def _enough(self) -> Everywhere:
         if self.samples > self.grid**2:
-            raise PydanticCustomError("parts", "`samples` of everywhere is more than its blocks, the square of `grid`")
+            raise PydanticCustomError("parts", "`samples` of everywhere must be at most its `grid` x `grid` blocks")
         return self
 
     @property
@@ -61,13 +61,13 @@ class Everywhere(View):
         return torch.where(rows[:, None, :, None] & columns[:, None, None, :], image, fill)
 
     def _blocks(self, given: ViewContext) -> NDArray[np.int64]:
-        """The number of the block (N,) that this copy of each image keeps."""
+        """For each image, the index of the block that this copy keeps, (N,)."""
         assert isinstance(given.draws, StepDraws), "all copies of a step share one order of the blocks"
         draws = dataclasses.replace(given.draws, number=given.draws.number - given.copy)
         return np.argsort(draws.integers(self.grid**2), axis=1)[:, given.copy - 1]
 
     def _inside(self, size: int, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each line of an axis is inside the blocks at `places` (N,): (N, size)."""
+        """Whether each row or column of pixels of an axis is inside the blocks at `places` (N,): (N, size)."""
         starts, ends = (-(-(places + more) * size // self.grid)[:, None] for more in (0, 1))
         lines = np.arange(size)
         return (starts <= lines) & (lines < ends)

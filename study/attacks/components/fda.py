@@ -1,4 +1,4 @@
-"""Feature disruptive attack, FDA: in all layers, features above their position's mean are lowered, others raised."""
+"""Feature disruptive attack, FDA: in all layers, lower features above their position's mean, and raise the others."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _LEAST = 1e-30
-"""Below this sum of squares, a logarithm has no gradient."""
+"""Below this sum of squares, the logarithm of the norm has no gradient."""
 
 
 @register
 class FDA(FeatureObjective):
     """Feature disruptive attack, FDA: raise the mean over layers of log |f below C| - log |f above C|, L2 norms.
 
-    Ganeshan et al. 2019 (arXiv:1909.04385), section 3. f are the features of the attacked image. The clean image's
-    features decide which of them are below or above C, the mean over the channels at each position (of tokens: of each
-    token). Labels have no influence, so a targeted attack gives the same images as an untargeted one.
+    Ganeshan et al. 2019 (arXiv:1909.04385), section 3. f are the features of the attacked image, and C is the mean of
+    the clean image's features over the channels at each position (of tokens: of each token). "Below" and "above" are
+    the places where the clean image's features are below or above C. Labels have no influence, so a targeted attack
+    gives the same images as an untargeted one.
 
     - `read`: `blocks` are the outputs of all residual blocks, as in the authors' code for ResNet-152. In a network
-      without residual blocks, `blocks` are its activations that are modules (all ReLUs of a VGG) or, without those, the
-      ends of its stages (an Inception). The authors' code reads ReLUs and concatenations, 20 to 50 layers. Other
-      values: `stages`, or a list of layers;
-    - `variant: authors`: as in their code, features equal to C count as above; they are, for example, zeros at a
-      position where all features are zero.
+      without residual blocks, `blocks` are its activations that are modules (all ReLUs of a VGG) or, without such
+      modules, the ends of its stages (an Inception). The authors' code reads 20 to 50 layers: ReLUs and concatenations.
+      Other values: `stages`, or a list of layers;
+    - `variant`: with `paper`, features equal to C are neither below nor above. With `authors`, as in their code, such
+      features count as above; for example, these are the zeros at a position where all features are zero.
 
     The authors' code takes norms over the whole batch. So does torchattack, where C is the mean over the positions of a
     channel.
@@ -71,5 +72,5 @@ class FDA(FeatureObjective):
 
 
 def _log_norm(squares: Tensor, chosen: Tensor) -> Tensor:
-    """The logarithm of the L2 norm (N,) of features with these squares (N, …), over entries where `chosen` is 1."""
+    """The logarithm of the L2 norm (N,) of features, from their `squares` (N, …), over entries where `chosen` is 1."""
     return 0.5 * summed(squares * chosen).clamp_min(_LEAST).log()

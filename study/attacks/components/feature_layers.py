@@ -29,7 +29,7 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
     - `middle`: the end of the middle stage;
     - `stage 2`: the end of the second stage;
     - `depth 0.75`: the end of the stage at this relative depth: stage number ceil(0.75 n) of n;
-    - every other text is a layer's name, which is looked up when the network runs.
+    - any other text: the name of a layer, which is looked up when the network runs.
 
     Raises StudyError if the network's stages are not known, if it has fewer stages, or for a depth above 1.
     """
@@ -60,10 +60,10 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
 def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of several layers of `network`, in its order.
 
-    - `blocks`: the residual blocks or dense layers. In a network without them, the activations that are modules or,
-      without those, the ends of the stages;
+    - `blocks`: the residual blocks or dense layers. In a network without such blocks, the activations that are modules;
+      in a network without such modules, the ends of the stages;
     - `stages`: the ends of the stages;
-    - a list: each as in `layer_of`.
+    - a list: each entry as in `layer_of`.
 
     Raises StudyError if the network's blocks or stages are not known.
     """
@@ -79,10 +79,10 @@ def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, .
 
 
 def channel_axis(features: Tensor) -> int:
-    """The axis of the channels: 1 of (N, C, H, W) and (N, C), the last of (N, H, W, C) and of tokens (N, T, C).
+    """The axis of the channels: 1 for (N, C, H, W) and (N, C), the last axis for (N, H, W, C) and for tokens (N, T, C).
 
     Images are square. Features with four axes therefore have the channels last if axes 1 and 2 have equal lengths, and
-    axes 2 and 3 have not.
+    axes 2 and 3 do not.
     """
     shape = features.shape
     if len(shape) == 4:

@@ -1,4 +1,4 @@
-"""Feature space fine-tuning, FFT: the image of a targeted attack moves on towards features that support the target."""
+"""Feature space fine-tuning, FFT: a targeted attack's image moves further towards features that support the target."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 class FFT(WeightedFeatures):
     """Feature space fine-tuning, FFT: raise the sum of W f, where W supports the target and opposes the true label.
 
-    Zeng et al. 2024 (arXiv:2401.02727): W = A(x_first, target) - `against` A(x, true), where A(x, y) is the mean of
-    d z_y(x * M_n) / d f over `masks` masks M_n, divided by its L2 norm. As in FIA, masks drop pixels with probability
-    `drop`. The attack fine-tunes an image: `start: first-stage` begins at the image of the first stage.
+    Zeng et al. 2024 (arXiv:2401.02727): W = A(x_first, target) - `against` A(x, true). x is the clean image, x_first
+    the image of the attack's first stage, and f the features at `layer`. A(x, y) is the mean of d z_y(x * M_n) / d f
+    over `masks` masks M_n, divided by its L2 norm, where z_y is the logit of label y. As in FIA, masks drop pixels with
+    probability `drop`. The attack fine-tunes an image: `start: first-stage` begins at x_first.
 
-    - `layer`: `depth 0.75` is the third of four stages, as the paper takes it: layer3 of a ResNet, the third block of a
-      DenseNet, conv4 of a VGG, Mixed_6e of Inception-v3 (the code in circulation has Mixed_6b there, and a DenseNet's
-      second transition). Other values: `stage 3`, or a layer's name.
+    - `layer`: `depth 0.75` is the third of four stages, as in the paper: layer3 of a ResNet, the third block of a
+      DenseNet, conv4 of a VGG, Mixed_6e of Inception-v3. The code in circulation takes Mixed_6b of Inception-v3, and a
+      DenseNet's second transition. Other values: `stage 3`, or a layer's name.
 
     An untargeted attack, which the paper does not have, lowers the sum for W = A(x_first, true) + `against` A(x, true).
-    TransferAttack drops pixels of the normalised image to 0, the mean colour; here they are black as in FIA.
+    TransferAttack drops pixels of the normalised image to 0, the mean colour; here they become black, as in FIA.
     """
 
     name: ClassVar[str] = "fft"

@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 class FIA(WeightedFeatures):
     """Feature importance-aware attack, FIA: lower the sum of W f, where W is the score's mean gradient over masks.
 
-    Wang et al. 2021 (arXiv:2107.14185), algorithm 1: W = sum_n d score(x * M_n) / d f, divided by its L2 norm; the
-    `masks` M_n set single values of the image to 0 (black) with probability `drop`.
+    Wang et al. 2021 (arXiv:2107.14185), algorithm 1. x is the clean image, and f are the features at `layer`. W = sum_n
+    d score(x * M_n) / d f, divided by its L2 norm. The `masks` masks M_n set single values of the image to 0 (black)
+    with probability `drop`.
 
-    - `layer`: `authors` is Mixed_5b of Inception-v3, Conv2d_4a of Inception-ResNet-v2, conv3_3 of VGG-16, layer2.7 of
-      ResNet-152 (conv3_8), and `middle` in other networks, such as layer2 of ResNet-50, which the authors did not use,
-      and features.9 (Mixed_5e) of Inception-v4. `middle` is the authors' layer in VGG-16 and ResNet-152; it is Mixed_5d
-      in Inception-v3, and `repeat` in Inception-ResNet-v2. Other values: `stage 2`, or a layer's name;
-    - `score`: the label's logit, as in paper and authors' code; TransferAttack and torchattack take its probability;
-    - `drop` is 0.3 in the paper (0.1 against defences); the default of the authors' code is 0.1.
+    - `layer`: `authors` is Mixed_5b of Inception-v3, Conv2d_4a of Inception-ResNet-v2, conv3_3 of VGG-16, and layer2.7
+      of ResNet-152 (conv3_8). In other networks it is the layer of `middle`, such as features.9 (Mixed_5e) of
+      Inception-v4, and layer2 of ResNet-50, which the authors did not use. `middle` is also the authors' layer in
+      VGG-16 and ResNet-152; it is Mixed_5d in Inception-v3, and `repeat` in Inception-ResNet-v2. Other values:
+      `stage 2`, or a layer's name;
+    - `score`: the label's logit, as in the paper and the authors' code; TransferAttack and torchattack take its
+      probability;
+    - `drop`: 0.3 in the paper (0.1 against defences); the default of the authors' code is 0.1.
 
     TransferAttack takes the steps without momentum.
     """

@@ -1,4 +1,4 @@
-"""Feature tuning mixup, FTM: clean feature mixup, with small perturbations of features tuned against the attack."""
+"""Feature tuning mixup, FTM: clean feature mixup, with small feature perturbations tuned against the attack."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 class FeatureTuningMixup(FeatureMixup):
     """Feature tuning mixup, FTM: clean feature mixup, with a perturbation of features that is tuned against the attack.
 
-    Liang et al. 2025, arXiv:2411.15553. In every pass, each layer that CFM may mix also gets a perturbation p, whose
-    length is `size` times the L2 norm of the layer's features. The features become (1 - a) (f + p) + a f', with a = 0
-    if the layer is not mixed. If it is mixed, the direction t of p then takes a step against the attack: t becomes t
-    minus the gradient of the loss with respect to p. For every image, t starts at 0.
+    Liang et al. 2025, arXiv:2411.15553. In every pass, each layer that CFM may mix also gets a perturbation p. It has a
+    direction t, and a length of `size` times the L2 norm of the layer's features. The features f become (1 - a)
+    (f + p) + a f', where f' are clean features of another image, and a = 0 if the layer is not mixed. If the layer is
+    mixed, t then takes a step against the attack: it becomes t minus the gradient of the loss with respect to p. For
+    every image, t starts at 0.
 
     Features are taken after a convolution's batch norm. TransferAttack's port of the authors' code takes them before
-    it. There, the step is the gradient with respect to t, and 1e-7 is added to the length of t: the first step is then
-    1e7 times as long as the following ones, and t never changes its direction again. `variant: authors` takes this
-    gradient. The port itself requests no gradient with respect to t, so that it remains CFM. The step along the
-    gradient with respect to p is our reading of the paper.
+    the batch norm. In the port, the step is the gradient with respect to t, and 1e-7 is added to the length of t: the
+    first step is then 1e7 times as long as the following ones, and t never changes its direction again.
+    `variant: authors` takes this gradient. The port itself requests no gradient with respect to t, so that it remains
+    CFM. The step along the gradient with respect to p is our reading of the paper.
     """
 
     name: ClassVar[str] = "ftm"
@@ -76,7 +77,7 @@ class _Tuning:
         self._directions: dict[str, Tensor] = {}
 
     def of(self, name: str, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The number in the batch of each row's image (rows,), and the directions for the rows."""
+        """For each row of the pass, the index of its image in the batch (rows,), and the direction for it (rows, …)."""
         import torch
 
         if self._draws.batch != self._batch:
@@ -89,6 +90,6 @@ class _Tuning:
         return images, held[images]
 
     def move(self, name: str, images: Tensor, step: Tensor) -> None:
-        """Take a step against the gradient, for these images."""
+        """Move the directions of these `images` by -`step`."""
         held = self._directions[name]
         held[images] -= step.to(held.dtype)

@@ -24,14 +24,16 @@ _Sample = dict[str, "Tensor"]
 class GaussianWeights(ForwardChange):
     """Gaussian weights, MBA: a source model's weights are a normal sample around the mean of its set of weights.
 
-    Li et al. 2023, arXiv:2302.05086: mean + `scale` x standard deviation x N(0, 1), for each parameter by itself, with
-    the set's mean and standard deviation; buffers, such as those of batch norms, are the mean's. `samples` are drawn
-    once for an attack run. Copy c of step t has sample (c + t) modulo `samples`. With `samples` copies
-    (`views: [{repeat: 20}]`), each step averages the gradients of all samples; without copies, each step has the next
-    sample. All images have the same samples. They stay in memory: `samples` times the parameters of a source model.
+    Li et al. 2023, arXiv:2302.05086. A sample is mean + `scale` x standard deviation x N(0, 1), for each parameter by
+    itself, with the set's mean and standard deviation. Buffers, such as those of batch norms, are those of the mean.
+    `samples` samples are drawn once for an attack run. Copy c of step t has sample (c + t) modulo `samples`. With
+    `samples` copies (`views: [{repeat: 20}]`), each step averages the gradients of all samples; without copies, each
+    step has the next sample. All images have the same samples. The samples stay in memory: `samples` times the
+    parameters of a source model.
 
     The authors' code draws 20 samples anew in each step and takes the gradient of one of them; TransferAttack draws 20
-    once, and takes the gradient for their mean logits. Both read mean and variance from the file of a training run.
+    once, and takes the gradient for their mean logits. Both codes read mean and variance from the file of a training
+    run.
     """
 
     name: ClassVar[str] = "gaussian_weights"

@@ -1,4 +1,4 @@
-"""Ghost networks: skip connections weighted at random, or features dropped where a network has none."""
+"""Ghost networks: skip connections weighted at random, or features dropped in networks without skip connections."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Ghost(ForwardChange):
     """Ghost networks: every step attacks another network, made from the source by small random changes.
 
     Li et al. 2020, arXiv:1812.03413. In a network with residual blocks, the value of each skip connection is multiplied
-    by a number that is uniform in 1 - `spread` .. 1 + `spread`. Networks without skip connections (VGG, Inception;
-    DenseNets, whose layers concatenate) lose a share `dropout` of the values after every activation, pooling and block
-    of their trunk; the other values are divided by 1 - `dropout`. All numbers are drawn anew for each image, step and
-    copy.
+    by a number that is uniform in 1 - `spread` .. 1 + `spread`. Other networks get dropout: VGG, Inception, and
+    DenseNets, whose layers concatenate. After every activation, pooling and block of their trunk, each value is set to
+    0 with probability `dropout`, and the other values are divided by 1 - `dropout`. All numbers are drawn anew for each
+    image, step and copy.
 
     The paper draws one number for each block, for all images. The authors' code and TransferAttack draw one for each
     channel, and so does `variant: authors`. The authors' readme has a spread of 0.22 for ResNet-50 v2, and a dropout of
@@ -53,7 +53,7 @@ class Ghost(ForwardChange):
 
         def drop(stream: str, features: Tensor) -> Tensor:
             if features.ndim != 4:
-                # After the trunk, where the authors drop nothing.
+                # These features come after the trunk, where the authors drop nothing.
                 return features
             kept = draws.uniform(self, features.shape[1:], stream) < 1 - 2 * self.dropout
             return features * kept.to(features.dtype) / (1 - self.dropout)

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @register
 class GlobalMomentum(Step):
-    """Global momentum initialisation, GI: sign steps, the first `warmup` of them `factor` times as long.
+    """Global momentum initialisation, GI: sign steps; the first `warmup` steps are `factor` times as long.
 
     Wang et al. 2022, arXiv:2211.11236, algorithm 1. After the warm-up, the attack returns to its first image, and keeps
     the momentum. The attack's `steps` include the warm-up. An attack of at most `warmup` steps does not begin again.
 
     - `warmup`: the number of long steps;
-    - `factor`: the length of a long step, in steps of the attack;
+    - `factor`: the length of a long step, in multiples of the attack's step size;
     - `variant`: where the first gradient after the warm-up is taken. `paper` (and TransferAttack) takes it at the first
       image, `authors` (their code) at the image at the end of the warm-up.
     """

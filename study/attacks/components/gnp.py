@@ -1,4 +1,4 @@
-"""A penalty on the gradient's norm by one finite difference, GNP."""
+"""Gradient norm penalty, GNP: a penalty on the gradient's norm, by one finite difference."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class GradientNormPenalty(Point):
     """A penalty on the gradient's norm, GNP: (1 + beta) g - beta g', where g' is the gradient at delta + reach * n(g).
 
-    Wu et al. 2023, arXiv:2307.04099. This is the gradient of loss - lambda |g|: the gradient of the norm is about
-    (g' - g) / reach, and the penalty subtracts it. n(g) = g / mean |g| of each image, as in TransferAttack, so lambda
-    is beta * reach * |g| / mean |g|. With n(g) = g / |g|, lambda would be beta * reach.
+    Wu et al. 2023, arXiv:2307.04099. g is the gradient at delta. The result is the gradient of loss - lambda |g|,
+    because (g' - g) / reach has about the direction of the gradient of |g|. n(g) = g / mean |g| of each image, as in
+    TransferAttack, so lambda is beta * reach * |g| / mean |g|. With n(g) = g / |g|, lambda would be beta * reach.
 
-    - `reach`: the length of the difference, in pixel values for each pixel on average (0.01 of 255);
+    - `reach`: the mean absolute difference between the two places, in pixel values (0.01 of 255);
     - `beta`: the weight of the penalty;
     - `variant`: `paper` subtracts the penalty; `transferattack` is (1 + beta) g + beta g', as in TransferAttack, which
       rewards a large norm instead.

@@ -1,4 +1,4 @@
-"""Gradient relevance, GRA: the gradient is mixed with its neighbours' mean; pixels with changing signs move less."""
+"""Gradient relevance, GRA: mix the gradient with its neighbours' mean; pixels with changing signs move less."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @register
 class GradientRelevance(Point):
-    """Gradient relevance, GRA: s g + (1 - s) m, where m is the mean gradient of random neighbours, s = cosine(g, m).
+    """Gradient relevance, GRA: s g + (1 - s) m, with the mean gradient m of random neighbours, and s = cosine(g, m).
 
-    Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". The
-    authors combine it with the step `decay-indicator`. For a targeted goal, the library torchattack 1.7.2 does not
-    change the sign of the neighbours' loss.
+    Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". g is the gradient at
+    the image. The authors combine the rule with the step `decay-indicator`. For a targeted goal, the library
+    torchattack 1.7.2 does not change the sign of the neighbours' loss.
 
     - `samples`: the number of neighbours;
     - `radius`: neighbours are uniform within `radius` times epsilon.
@@ -45,7 +45,7 @@ class GradientRelevance(Point):
         import torch
 
         epsilon = step.epsilon
-        assert epsilon is not None, "conflicts() asks for it"
+        assert epsilon is not None, "conflicts() requires an epsilon"
         gradient = inner(delta)
         total = torch.zeros_like(delta)
         for sample in range(1, self.samples + 1):
@@ -61,8 +61,8 @@ class GradientRelevance(Point):
 class DecayIndicator(Step):
     """The sign, times a factor of each pixel. The factor is multiplied by `eta` whenever the pixel's sign changes.
 
-    Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". The factor
-    starts at 1 / eta, and the sign before the first step is 0: the first step of a pixel has length 1. The library
+    Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". The factor starts at
+    1 / `eta`, and the sign before the first step is 0, so the first step of a pixel has length 1. The library
     torchattack 1.7.2 compares the momentum itself and not its sign, so that each step is shorter than the one before.
 
     - `eta`: the factor for a change of the sign.

@@ -19,8 +19,8 @@ class EulersMethod(Point):
     """The improved Euler method, IE: (n(g) + n(g')) / 2, with the gradients g at delta and g' at delta + size * n(g).
 
     Peng et al., ICASSP 2023, "Boosting Transferability of Adversarial Example via an Enhanced Euler's Method".
-    n(g) = g / mean |g| of each image. Momentum is applied to the result; TransferAttack sums the results without
-    normalisation (`{momentum: {decay: 1, normalise: none}}` does the same).
+    n(g) = g / mean |g| of each image, and size is the length of a step. The attack's momentum accumulates the result.
+    TransferAttack sums the results without normalisation, like `{momentum: {decay: 1, normalise: none}}`.
     """
 
     name: ClassVar[str] = "ie"

@@ -20,17 +20,19 @@ if TYPE_CHECKING:
 class ILA(FeatureObjective):
     """Intermediate level attack, ILA: raise <f(x + d) - f(x), v>, with v = f(first stage's image) - f(x), per image.
 
-    Huang et al. 2019 (arXiv:1907.10823), algorithm 1. It needs a first stage, such as `first: bim`, and starts from the
-    clean image again. Labels are used in the first stage only.
+    Huang et al. 2019 (arXiv:1907.10823), algorithm 1. x is the clean image, d the perturbation, and f the features at
+    `layer`. The attack needs a first stage, such as `first: bim`, and starts from the clean image again. Labels are
+    used in the first stage only. The inner product is divided by |v|^2, which changes no sign step on one model.
 
     - `layer`: `authors` is layer3 of ResNet-18, and `middle` in other networks, where the authors chose layers by a
       measurement (section 4). `middle` is layer2 of ResNet-50 and ResNet-152, conv3_3 of VGG-16, Mixed_5d of
       Inception-v3, Mixed_5e of Inception-v4. Other values: `stage 3`, or a layer's name;
-    - `form`: `projection` is the paper's ILAP; `flexible` its ILAF, the cosine plus `magnitude` times
-      |f(x + d) - f(x)| / |v|. `magnitude` is alpha in the paper, 1 in its code.
+    - `form`: `projection` is the paper's ILAP, the inner product above. `flexible` is its ILAF: the cosine of the two
+      vectors plus `magnitude` times |f(x + d) - f(x)| / |v|;
+    - `magnitude`: alpha in the paper, 1 in its code.
 
     The authors' code and TransferAttack take one inner product over the whole batch. For the projection, their steps
-    are the same as here; for the flexible form, they depend on the other images of the batch.
+    are the same as here. For the flexible form, their steps depend on the other images of the batch.
     """
 
     name: ClassVar[str] = "ila"
@@ -64,7 +66,7 @@ class ILA(FeatureObjective):
         along: Tensor = (moved * way).sum(1) / length
         if self.form == "projection":
             return along / length
-        # At the clean image, the gradient of the length is 0, and that of the cosine is the projection's.
+        # At the clean image, the gradient of the length is 0, and the cosine has the gradient of the projection.
         own = torch.linalg.vector_norm(moved, dim=1)
         found: Tensor = along / torch.where(own > 0, own, 1) + self.magnitude * own / length
         return found

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class PerturbationDecay(ForwardChange):
     """Intermediate-level perturbation decay, ILPD: f = `keep` f(x + d) + (1 - `keep`) f(x + noise) at `layer`.
 
-    Li et al. 2023, arXiv:2304.13410. The noise is normal with a standard deviation of `sigma` pixel
-    values, drawn anew for each image, step and copy; each gradient therefore takes one more forward pass. `layer` is by
-    default the authors' layer for ResNet-50, the last block of the second stage (`layer2.3`), and the middle layer for
-    other networks.
+    Li et al. 2023, arXiv:2304.13410. f are the features at `layer`, x is the clean image, and d the perturbation. The
+    noise is normal with a standard deviation of `sigma` pixel values, drawn anew for each image, step and copy. Each
+    gradient therefore takes one more forward pass. Without `layer`, the layer is that of the authors for ResNet-50, the
+    last block of the second stage (`layer2.3`), and the middle layer for other networks. The attack's views change
+    x + d, but not x.
 
-    The authors' code and torchattack agree; torchattack adds momentum. x is the clean image: the
-    attack's views do not change it.
+    The authors' code and torchattack agree with this rule; torchattack adds momentum.
     """
 
     name: ClassVar[str] = "ilpd"
@@ -51,7 +51,7 @@ class PerturbationDecay(ForwardChange):
         inside = False
 
         def look(*_: Any) -> None:
-            """Before each pass, run a pass of the noisy clean images, whose features `change` keeps."""
+            """Before each pass, run the model on the noisy clean images; `change` stores their features."""
             nonlocal inside
             if inside:
                 return

@@ -1,4 +1,4 @@
-"""Integrated gradients: the mean gradient on the path from a black image to the image, times the path."""
+"""Integrated gradients: the mean gradient on the path from a black image to the image, times the image."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class IntegratedGradients(Point):
     """Integrated gradients from a black image: (x + d) times the mean gradient at k / samples of the image.
 
-    Ma et al. 2023 (MIG, ICCV 2023): k = 1 ... samples. Huang and Kong 2022 (TAIG, arXiv:2205.13152): k = 0 ... samples,
-    that is `first: 0`. TAIG-R adds a uniform draw within `noise` times epsilon to each point, and takes the way from
-    the first point to the last; so does the authors' code, which calls it an approximation of their random broken line.
+    x is the clean image and d the perturbation. Ma et al. 2023 (MIG, ICCV 2023) take k = 1 ... samples. Huang and Kong
+    2022 (TAIG, arXiv:2205.13152) take k = 0 ... samples, which is `first: 0`. Their TAIG-R adds uniform noise within
+    `noise` times epsilon to each point, and multiplies by the last point minus the first in place of x + d. So does the
+    authors' code, which calls this an approximation of their random broken line.
 
     With `weighting: scaled`, the gradient at k / samples has the weight k / samples, which comes from differentiation
     through the scaling of the image. torchattack and TransferAttack do this for MIG. In the integral, and in the
@@ -62,5 +63,5 @@ class IntegratedGradients(Point):
         if not self.noise:
             return torch.zeros_like(delta)
         epsilon = step.epsilon
-        assert epsilon is not None, "conflicts() asks for it"
+        assert epsilon is not None, "conflicts() requires an epsilon"
         return self.noise * epsilon * step.draws(self, number).uniform(delta.shape[1:])

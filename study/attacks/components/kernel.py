@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Kernel(Update):
     """Translation invariance, TI: gradients are convolved with this kernel (Dong et al. 2019, arXiv:1904.02884).
 
-    Section 3.3. `size` is 2k + 1 pixels. Unless given, `sigma` of a Gaussian is k / sqrt(3) pixels as in the paper; the
-    authors' code has k / 3.
+    The kernel is that of section 3.3. `size` is 2k + 1 pixels. `sigma` belongs to the Gaussian kernel. Unless given, it
+    is k / sqrt(3) pixels as in the paper; the authors' code has k / 3.
     """
 
     name: ClassVar[str] = "kernel"
@@ -36,9 +36,9 @@ class Kernel(Update):
     @model_validator(mode="after")
     def _odd(self) -> Kernel:
         if self.size % 2 == 0:
-            raise PydanticCustomError("parts", "a kernel's size is odd: 2k + 1 for shifts by up to k pixels")
+            raise PydanticCustomError("parts", "a kernel's `size` must be odd: 2k + 1 for shifts by up to k pixels")
         if self.sigma is not None and self.shape != "gaussian":
-            raise PydanticCustomError("parts", "only a gaussian kernel has a sigma")
+            raise PydanticCustomError("parts", "only a gaussian kernel has a `sigma`: remove it, or use that shape")
         return self
 
     def update(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
@@ -46,11 +46,11 @@ class Kernel(Update):
 
 
 def profile(kernel: Kernel) -> Tensor:
-    """Return the profile of the kernel along one axis, float64 (size,), sum 1. The kernel is its outer product with
-    itself.
+    """Return the profile of the kernel along one axis, float64 (size,), with the sum 1.
 
-    With k = (size - 1) / 2 and shifts i, j from -k to k: uniform 1; linear (1 - |i| / (k + 1)) (1 - |j| / (k + 1));
-    gaussian exp(-(i^2 + j^2) / (2 sigma^2)), sigma = k / sqrt(3) unless given.
+    The kernel is the outer product of the profile with itself. With k = (size - 1) / 2 and shifts i, j from -k to k,
+    the kernel is proportional to: uniform 1; linear (1 - |i| / (k + 1)) (1 - |j| / (k + 1)); gaussian
+    exp(-(i^2 + j^2) / (2 sigma^2)), with sigma = k / sqrt(3) unless given.
     """
     import torch
 

@@ -28,18 +28,19 @@ _FAMILIES: tuple[Family, ...] = tuple(dict.fromkeys(one.family for one in LEARNT
 class LearnedTransforms(Point):
     """L2T: the mean gradient over `samples` random chains of `length` image operations, whose probabilities are learnt.
 
-    Zhu et al., CVPR 2024, arXiv:2405.14077. Every operation has a parameter, 0 at first; a chain draws its operations
-    from the softmax of the parameters, with replacement. After each step, the parameters take a step up the expected
-    loss J with learning rate `rate`, by the policy gradient: rate * mean of J * d log p, where p is the probability of
-    the chain. `families` are the families of the 98 operations that take part; "mix" adds images of a pool of `pool`
-    images.
+    Zhu et al., CVPR 2024, arXiv:2405.14077. Every operation has a parameter, which is 0 at first. A chain draws its
+    operations from the softmax of the parameters, with replacement. After each step, the parameters take a step up the
+    expected loss J with learning rate `rate`, by the policy gradient: `rate` * mean of J * d log p, where p is the
+    probability of the chain. There are 98 operations in several families, and `families` names the families to use. The
+    family "mix" adds other images, from a pool of `pool` images.
 
-    `variant: authors` takes the gradient of the mean of J * p, as their code does. p is about 1 / 10,000, so the
+    `variant: authors` takes the gradient of the mean of J * p, as the authors' code does. p is about 1 / 10,000, so the
     parameters practically stay 0 and the operations are drawn uniformly. In their code, one operation makes up to ten
-    copies, and two make up to a hundred: the gradient of one step costs a random number of passes. Here, a chain is one
-    image, which draws one of the copies: the same mean, at a fixed cost. Here, translations are fractions of the
-    image's size; their code takes the fractions as pixels, so it moves by a pixel at most. Probabilities, chains and
-    losses belong to each image; in their code, to a batch. TransferAttack has 3 samples, torchattack 5.
+    copies, and two make up to a hundred: the gradient of one step costs a random number of passes. Here, a chain makes
+    one image; it draws one of the copies. This has the same mean, at a fixed cost. Here, translations are fractions of
+    the image's size; their code takes the fractions as pixels, so it moves an image by a pixel at most. Here,
+    probabilities, chains and losses belong to each image; in their code, to a batch. TransferAttack has 3 samples,
+    torchattack 5.
     """
 
     name: ClassVar[str] = "l2t"
@@ -54,7 +55,7 @@ class LearnedTransforms(Point):
     @model_validator(mode="after")
     def _has_operations(self) -> LearnedTransforms:
         if not self.operations:
-            raise PydanticCustomError("parts", f"`families` of l2t must be some of {', '.join(_FAMILIES)}")
+            raise PydanticCustomError("parts", f"`families` of l2t must name at least one of {', '.join(_FAMILIES)}")
         return self
 
     @property
@@ -69,7 +70,7 @@ class LearnedTransforms(Point):
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         yield from not_innermost(self.name, attack)
         if attack.parts.get("penalty"):
-            yield "l2t takes gradients at changed images, where a penalty of the perturbation has no meaning"
+            yield "l2t takes gradients at changed images, where a penalty has no meaning: remove `penalties`"
 
     def calls(self, steps: int) -> tuple[int, int]:
         return 0, self.samples * steps
@@ -99,7 +100,7 @@ class LearnedTransforms(Point):
         return total / self.samples
 
     def _chain(self, step: StepContext, sample: int, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The numbers (N, length) of the operations that each image draws."""
+        """The indices (N, length) of the operations that each image draws."""
         words = step.draws(self, sample).integers(self.length, "chain")
         shares = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
         below = probabilities.cumsum(1)[:, None, :-1] <= shares[:, :, None]
@@ -109,9 +110,10 @@ class LearnedTransforms(Point):
     def ascent(
         self, probabilities: NDArray[np.float64], chains: NDArray[np.int64], gains: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the gradient (N, K) for the parameters of K operations with these `probabilities` (N, K).
+        """Return the gradient (N, K) of the expected loss with respect to the parameters of K operations.
 
-        `chains` (M, N, length) are the operations of M samples, and `gains` (M, N) their losses.
+        `probabilities` (N, K) are those of the operations, `chains` (M, N, length) the indices of the operations of M
+        samples, and `gains` (M, N) the losses of the samples.
         """
         drawn = (chains[..., None] == np.arange(probabilities.shape[1])).sum(2)
         score = drawn - chains.shape[2] * probabilities

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @register
 class LabelProbability(Objective):
-    """The softmax probability: untargeted -p_y, targeted p_t, as Ma et al. 2023 (ICCV 2023, MIG) attribute it."""
+    """The label's softmax probability: untargeted -p_y, targeted p_t (Ma et al. 2023, ICCV 2023, MIG).
+
+    y is the true label and t the target label.
+    """
 
     name: ClassVar[str] = "probability"
 

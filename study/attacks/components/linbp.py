@@ -1,4 +1,4 @@
-"""Linear backpropagation, LinBP: gradients pass the ReLUs of later layers as if these were the identity."""
+"""Linear backpropagation, LinBP: gradients pass the ReLUs of later layers unchanged."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 class LinearBackpropagation(BackwardChange):
     """Linear backpropagation, LinBP: after `layer`, the derivative of a ReLU is 1.
 
-    Guo et al. 2020, arXiv:2012.03528. In residual networks, the ReLUs inside
-    the branches are linear, but those after an addition are not. For each image, the gradient that a branch passes to
-    its input keeps the L2 norm of the true gradient. Without `layer`, the start is that of the authors for ResNet-50,
-    the first block of the third stage (`layer3.0`), and the middle layer for other networks. Networks without ReLUs
-    after this layer are refused.
+    Guo et al. 2020, arXiv:2012.03528. In residual networks, this holds for the ReLUs inside the branches, but not for
+    those after an addition. For each image, the gradient that a branch passes to its input keeps the L2 norm of the
+    true gradient. Without `layer`, the layer is that of the authors for ResNet-50, the first block of the third stage
+    (`layer3.0`), and the middle layer for other networks. A network without ReLUs after this layer raises StudyError.
 
-    The authors' code and TransferAttack agree; both support ResNet-50 only, and divide 0 by 0 where a branch has
+    The authors' code and TransferAttack agree. Both codes support ResNet-50 only, and divide 0 by 0 where a branch has
     no gradient. Here such a gradient stays 0.
     """
 

@@ -1,4 +1,4 @@
-"""A term that rewards smooth perturbations, which a blur hardly reduces."""
+"""A penalty term that rewards smooth perturbations, which a blur hardly reduces."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NOTHING = 1e-5
-"""Means below this, in pixel values, count as 0: they come from rounding."""
+"""Means with a smaller absolute value, in pixel values, count as 0: they come from rounding."""
 
 
 @register
 class LowFrequency(Penalty):
     """Raise `weight` times the sum of |R(delta / 255)|, where R is the mean over squares of `size` x `size` pixels.
 
-    The third term of Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018, where R is a convolution
-    with a box of size 3 and zero padding, and `weight` is called eta. The code in circulation has the mean of squares
-    that do not overlap, and images normalised by a standard deviation.
+    This is the third term of Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018. There, R is a
+    convolution with a box of size 3 and zero padding, and `weight` is called eta. The code in circulation takes the
+    mean of squares that do not overlap, and of images that are normalised by a standard deviation.
     """
 
     name: ClassVar[str] = "low-frequency"
@@ -34,7 +34,7 @@ class LowFrequency(Penalty):
     @model_validator(mode="after")
     def _odd(self) -> LowFrequency:
         if self.size % 2 == 0:
-            raise PydanticCustomError("parts", "the size of the box is odd: 2k + 1 pixels")
+            raise PydanticCustomError("parts", "`size` of low-frequency must be odd: 2k + 1 pixels")
         return self
 
     def gradient(self, delta: Tensor) -> Tensor:

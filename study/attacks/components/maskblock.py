@@ -18,7 +18,8 @@ class MaskBlock(View):
     """MaskBlock: one copy for each block of a `grid` x `grid` division of the image, with this block set to 0.
 
     Fan et al. 2022, arXiv:2208.06538. With 4 x 4 blocks, an image of 224 x 224 pixels has blocks of 56 x 56 pixels, as
-    in TransferAttack. There, a larger image has more blocks, and pixels after the last whole block are never masked.
+    in TransferAttack. In TransferAttack, a larger image has more blocks, and pixels after the last whole block are
+    never masked.
     """
 
     name: ClassVar[str] = "maskblock"

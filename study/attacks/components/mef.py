@@ -1,4 +1,4 @@
-"""Maximin expected flatness, MEF: gradients at random neighbours, each moved by a memory of its earlier gradients."""
+"""Maximin expected flatness, MEF: gradients at random neighbours that are moved by their earlier gradients."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 class MaximinFlatness(Point):
     """Maximin expected flatness, MEF: the mean gradient at random neighbours, each moved down the loss by a memory.
 
-    Qiu et al. 2024, arXiv:2405.16181 (its first version calls it NCS). The attack maximises the expectation, over
-    neighbours, of the lowest loss near each neighbour. A step against the neighbour's gradient would lead to this
-    lowest loss, but would cost another gradient. In its place, neighbour i moves by its memory G_i, which is 0 at first
-    and becomes n(g_i) - decay G_i after each step, with n(g) = g / mean |g| of each image.
+    Qiu et al. 2024, arXiv:2405.16181 (its first version calls the method NCS). The attack maximises the expectation,
+    over neighbours, of the lowest loss near each neighbour. A step against the neighbour's gradient would lead to this
+    lowest loss, but would cost another gradient. In its place, neighbour i moves by its memory G_i. This memory is 0 at
+    first. After each step it becomes n(g_i) - decay G_i, where g_i is the gradient at neighbour i, and n(g) = g / mean
+    |g| of each image.
 
-    - `samples`: the number of neighbours. The memory of each has the size of the image;
+    - `samples`: the number of neighbours. The memory of each neighbour has the size of the image;
     - `radius`: neighbours are uniform within `radius` times epsilon;
     - `reach`: the length of the move by memory, as a multiple of epsilon;
     - `decay`: the factor of the old memory;
-    - `variant`: the sign of the move. The inner problem is a minimum, and G_i contains gradients of the loss, so that
-      `paper` moves by -reach * epsilon * G_i: this is our derivation. `authors` (their code, and TransferAttack) moves
-      by +reach * epsilon * G_i.
+    - `variant`: the sign of the move. `paper` moves by -reach * epsilon * G_i. This is our derivation: the inner
+      problem is a minimum, and G_i contains gradients of the loss. `authors` (their code, and TransferAttack) moves by
+      +reach * epsilon * G_i.
     """
 
     name: ClassVar[str] = "mef"
@@ -54,7 +55,7 @@ class MaximinFlatness(Point):
         import torch
 
         epsilon = step.epsilon
-        assert epsilon is not None, "conflicts() asks for it"
+        assert epsilon is not None, "conflicts() requires an epsilon"
         reach = self.reach * epsilon * (1 if self.variant == "authors" else -1)
         memories: dict[int, Tensor] = state.setdefault("memories", {})
         total = torch.zeros_like(delta)

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @register
 class Momentum(Update):
-    """Momentum, MI: g <- decay g' + grad / mean |grad| (Dong et al. 2018, arXiv:1710.06081, equation 6).
+    """Momentum, MI: m <- decay m + g / mean |g|, with the gradient g (Dong et al. 2018, arXiv:1710.06081, equation 6).
 
-    The equation has the L1 norm, the authors' code the mean, which is smaller by the factor of the number of pixels.
-    The factor changes no sign or l2 step, but it changes Nesterov's look-ahead. `normalise` says what a gradient is
-    divided by: `mean`, its norm `l1` or `l2`, or `none`, as in Zhao et al. 2021, arXiv:2012.11207.
+    The equation divides by the L1 norm of g. The authors' code divides by the mean of |g|, which is the L1 norm divided
+    by the number of pixel values. This factor changes no sign or l2 step, but it changes Nesterov's look-ahead.
+    `normalise` names the divisor of a gradient: `mean`, the norms `l1` or `l2`, or `none`, as in Zhao et al. 2021,
+    arXiv:2012.11207.
     """
 
     name: ClassVar[str] = "momentum"

@@ -1,4 +1,4 @@
-"""Monotonic paths, MuMoDIG: integrated gradients from quantised images, of the image and of transformed copies."""
+"""Monotonic paths, MuMoDIG: integrated gradients that begin at quantised images, for several transformed copies."""
 
 from __future__ import annotations
 
@@ -25,17 +25,20 @@ _DEGREES = 45
 class MonotonicPaths(Point):
     """Monotonic paths, MuMoDIG: the sum of integrated gradients of the image and of `transforms` random copies.
 
-    Ren et al. 2025, arXiv:2412.18844. A path leads from a quantised copy b to the (transformed) image t. Its `points`
-    gradients are taken at b + share (t - b), with share = (k + position) / points. Their sum, propagated back through
-    the transform, is multiplied by t - b. Each transformed copy, and the image itself, has `bases` paths. Quantisation
-    cuts each channel's range at `regions` - 1 uniform places, and lowers each value to the lower end of its region, so
-    that b is nowhere above t, and the path is monotonic. A transform is, with equal probability, an enlargement to at
-    most 245/224 at a random place, or one of five others: roll down, roll right, two flips, and a rotation by up to 45
-    degrees.
+    Ren et al. 2025, arXiv:2412.18844. Each path leads to t, which is the image or a transformed copy of the image, from
+    b, which is a quantised version of t. The `points` gradients of a path are taken at b + share (t - b), with
+    share = (k + position) / points for k from 0 to points - 1. The gradients are weighted by their shares and summed.
+    The sum, propagated back through the transform, is multiplied by t - b. Each transformed copy, and the image itself,
+    has `bases` paths. Quantisation cuts each channel's range at `regions` - 1 uniform places, and lowers each value to
+    the lower end of its region. b is therefore nowhere above t, and the path is monotonic.
 
-    As in the authors' code, but drawn for each image. In their code, the enlarged image never touches the lower and the
-    right edge of the frame; here it may. torchattack takes the gradient of the untransformed image in all paths, and
-    only quantises the transformed copy: its paths are neither monotonic nor diverse.
+    Half of the transforms are enlargements to at most 245/224, at a random place. The other half are one of five
+    changes: roll down, roll right, two flips, and a rotation by up to 45 degrees.
+
+    The rule is that of the authors' code, but all numbers are drawn for each image. In their code, the enlarged image
+    never touches the lower and the right edge of the frame; here it may. torchattack takes the gradient of the
+    untransformed image in all paths, and only quantises the transformed copy. Its paths are neither monotonic nor
+    diverse.
     """
 
     name: ClassVar[str] = "monotonic-paths"
@@ -86,7 +89,8 @@ class MonotonicPaths(Point):
 def quantised(image: Tensor, ends: Tensor) -> Tensor:
     """Lower each value of `image` (N, C, H, W) to the lower end of its region.
 
-    The lower ends are the minimum of each channel, and the places `ends` (N, C, R), in -1..1, in the channel's range.
+    The lower ends of the regions are the minimum of each channel, and R cuts. `ends` (N, C, R), in -1..1, are the
+    places of the cuts in the channel's range: -1 is its minimum, and 1 its maximum.
     """
     low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
     lowered = low.expand_as(image)
@@ -97,7 +101,10 @@ def quantised(image: Tensor, ends: Tensor) -> Tensor:
 
 
 def _affine(image: Tensor, which: int, amount: int) -> Tensor:
-    """One of five changes of an image (C, H, W). The 64-bit word `which` selects it; `amount` sets its amount."""
+    """Return one of five changes of an image (C, H, W). The word `which` selects the change, and `amount` its extent.
+
+    Both words are 64-bit integers.
+    """
     height, width = image.shape[1:]
     match which % _KINDS:
         case 0:
@@ -113,7 +120,7 @@ def _affine(image: Tensor, which: int, amount: int) -> Tensor:
 
 
 def rotated(image: Tensor, angle: float) -> Tensor:
-    """Rotate an image (C, H, W) about its centre by `angle` (radians): bilinear, 0 from beyond the image."""
+    """Rotate an image (C, H, W) about its centre by `angle` (radians): bilinear, with 0 outside the image."""
     import torch
 
     height, width = image.shape[1:]

@@ -1,4 +1,4 @@
-"""MultiANDA: several attacks by mean gradients, each on a path of its own, and the image between their ends."""
+"""MultiANDA: several attacks by summed gradients, each on its own path, and one step from the mean of their images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 class MultiAnda(Program):
     """MultiANDA: `paths` times ANDA with small noise, and one step more from the mean of their images.
 
-    Fang et al. 2024 (arXiv:2209.11964), algorithm A.1, output (a). Each path sums the gradients of all its steps and
-    moves by the sign of the sum, held to the budget, as ANDA does with the views `translations`. The image at n steps
-    is the mean of all paths' images before their n-th step, moved by the sign of the mean of their n sums.
+    Fang et al. 2024 (arXiv:2209.11964), algorithm A.1, output (a). As in ANDA with the views `translations`, each path
+    sums the gradients of all its steps, and moves by the sign of the sum, within the budget. The attack's image after n
+    steps is the mean of all paths' images before their n-th step, moved by one step along the sign of the sum of all
+    paths' gradients up to and including step n.
 
-    Before each gradient, uniform noise within +-`noise` pixel values is added, drawn for each image, step and path. The
-    authors' code draws it for each of the shifted copies too. Their output (b), a draw from a mixture of normal
-    distributions, is not here.
+    Before each gradient, uniform noise within +-`noise` pixel values is added to the image, drawn for each image, step
+    and path. The authors' code draws noise for each of the shifted copies too. Their output (b), a draw from a mixture
+    of normal distributions, is not implemented.
     """
 
     name: ClassVar[str] = "multi-anda"
@@ -37,7 +38,7 @@ class MultiAnda(Program):
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         for kind in ("point", "update", "start"):
             if attack.parts.get(kind):
-                yield f"the program multi-anda takes its own sign steps, without a {kind}"
+                yield f"the program multi-anda takes its own sign steps, so the attack cannot have a {kind}"
 
     def cost(self, steps: int, sources: int, views: int) -> int:
         return views * steps * self.paths

@@ -15,27 +15,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _AUTHORS_NOISE = 25.5
-"""Pixel values: 0.2 of images in -1..1."""
+"""Standard deviation in pixel values: 0.2 for images in -1..1."""
 
 
 @register
 class NAA(WeightedFeatures):
     """Neuron attribution-based attack, NAA: lower the attribution of all neurons of a layer, W (f - f_black).
 
-    Zhang et al. 2022 (arXiv:2204.00008), algorithm 1: W = sum_m d score(x m / `points`) / d f, m from 1 to
-    `points`. Attributions below 0 are multiplied by `gamma`. With the paper's 1 all count alike (its linear form, which
-    it found best); then f_black changes no gradient and is not computed.
+    Zhang et al. 2022 (arXiv:2204.00008), algorithm 1. f are the features at `layer`, f_black those of a black image,
+    and x is the clean image. W = sum_m d score(x m / `points`) / d f, for m from 1 to `points`. Attributions below 0
+    are multiplied by `gamma`. With 1, the default, all attributions count alike; the paper found this linear form best.
+    Then f_black changes no gradient and is not computed.
 
     - `layer`: `authors` is Mixed_5b of Inception-v3, Mixed_5e (features.9) of Inception-v4, Conv2d_4a of
-      Inception-ResNet-v2, layer2.7 of ResNet-152 (of a v2: block2/unit_8), and `middle` in other networks, such as
-      layer2 of ResNet-50 and conv3_3 of VGG-16. `middle` is the authors' layer in Inception-v4 and ResNet-152; it is
-      Mixed_5d in Inception-v3, and `repeat` in Inception-ResNet-v2. Other values: `stage 2`, or a layer's name;
+      Inception-ResNet-v2, and layer2.7 of ResNet-152 (of a v2: block2/unit_8). In other networks it is the layer of
+      `middle`, such as layer2 of ResNet-50 and conv3_3 of VGG-16. `middle` is also the authors' layer in Inception-v4
+      and ResNet-152; it is Mixed_5d in Inception-v3, and `repeat` in Inception-ResNet-v2. Other values: `stage 2`, or a
+      layer's name;
     - `score`: the label's probability, as in the authors' code, or its logit;
-    - `variant: authors`: their code adds normal noise of standard deviation 25.5 pixel values (0.2 in -1..1) to the
-      image at each point of the path. The paper has none.
+    - `variant`: with `authors`, as in their code, normal noise of standard deviation 25.5 pixel values (0.2 in -1..1)
+      is added to x for each point of the path. The paper has no noise.
 
     W has the L2 norm 1 for each image, as in the authors' code. torchattack divides by the number of points instead,
-    which changes no step on one model, and counts m from 0 to 29.
+    which changes no step on one model. It counts m from 0 to 29.
     """
 
     name: ClassVar[str] = "naa"

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @register
 class Nesterov(Point):
-    """Nesterov's look-ahead, NI: the gradient at delta + size * decay * g, where g is the momentum.
+    """Nesterov's look-ahead, NI: the gradient at delta + size * decay * m, where m is the momentum.
 
-    Lin et al. 2020, arXiv:1908.06281, equation 6.
+    Lin et al. 2020, arXiv:1908.06281, equation 6. size is the length of a step, and decay the decay of the momentum.
     """
 
     name: ClassVar[str] = "nesterov"
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if "momentum" not in attack.parts.get("update", ()):
-            yield "nesterov looks ahead along the momentum, but momentum is 0"
+            yield "nesterov looks ahead along the momentum, but the attack has none: set `momentum`"
         if "adam" in attack.parts.get("step", ()):
             yield "nesterov needs a sign or l2 step, not Adam"
 

@@ -1,9 +1,9 @@
 """Losses of logits: cross-entropy, log(1 - p), logit and margin.
 
-Cross-entropies are computed from the log-odds a = z_y - log sum_{j != y} exp z_j of a label:
-log p_y = log sigmoid(a) and log(1 - p_y) = log sigmoid(-a). In this form their gradients keep full relative precision
-when p_y is close to 0 or 1. With 1 - softmax they would cancel to noise, which Adam amplifies: it divides by the size
-of the gradient.
+z are the logits, p the probabilities, y is the true label and t the target label. Cross-entropies are computed from the
+log-odds a = z_y - log sum_{j != y} exp z_j of a label: log p_y = log sigmoid(a) and log(1 - p_y) = log sigmoid(-a). In
+this form their gradients keep full relative precision when p_y is close to 0 or 1. With 1 - softmax, the gradients
+would cancel to noise, which Adam would amplify, because it divides by the size of the gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _OfProbability(Objective):
-    """A loss sign * log f(p). Its value for the models' mean probability is computed from their logarithms of f."""
+    """A loss sign * log f(p). For the models' mean probability, the loss is computed from each model's log f(p)."""
 
     def parts(self, logits: Tensor, labels: Tensor, goal: Goal) -> tuple[int, Tensor]:
         """Return the sign, and log f(p) (..., N)."""

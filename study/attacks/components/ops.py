@@ -32,9 +32,10 @@ class OperationSampling(View):
     composition has two to four operations of 31: identity, flips, rolls, rotations, scales and padded resizes. The mean
     is over the `samples` * `operators` + 1 gradients.
 
-    The paper's results use up to 30 of each; the default of the authors' code is 10 neighbours and 20 compositions.
-    `variant: authors` draws six times `samples` noises once for all steps, and takes some of them in each step. There
-    and in TransferAttack all images of a batch share noises and compositions; here each has its own.
+    The paper's results use up to 30 neighbours and 30 compositions; the default of the authors' code is 10 neighbours
+    and 20 compositions. `variant: authors` draws six times `samples` noises once for all steps, and uses `samples` of
+    them in each step. In the authors' code and in TransferAttack, all images of a batch share noises and compositions;
+    here each image has its own.
     """
 
     name: ClassVar[str] = "ops"
@@ -70,7 +71,7 @@ class OperationSampling(View):
         import torch
 
         draws, epsilon = given.draws, given.epsilon
-        assert epsilon is not None, "conflicts() asks for it"
+        assert epsilon is not None, "conflicts() requires an epsilon"
         assert isinstance(draws, StepDraws), "copies of one neighbour share its draws"
         neighbour = (given.copy - 1) // self.operators
         first = draws.number - given.copy + 1

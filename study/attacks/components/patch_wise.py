@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class PatchWise(Step):
     """Patch-wise steps, PI-FGSM: sign steps of `factor` times the length; the excess beyond epsilon moves neighbours.
 
-    Gao et al. 2020, arXiv:2007.06765, algorithm 1. The rule sums all its moves without a limit. The excess of this sum
-    beyond epsilon is summed over the neighbours of each pixel, without the pixel itself, and the pixel also moves by
+    Gao et al. 2020, arXiv:2007.06765, algorithm 1. The rule sums all its moves without a limit. For each pixel, it sums
+    the excess of this sum beyond epsilon over the pixel's neighbours, without the pixel itself. The pixel also moves by
     the sign of the result.
 
-    - `factor`: the length of a step, in the attack's steps;
-    - `spread`: the length of the move by the neighbours, in steps of this rule. The authors' code has 1, which is 16
-      pixel values for their numbers; TransferAttack has 16 pixel values for any budget;
+    - `factor`: the length of a step, in multiples of the attack's step size;
+    - `spread`: the length of the move by the neighbours, in multiples of this rule's step. The authors' code has 1,
+      which is 16 pixel values for their numbers; TransferAttack has 16 pixel values for any budget;
     - `width`: the width of the square of neighbours.
     """
 
@@ -49,7 +49,7 @@ class PatchWise(Step):
 
     def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
         epsilon = step.epsilon
-        assert epsilon is not None, "conflicts() asks for it"
+        assert epsilon is not None, "conflicts() requires an epsilon"
         length = self.factor * step.size
         long = length * gradient.sign()
         total = long + state["sum"] if "sum" in state else long
@@ -60,7 +60,10 @@ class PatchWise(Step):
 
 
 def around(values: Tensor, width: int) -> Tensor:
-    """Return the sum of each pixel's neighbours in a `width` x `width` square, without itself; zeros lie outside."""
+    """Return, for each pixel, the sum of its neighbours in a `width` x `width` square, without the pixel itself.
+
+    `values` and the result are (N, C, H, W). Outside the image, values are 0.
+    """
     import torch
 
     # A sum, not the paper's mean: whole numbers stay exact, and a sum of 0 has the sign 0.

@@ -1,4 +1,4 @@
-"""PatchOut: each step sees the perturbation on some patches of the image only."""
+"""PatchOut: each step sees the perturbation on only some patches of the image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class PatchOut(View):
     """PatchOut: the perturbation is kept on a random share of the image's patches, and left out on the others.
 
-    Wei et al. 2022, arXiv:2109.04176. `patch` is the side of a patch in pixels; `share` of
-    all patches are kept, the authors' 130 of 196 unless given, drawn anew for each image and step. Patches at the right
-    and lower border are cut if the image's size is not a multiple of `patch`. The authors seed the draw with the number
-    of the step, so all images have the same patches; so do TransferAttack and torchattack.
+    Wei et al. 2022, arXiv:2109.04176. `patch` is the side of a patch in pixels. `share` is the fraction of patches that
+    are kept; the default is the authors' 130 of 196. The patches are drawn anew for each image and step. Patches at the
+    right and lower border are cut if the image's size is not a multiple of `patch`. The authors seed the draw with the
+    number of the step, so all images have the same patches. TransferAttack and torchattack do the same.
     """
 
     name: ClassVar[str] = "patchout"

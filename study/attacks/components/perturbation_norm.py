@@ -1,4 +1,4 @@
-"""A penalty or, by default, a reward for the perturbation's L2 norm."""
+"""A reward for the perturbation's L2 norm or, with a negative strength, a penalty."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class PerturbationNorm(Penalty):
     """The loss plus `strength` times the L2 norm of the perturbation, for pixel values in 0..1.
 
-    Wei et al. 2022, arXiv:2109.04176, where it makes perturbations spread; a negative strength keeps them
-    small. Its gradient is 0 at a zero perturbation. The norm is taken for each image; the authors' code and
-    TransferAttack take the norm of the whole batch, and add it to the mean loss.
+    Wei et al. 2022, arXiv:2109.04176, use this term to make perturbations spread. A negative strength keeps
+    perturbations small. The term's gradient is 0 at a zero perturbation. The norm is taken for each image; the authors'
+    code and TransferAttack take the norm of the whole batch, and add it to the mean loss.
     """
 
     name: ClassVar[str] = "perturbation-norm"

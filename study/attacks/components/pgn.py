@@ -1,4 +1,4 @@
-"""A penalty on the gradient's norm, PGN: gradients at random neighbours, and a step downhill from each."""
+"""Penalised gradient norm, PGN: gradients at random neighbours, and at a place one step downhill from each."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class PenalisedGradientNorm(Point):
     """A penalty on the gradient's norm, PGN: the mean over neighbours of (1 - balance) g' + balance g*.
 
     Ge et al. 2023, arXiv:2306.05225, algorithm 1. g' is the gradient at a neighbour x', uniform within `radius` times
-    epsilon, and g* is the gradient at x' - size * g' / |g'|.
+    epsilon, and g* is the gradient at x' - size * g' / |g'|, where size is the length of a step.
 
-    - `samples`: the number of neighbours; each takes two gradients;
+    - `samples`: the number of neighbours; each neighbour takes two gradients;
     - `radius`: the largest distance of neighbours, as a multiple of epsilon;
     - `balance`: the weight of the second gradient;
     - `variant`: the norm |g'|. `paper` has the L1 norm: the second place is then about 1e-5 pixel values from the
       first, and in float32 both gradients are nearly equal. `authors` (their code, and TransferAttack) has the mean of
-      |g'|: the second place is then one step from the first.
+      the absolute values of g': the second place is then one step from the first.
     """
 
     name: ClassVar[str] = "pgn"
@@ -51,7 +51,7 @@ class PenalisedGradientNorm(Point):
         import torch
 
         epsilon = step.epsilon
-        assert epsilon is not None, "conflicts() asks for it"
+        assert epsilon is not None, "conflicts() requires an epsilon"
         length = 1.0 if self.variant == "authors" else 1 / delta[0].numel()
         total = torch.zeros_like(delta)
         for sample in range(self.samples):

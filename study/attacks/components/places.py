@@ -20,19 +20,25 @@ def mean_normalised(gradient: Tensor) -> Tensor:
 
 
 def not_innermost(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if a rule that takes all its gradients itself has rules after it, which would never be used."""
+    """Yield a conflict if the rule `name`, which takes all its gradients itself, is not the last of `points`.
+
+    Rules after it would never be used.
+    """
     points = list(attack.parts.get("point", ()))
     if name in points[:-1]:
         yield f"{name} takes all its gradients itself: put it last in `points`, after {', '.join(points[1:])}"
 
 
 def without_epsilon(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if a rule's lengths are multiples of epsilon, and the budget has no epsilon."""
+    """Yield a conflict if the budget has no epsilon. The lengths of the rule `name` are multiples of epsilon."""
     if attack.budget.epsilon is None:
         yield f"{name} needs a budget with an epsilon"
 
 
 def with_adam(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if a rule's lengths are multiples of the step, and the step is Adam's, with a learning rate."""
+    """Yield a conflict if the step is Adam's, whose length is a learning rate.
+
+    The lengths of the rule `name` are multiples of the length of a step.
+    """
     if "adam" in attack.parts.get("step", ()):
-        yield f"{name} measures in steps: it needs a sign or l2 step, not Adam"
+        yield f"{name} measures lengths in steps: use a sign or l2 step, not Adam"

@@ -18,7 +18,7 @@ class PayNoAttention(BackwardChange):
     """Pay no attention, PNA: a transformer's attention maps count as constants in the backward pass.
 
     Wei et al. 2022, arXiv:2109.04176. Gradients reach the values only, not queries and keys. The authors' code,
-    TransferAttack and torchattack agree with this, except for CaiT: they leave out the first of its two class
+    TransferAttack and torchattack agree with this, except in CaiT, where they leave out the first of its two class
     attentions. Their hooks do nothing where timm uses fused attention; here the map is always computed.
     """
 

@@ -1,4 +1,4 @@
-"""Po+Trip: a target's Poincaré distance, and a triplet of logits, target and true label."""
+"""Po+Trip: the Poincaré distance to the target, and a triplet loss of logits, target and true label."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LEAST = 1e-12
 class PoTrip(FeatureObjective):
     """Po+Trip: lower the Poincaré distance of the logits to the target, plus `weight` times a triplet loss.
 
-    Li et al. 2020, "Towards Transferable Targeted Attack", CVPR 2020, section 3. The distance is
-    arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))), where u = z / |z|_1 for logits z, and v is the target's unit
-    vector times 1 - `margin`. The triplet loss is max(0, |cos(z, true)| - |cos(z, target)| + `gap`). The objective
-    reads logits only, no features.
+    Li et al. 2020, "Towards Transferable Targeted Attack", CVPR 2020, section 3. The distance is arccosh(1 + 2
+    |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))), where u = z / |z|_1 for logits z, and v is the target's unit vector times
+    1 - `margin`. The triplet loss is max(0, |cos(z, true)| - |cos(z, target)| + `gap`). The objective reads logits
+    only, and no features.
 
     - `weight`, `gap` and `margin` are lambda, gamma and xi: 0.01, 0.007 and 0.00001 in the authors' code.
 
@@ -61,7 +61,7 @@ class PoTrip(FeatureObjective):
         point = logits / logits.abs().sum(1, keepdim=True).clamp_min(_LEAST)
         inside = (1 - point.square().sum(1)).clamp_min(_LEAST)
         corner = 1 - self.margin
-        # |u - v|^2 without the unit vector, and 1 - |v|^2 without a difference of numbers near 1.
+        # |u - v|^2 is computed without the unit vector, and 1 - |v|^2 without a difference of numbers near 1.
         apart = point.square().sum(1) - 2 * corner * _of(point, labels) + corner**2
         found: Tensor = (1 + 2 * apart / (inside * self.margin * (2 - self.margin))).arccosh()
         return found

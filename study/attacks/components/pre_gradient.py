@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class PreGradient(Point):
     """The pre-gradient's look-ahead, PI: the gradient at delta + reach * size * n(g), with the last step's gradient g.
 
-    Wang et al. 2021, arXiv:2103.10609. n(g) = g / mean |g| of each image, as in EMI of the same paper. With `reach` 1,
-    the look-ahead moves a pixel as far as a step, on average. The first step has no look-ahead.
+    Wang et al. 2021, arXiv:2103.10609. n(g) = g / mean |g| of each image, as in EMI of the same paper, and size is the
+    length of a step. With `reach` 1, the look-ahead moves a pixel as far as a step, on average. The first step has no
+    look-ahead.
 
     - `reach`: the length of the look-ahead, in steps.
     """

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class PredictionCorrection(Point):
     """Prediction and correction, PC: n(g) + mean of n(g_k), with gradients g_k at `predictions` predicted places.
 
-    Wan and Huang 2023, arXiv:2306.01809; n divides a gradient by its mean absolute value. A prediction is a sign step
-    of the attack's size, along the gradient at the place before it, within the budget. The paper and its code predict
-    once.
-    TransferAttack takes the gradient before it moves, so that its single prediction repeats the first gradient; its
+    Wan and Huang 2023, arXiv:2306.01809. g is the gradient at the image, and n divides a gradient by its mean absolute
+    value. A prediction is a sign step of the attack's size from the place before it, along the gradient there, within
+    the budget. The paper and its code predict once.
+
+    TransferAttack takes the gradient before it moves, so that its single prediction repeats the first gradient. Its
     prediction is a step of epsilon, and its norms are over the whole batch.
     """
 

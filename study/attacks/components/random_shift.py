@@ -1,4 +1,4 @@
-"""The image moved by some pixels at random: the operation that the kernel of translation invariance approximates."""
+"""The image shifted by some pixels at random: the kernel of translation invariance approximates this operation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @register
 class RandomShift(View):
-    """`copies` of the image, each moved by whole pixels, at most `reach` down or up and left or right; zero outside.
+    """`copies` of the image, each shifted along both axes by at most `reach` whole pixels; zero outside.
 
-    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323. They move images instead of using the kernel of Dong et al.
-    (arXiv:1904.02884, whose equation 5 is the mean over all movements). `variant: authors` rounds a number that is
-    uniform within `reach` + 1 pixels, as their code does: movements by `reach` + 1 are half as probable as the others.
+    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323. The authors shift images instead of using the kernel of Dong
+    et al. (arXiv:1904.02884, whose equation 5 is the mean over all shifts). `variant: authors` rounds a number that is
+    uniform within `reach` + 1 pixels, as their code does: shifts by `reach` + 1 are half as probable as the others.
     """
 
     name: ClassVar[str] = "random-shift"

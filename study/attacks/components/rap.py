@@ -1,4 +1,4 @@
-"""Reverse adversarial perturbation, RAP: the gradient at the worst place near the image."""
+"""Reverse adversarial perturbation, RAP: the gradient at the place near the image where the loss is lowest."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class ReversePerturbation(Point):
     """Reverse adversarial perturbation, RAP: the gradient at delta + r, where the perturbation r lowers the loss most.
 
-    Qin et al. 2022, arXiv:2210.05968, algorithm 1. In every step r starts at random, uniform within `radius`, and takes
-    `inner_steps` sign steps down the loss, within `radius` and pixel values 0..255. `begin` is the late start (RAP-LS).
+    Qin et al. 2022, arXiv:2210.05968, algorithm 1. In every step, r starts at random, uniform within `radius`. It then
+    takes `inner_steps` sign steps down the loss, within `radius` and pixel values 0..255.
 
     - `radius`: the largest |r|, in pixel values;
     - `inner_steps`, `inner_size`: number and length (pixel values) of the steps of r;
-    - `begin`: the number of steps at the start of the attack that have no r.
+    - `begin`: the number of steps at the start of the attack that have no r, for the paper's late start (RAP-LS).
     """
 
     name: ClassVar[str] = "rap"

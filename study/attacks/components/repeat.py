@@ -1,4 +1,4 @@
-"""Copies of the image as it is."""
+"""Unchanged copies of the image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @register
 class Repeat(View):
-    """`copies` of the image as it is: for changes of a network that differ from copy to copy.
+    """`copies` unchanged copies of the image, for changes of a network that differ from copy to copy.
 
     The attack averages the gradients over the copies. Without such a change, one copy gives the same result.
     """

@@ -19,9 +19,10 @@ class Rescaled(Step):
     Han et al. 2023, arXiv:2307.02828, with `factor` 2: a pixel with the mean of log2 |g| moves by one step. `factor`
     has no unit. Pixels with a zero gradient do not move, and do not enter the standardisation.
 
-    `variant: authors` is the older rule in the authors' code: with e = -log2 |g| and its largest value m in each
-    channel, the weight is factor * log(1 + ceil(m - e + 1e-9) / m). This weight depends on the scale of
-    the gradient, because m must be positive. It is, for example, after a momentum that divides gradients by their mean.
+    `variant: authors` is the older rule in the authors' code. With e = -log2 |g| and its largest value m in each
+    channel, the weight is factor * log(1 + ceil(m - e + 1e-9) / m). This weight depends on the scale of the gradient,
+    because m must be positive. For example, m is positive after a momentum that divides gradients by their mean.
+
     TransferAttack follows the paper's rule, but it also keeps the rescaled direction as the momentum of the next step.
     The paper and the authors' code do not.
     """
@@ -51,7 +52,10 @@ class Rescaled(Step):
 
 
 def _stairs(logarithm: Tensor, found: Tensor) -> Tensor:
-    """log(1 + ceil(m - e) / m) for e = -log2 |g|, m the largest e of a channel where |g| is not 0."""
+    """Return log(1 + ceil(m - e + 1e-9) / m) for e = -log2 |g|. m is the largest e of a channel.
+
+    Zero gradients do not count for m.
+    """
     import torch
 
     exponent = -logarithm

@@ -16,21 +16,22 @@ if TYPE_CHECKING:
 
 @register
 class RPA(WeightedFeatures):
-    """Random patch attack, RPA: as FIA, with masks that multiply whole patches by noise U(0, 1).
+    """Random patch attack, RPA: as the attack FIA, with masks that multiply whole patches by noise U(0, 1).
 
     Zhang et al. 2022, "Enhancing the Transferability of Adversarial Examples with Random Patch", IJCAI 2022: W is the
-    mean of d score(x * M_n) / d f over `masks` masks M_n, divided by its L2 norm. Mask n cuts each channel into patches
-    with a side of `sizes[n]` pixels; masks use the sizes in turn. With probability `changed`, the mask has numbers of
-    U(0, 1) in a patch, one for each pixel. Elsewhere, and in incomplete patches at the right and lower edge, it is 1.
+    mean of d score(x * M_n) / d f over `masks` masks M_n, divided by its L2 norm. x is the clean image, and f are the
+    features at `layer`. Mask n cuts each channel into patches with a side of `sizes[n]` pixels; masks use the sizes in
+    turn. With probability `changed`, the mask has random numbers U(0, 1) in a patch, one for each pixel. Elsewhere, and
+    in incomplete patches at the right and lower edge, the mask is 1.
 
     - `layer`: as in FIA. `authors` is Mixed_5b of Inception-v3, Conv2d_4a of Inception-ResNet-v2, conv3_3 of VGG-16,
       layer2.7 of ResNet-152, and `middle` in other networks, such as layer2 of ResNet-50;
     - `score`: the label's logit in the authors' code, its probability in TransferAttack;
-    - `sizes`: 1, 3, 5, 7 in the paper. The authors' code has all four, but a condition that always holds picks size 1
-      (`sizes: [1]`); TransferAttack takes 1, 3, 5 and 30 masks.
+    - `sizes`: 1, 3, 5, 7 in the paper. The authors' code lists all four, but a condition that always holds picks size 1
+      (`sizes: [1]`). TransferAttack takes the sizes 1, 3, 5, and 30 masks.
 
-    For patches larger than a pixel, their code changes exactly the given share, and the same patches in all images of a
-    batch.
+    For patches larger than a pixel, the authors' code changes exactly the share `changed` of the patches, and the same
+    patches in all images of a batch.
     """
 
     name: ClassVar[str] = "rpa"

@@ -25,10 +25,10 @@ class BlockScaling(View):
 
     Liu et al., arXiv:2410.13891. With the probability `change`, one of nine operations changes the image first: a roll
     or a flip along either axis, a turn by 180 degrees, a multiplication by a random factor, noise, a low-pass filter,
-    or dropped channels. `blocks` are the numbers of blocks
-    along the two axes, in random order; edges are random, at least `spacing` times the image's size apart. With
-    `probability`, a block is scaled by a factor that is uniform from 1 / `most` to `most` (bilinear, with
-    antialiasing). A smaller block is put at a random place among zeros; a larger block is cut to a random part.
+    or dropped channels. `blocks` are the numbers of blocks along the two axes, in random order. The edges of the blocks
+    are random, at least `spacing` times the image's size apart. With `probability`, a block is scaled by a factor that
+    is uniform from 1 / `most` to `most` (bilinear, with antialiasing). A smaller block is put at a random place among
+    zeros; a larger block is cut to a random part.
 
     The authors' code draws once for a batch; here, each image has its own draws. Their spacing is 30 of 224 pixels.
     """
@@ -45,7 +45,7 @@ class BlockScaling(View):
     @model_validator(mode="after")
     def _fits(self) -> BlockScaling:
         if min(self.blocks) < 1 or max(self.blocks) * self.spacing > 1:
-            raise PydanticCustomError("parts", "`blocks` of s4st must be from 1 to 1 / `spacing`")
+            raise PydanticCustomError("parts", "each number in `blocks` of s4st must be from 1 to 1 / `spacing`")
         return self
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:

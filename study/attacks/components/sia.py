@@ -1,4 +1,4 @@
-"""Structure invariant attack, SIA: copies with a random change of each block."""
+"""Structure invariant attack, SIA: copies of the image, with a random change of each block."""
 
 from __future__ import annotations
 
@@ -35,15 +35,21 @@ _RESIZED, _CUT, _DROPPED = 0.8, 0.4, 0.1
 class StructureInvariance(View):
     """Structure invariance, SIA: the image is cut by a random grid, and each block is changed by one of ten operations.
 
-    Wang et al. 2023, arXiv:2309.14700, section 3.3 and figure 3. The `grid` - 1 cuts of each axis are different random
-    places. The operations, all equally probable: resize to 0.8 of the block's size (plus a pixel) and back, and clip;
-    roll the rows or the columns by a random number; flip the rows or the columns; turn by 180 degrees; multiply by
-    U(0, 1); add U(-`noise`, `noise`) to each pixel (pixel values) and clip; cut the upper 0.4 of both axes of the
-    cosine transform; set each channel to 0 with probability 0.1, and divide the others by 0.9.
+    Wang et al. 2023, arXiv:2309.14700, section 3.3 and figure 3. Each axis is cut at `grid` - 1 different random
+    places. The ten operations are equally probable (rows and columns count as two):
+
+    - resize to 0.8 of the block's size (plus a pixel) and back, and clip;
+    - roll the rows or the columns by a random number;
+    - flip the rows or the columns;
+    - turn by 180 degrees;
+    - multiply by U(0, 1);
+    - add U(-`noise`, `noise`) to each pixel (pixel values) and clip;
+    - set the upper 0.4 of the cosine transform to 0, along both axes;
+    - set each channel to 0 with probability 0.1, and divide the others by 0.9.
 
     Every image has its own grid and operations; the authors draw them once for a batch. If 0.4 of a block's side is
-    less than a pixel, the authors' cut sets the block to 0; ours does nothing. TransferAttack has seven operations, all
-    but resize, low-pass and dropout: list them in `operations`.
+    less than a pixel, the authors' cosine operation sets the block to 0; ours does nothing. TransferAttack has seven
+    operations, all but resize, low-pass and dropout: list them in `operations`.
     """
 
     name: ClassVar[str] = "sia"
@@ -55,7 +61,7 @@ class StructureInvariance(View):
 
     @property
     def held_memory(self) -> HeldMemory:
-        # On a GPU, a matrix for each length of a line, from 0 on, and each filter.
+        # A GPU holds one matrix for each filter and each length of a line, from 0 on.
         return HeldMemory(tables=2.1 if set(self.operations) & set(_FILTERS) else 0.0)
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
@@ -74,7 +80,10 @@ class StructureInvariance(View):
 
 
 class _Blocks:
-    """The blocks of each image: `chosen` are their operations, and `shares` random numbers in 0..1, (N, grid, grid)."""
+    """The blocks of each image.
+
+    `chosen` (N, grid, grid) are the blocks' operations, and `shares` (N, grid, grid) are random numbers in 0..1.
+    """
 
     def __init__(self, view: StructureInvariance, image: Tensor, given: ViewContext) -> None:
         grid = view.grid
@@ -106,7 +115,7 @@ class _Blocks:
             self._columns.come(image, column, row, columns[::-1])
 
     def places(self) -> tuple[Tensor, Tensor]:
-        """The number of the pixel that moves to each position (N, H, W), and the inverse permutation."""
+        """For each position, the index of the pixel that moves to it (N, H, W), and the inverse permutation."""
         there, back = (self._of_blocks(self._rows.tables[one], self._columns.tables[one]) for one in (0, 1))
         return there, back
 
@@ -116,7 +125,7 @@ class _Blocks:
         return row * width + self._tensor(columns).gather(1, self._rows.strip[:, :, None].expand(-1, -1, width))
 
     def filtered(self) -> list[Filtered] | FilteredTogether | None:
-        """The blocks that are resized or lose their upper frequencies."""
+        """The blocks that are resized or lose their upper frequencies. None if there are no such blocks."""
         from study.attacks.blocks import Filtered
 
         if not self.have(*_FILTERS):
@@ -174,8 +183,9 @@ class _Blocks:
 class _Axis:
     """The cuts of one axis of each image, and how the lines of its strips change places.
 
-    `strip` (N, size) is the strip that each line belongs to. `tables` are two arrays (N, grid, size): for each strip of
-    the other axis, the line that moves to each position, and the inverse permutation.
+    A line is a row or column of pixels, and a strip is a row or column of blocks. `strip` (N, size) is the index of the
+    strip that each line belongs to. `tables` are two arrays (N, grid, size), for each strip of the other axis: the line
+    that moves to each position, and the inverse permutation.
     """
 
     def __init__(self, words: NDArray[np.uint64], size: int, image: Tensor) -> None:
@@ -185,18 +195,18 @@ class _Axis:
         self.tables = tuple(np.tile(np.arange(size), (len(words), words.shape[1] + 1, 1)) for _ in range(2))
 
     def lines(self, image: int, strip: int) -> NDArray[np.int64]:
-        """The numbers of the lines of one strip."""
+        """The indices of the lines of one strip."""
         return np.arange(self._edges[image, strip], self._edges[image, strip + 1])
 
     def extents(
         self, images: NDArray[np.int64], strips: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For strips `strips` of images `images`: the position of the first line, and the number of lines."""
+        """For the strips `strips` of the images `images`, the index of the first line, and the number of lines."""
         first, end = self._edges[images, strips], self._edges[images, strips + 1]
         return first, end - first
 
     def come(self, image: int, strip: int, across: int, order: NDArray[np.int64]) -> None:
-        """Set the `order` of the lines of one strip, in the block where it crosses the strip `across`."""
+        """Set the `order` of the lines of one strip, in the block where it crosses strip `across` of the other axis."""
         own = self.lines(image, strip)
         there, back = self.tables
         there[image, across, own] = order
@@ -204,7 +214,7 @@ class _Axis:
 
 
 def _edges(words: list[int], size: int) -> list[int]:
-    """The edges of the strips of one axis: 0, a different random place for each of the words, and the size."""
+    """The edges of the strips of one axis: 0, a different random place for each of `words`, and `size`."""
     cuts: list[int] = []
     for taken, word in enumerate(words):
         place = 1 + word % (size - 1 - taken)
@@ -223,7 +233,7 @@ def _there_and_back(size: int) -> NDArray[np.float64]:
 
 @functools.lru_cache(maxsize=256)
 def _low_pass(size: int) -> NDArray[np.float64]:
-    """The matrix that cuts the upper 0.4 of a line's cosine transform."""
+    """The matrix that sets the upper 0.4 of a line's cosine transform to 0."""
     kept = cosine_transform(size)[: size - int(_CUT * size)]
     return kept.T @ kept
 

@@ -23,8 +23,8 @@ class SkipGradient(BackwardChange):
     """Skip gradient method, SGM: gradients of residual branches are multiplied by `gamma`.
 
     Wu et al. 2020, arXiv:2002.05990, equation 9. In a DenseNet, the gradients of the features that a layer adds are
-    multiplied by `dense` (absent: `gamma`). `models` sets the factor of single models by name. `compatibility: authors`
-    skips the blocks that the authors' code skips.
+    multiplied by `dense`, or by `gamma` if `dense` is not given. `models` sets the factor of single models, by the
+    names of the models. `compatibility: authors` leaves unchanged the blocks that the authors' code leaves unchanged.
     """
 
     name: ClassVar[str] = "skip_gradient"
@@ -55,7 +55,7 @@ class SkipGradient(BackwardChange):
                 )
             if not known:
                 raise StudyError(
-                    f"skip_gradient needs residual branches or dense layers, and none are known in "
+                    f"skip_gradient needs residual branches or dense layers, but none are known in "
                     f"{' + '.join(models)}",
                     accepted="ResNet, ResNeXt, SE-ResNet, SENet, DenseNet, EfficientNet and similar networks",
                     todo="leave these sources out of the attack's experiments",

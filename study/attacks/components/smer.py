@@ -16,27 +16,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SURE = -20.0
-"""Below this margin, the logarithm of softplus has a slope of 1 in the margin, to float32's last digit."""
+"""Below this margin, the derivative of log softplus(margin) is 1, to float32's last digit."""
 
 
 @register
 class Reweighted(EnsembleRule):
     """Stochastic mini-batch ensemble, SMER: `rounds` inner steps on each of K models, whose logits have weights.
 
-    Tang et al. 2024 (CVPR, "Ensemble Diversity Facilitates Adversarial Transferability"). A round takes the K models in
-    a random order: at the image y, G <- decay G + n(g), where g is the gradient for the logits of one model times its
-    weight, and y <- y + size sign(G). Before y moves, each weight w follows the gradient of log L, where L is the
-    cross-entropy of the labels for the mean of all weighted logits at y: w <- w + rate (d log L / dw - shrink w). The
-    last G is the rule's gradient; the outer momentum is an update of the attack. Weights begin at 1 (at K times a
-    model's weight in the attack), and are kept from step to step. `size` is in pixel values (absent: the size of the
-    attack's steps).
+    Tang et al. 2024 (CVPR, "Ensemble Diversity Facilitates Adversarial Transferability"). y is the image of an inner
+    step. A round takes the K models in a random order, with one inner step for each model: G <- `decay` G + n(g), then
+    y <- y + `size` sign(G). g is the gradient at y for the model's logits times the model's weight, and n divides a
+    gradient by its mean absolute value. Before y moves, each weight w follows the gradient of log L, where L is the
+    cross-entropy of the labels for the mean of all weighted logits at y: w <- w + `rate` (d log L / dw - `shrink` w).
+    The last G is the rule's gradient; the outer momentum is an update of the attack. Weights begin at K times a model's
+    weight in the attack, which is 1 if all models weigh the same, and are kept from step to step. `size` is in pixel
+    values; its default is the length of the attack's steps.
 
-    Numbers and order are those of the code in TransferAttack, where all images of a batch share the weights, which are
-    even kept from batch to batch; here every image has its own weights. There, a targeted attack maximises the
-    cross-entropy of the target label; here, the objective defines the goal, and for a targeted goal the weights descend
-    log L. The order is drawn for each step and is the same for all images: an order for each image would take all
-    models in each inner step. On one model, the rule is an inner loop of its momentum, with a weight that changes the
-    loss only.
+    Numbers and order are those of the code in TransferAttack. In that code, all images of a batch share the weights,
+    and the next batch continues with them; here every image has its own weights. In that code, a targeted attack
+    maximises the cross-entropy of the target label; here, the objective defines the goal, and for a targeted goal the
+    weights descend log L. The order is drawn for each step and is the same for all images: an order for each image
+    would take all models in each inner step. With one model, the rule is an inner loop of its momentum, with a weight
+    that changes the loss only.
     """
 
     name: ClassVar[str] = "smer"

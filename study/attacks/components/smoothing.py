@@ -20,8 +20,8 @@ Copies = Annotated[int, Field(ge=1, le=10_000)]
 class Smoothing(View):
     """Smoothed gradients, SG: the mean over `copies` with Gaussian noise of standard deviation `sigma` (pixel values).
 
-    Wu et al. 2019, "Exploring and Enhancing the Transferability of Adversarial Examples", equation 8; `copies` is m
-    there.
+    Wu et al. 2019, "Exploring and Enhancing the Transferability of Adversarial Examples", equation 8. The paper calls
+    `copies` m.
     """
 
     name: ClassVar[str] = "smoothing"

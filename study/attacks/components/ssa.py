@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class SpectrumSimulation(View):
     """Spectrum simulation, SSA: IDCT(DCT(image + noise) * mask); the gradient is taken at this view.
 
-    Long et al. 2022, arXiv:2207.05382, equation 6 and algorithm 1; TransferAttack calls it SSM. `copies` is N there.
-    The noise is normal with standard deviation `sigma` (pixel values), the mask uniform over 1 - `rho` to 1 + `rho`,
-    one number for each pixel, channel and copy.
+    Long et al. 2022, arXiv:2207.05382, equation 6 and algorithm 1; TransferAttack calls the attack SSM. The paper calls
+    `copies` N. The noise is normal with standard deviation `sigma` (pixel values). The mask is uniform over 1 - `rho`
+    to 1 + `rho`, with one number for each pixel, channel and copy.
 
     The paper's own attack and the authors' code have no momentum; TransferAttack adds it. torchattack takes the
     gradient through the view.

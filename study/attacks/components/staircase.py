@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class StaircaseSign(Step):
     """The staircase sign: sign(g) times (2 j + 1) / stairs, where j = 0, 1, ... is the class of |g| by its size.
 
-    Gao et al. 2021, arXiv:2104.09722. The classes end at the percentiles 100 / stairs, 200 / stairs, ... of |g| in each
-    channel of each image, as in the authors' code; a percentile between two values is the lower value. The weights have
-    the mean 1. The authors give the width of a class in percent: 1.5625 means 64 stairs.
+    Gao et al. 2021, arXiv:2104.09722. g is the gradient. The classes end at the percentiles 100 / stairs, 200 / stairs,
+    ... of |g| in each channel of each image, as in the authors' code; a percentile between two values is the lower
+    value. The weights have the mean 1. The authors give the width of a class in percent: 1.5625 means 64 stairs.
     """
 
     name: ClassVar[str] = "staircase"
@@ -36,7 +36,7 @@ class StaircaseSign(Step):
         count = size.shape[-1]
         ranks = [(number * (count - 1)) // self.stairs for number in range(1, self.stairs + 1)]
         ends = size.sort(dim=-1).values.index_select(-1, uploaded(np.array(ranks), size.device))
-        # The number of classes that end below a value is the number of its own class.
+        # The index of a value's class is the number of classes that end below the value.
         classes = torch.searchsorted(ends, size).clamp(max=self.stairs - 1)
         weights = (2 * classes + 1).to(gradient.dtype) / self.stairs
         return weights.view_as(gradient) * gradient.sign()

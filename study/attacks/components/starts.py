@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 @register
 class RandomStart(Start):
-    """A uniform draw from the epsilon cube (Madry et al. 2018, arXiv:1706.06083), or from the ball of an L2 or RMSD
-    budget."""
+    """A uniform draw from the epsilon cube (Madry et al. 2018, arXiv:1706.06083), or from the L2 or RMSD ball."""
 
     name: ClassVar[str] = "random"
     streams: ClassVar[str | None] = "start"
@@ -31,7 +30,7 @@ class RandomStart(Start):
         if attack.budget.kind == "none":
             yield "a random start needs a budget: it is uniform within the budget"
         elif attack.budget.kind not in ("epsilon", "l2", "rmsd", "minimal"):
-            yield "a random start is uniform within an epsilon, L2 or RMSD budget, and this one has another rule"
+            yield "a random start is uniform within an epsilon, L2 or RMSD budget, but the budget has another rule"
 
     def perturbation(self, origin: Tensor, budget: BudgetOutline, rmsd: Tensor | None, draws: Draws) -> Tensor:
         if budget.epsilon is not None:
@@ -39,7 +38,7 @@ class RandomStart(Start):
             assert epsilon is not None, "an epsilon budget has an epsilon"
             return epsilon * draws.uniform(origin.shape[1:])
         assert rmsd is not None, "a budget without an epsilon has a radius"
-        assert isinstance(draws, StepDraws), "the radius has a number of its own"
+        assert isinstance(draws, StepDraws), "the radius is drawn under a number of its own"
         words = StepDraws(draws.streams, draws.name, draws.device, draws.step, 1).integers(1)[:, 0].tolist()
         count = origin[0].numel()
         inside = uploaded(

@@ -27,9 +27,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class GlobalAndLocal(View):
     """Self-universality's views: the image, and an enlarged part of the clean image with the same perturbation.
 
-    Wei et al. 2023, arXiv:2209.03716, section 3.2. The part is drawn for each image and step: `low` to `high` times the
-    image's area, 3:4 to 4:3 in shape (uniform in the logarithm), at a random place. It is resized to the image's size
-    (bilinear), and gets the whole perturbation.
+    Wei et al. 2023, arXiv:2209.03716, section 3.2. The part is drawn for each image and step: its area is `low` to
+    `high` times the image's area, its aspect ratio 3:4 to 4:3 (uniform in the logarithm), and its place is random. The
+    part is resized to the image's size (bilinear), and gets the whole perturbation.
 
     The authors, and TransferAttack, cut the same part of all images of a batch.
     """
@@ -42,7 +42,7 @@ class GlobalAndLocal(View):
     @model_validator(mode="after")
     def _ordered(self) -> GlobalAndLocal:
         if self.low > self.high:
-            raise PydanticCustomError("parts", "`low` of the local views is above their `high`")
+            raise PydanticCustomError("parts", "`low` of the view `su` is above its `high`")
         return self
 
     @property
@@ -65,7 +65,7 @@ class GlobalAndLocal(View):
 
 
 def _enlarged(size: int, part: int, place: float) -> NDArray[np.float64]:
-    """The matrix (size, size) that resizes a part of an axis to the whole; `place` in 0..1 says where it is."""
+    """The matrix (size, size) that resizes a part of an axis to the whole axis; `place` in 0..1 is its position."""
     part = min(max(1, part), size)
     start = min(int(place * (size - part + 1)), size - part)
     matrix = np.zeros((size, size))
@@ -79,9 +79,9 @@ class SimilarFeatures(FeatureObjective):
 
     Wei et al. 2023, arXiv:2209.03716, equation 5. The logit is that of the target label if the attack is targeted, and
     minus that of the true label otherwise. The similarity is the cosine between the features of the whole image and of
-    its part, at the end of the stage at `depth` of the network (0.75: `layer3` of a ResNet, conv4 of a VGG and Mixed_6e
-    of Inception-v3, as in the authors' code). Views that follow `su`, such as diversity, change both. Without views
-    there is nothing to compare: the loss is the logit.
+    its part. The features are those at the end of the stage at `depth` of the network. For 0.75, as in the authors'
+    code, this is `layer3` of a ResNet, conv4 of a VGG and Mixed_6e of Inception-v3. Views that follow `su`, such as
+    diversity, change both views. Without views, the loss is the logit alone.
     """
 
     name: ClassVar[str] = "su"
@@ -92,7 +92,7 @@ class SimilarFeatures(FeatureObjective):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if next(iter(attack.parts.get("view", ("su",)))) != "su":
-            yield "`objective: su` compares the two copies of the view `su`: put it before all other views"
+            yield "`objective: su` compares the two copies of the view `su`: put `su` first in `views`"
 
     def layers(self, network: nn.Module) -> Sequence[str]:
         from study.models.layers.catalogue import layers_of

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 class VarianceReduced(EnsembleRule):
     """Stochastic variance reduced ensemble, SVRE: `inner` x K steps, each along one of the K models, drawn at random.
 
-    Xiong et al. 2022, arXiv:2111.10752, algorithm 1: at the image y of an inner step, with model k,
-    G <- decay G + g_k(y) - (g_k(x) - g(x)), where g is the models' mean gradient; then y <- y + size sign(G). The last
-    G is the rule's gradient; the outer momentum is an update of the attack. `size` is the length of an inner step in
-    pixel values (absent: the length of the attack's steps, as in the paper); `decay` is the inner momentum.
+    Xiong et al. 2022, arXiv:2111.10752, algorithm 1. x is the image of the attack's step, y the image of an inner step,
+    g_k the gradient of model k, and g the models' mean gradient. An inner step draws a model k. It computes
+    G <- `decay` G + g_k(y) - (g_k(x) - g(x)); then y <- y + `size` sign(G). The last G is the rule's gradient; the
+    outer momentum is an update of the attack. `size` is the length of an inner step in pixel values; its default is the
+    length of the attack's steps, as in the paper. `decay` is the inner momentum.
 
     `variant: authors` follows their code: g is the gradient for the models' mean logits, and each term of G is divided
-    by its mean absolute value. There, and in TransferAttack, the gradients g_k(x) are computed again in each inner
-    step; here each of them is computed once, with the same result: K + `inner` x K gradients in place of
-    K + 2 x `inner` x K. The models are drawn for each step, and are the same for all images: a draw for each image
-    would take the gradients of all models in each inner step. If views draw random numbers, the gradients at x and y
-    use the same draws. On one model, the rule is an inner loop of its momentum.
+    by its mean absolute value. Their code and TransferAttack compute the gradients g_k(x) again in each inner step.
+    Here each of these gradients is computed once, with the same result. A step takes K + `inner` x K gradients, and K
+    more with `variant: authors`; their code takes K + 2 x `inner` x K. The models are drawn for each step, and are the
+    same for all images: a draw for each image would take the gradients of all models in each inner step. If views draw
+    random numbers, the gradients at x and y use the same draws. With one model, the rule is an inner loop of its
+    momentum.
     """
 
     name: ClassVar[str] = "svre"

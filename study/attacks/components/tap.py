@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 class TAP(FeatureObjective):
     """Transferable adversarial perturbations, TAP: raise cross-entropy + `weight` times the features' distances.
 
-    Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018: the distance is the sum over layers of
-    |T(f(x + d)) - T(f(x))|^2, T(f) = sign(f) |f|^`power`. The third term of the paper, the sum of the smoothed
-    perturbation's absolute values, is the penalty `low-frequency`. If the attack is targeted, the first term is the log
-    probability of the target.
+    Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018. The distance is the sum over layers of
+    |T(f(x + d)) - T(f(x))|^2, with T(f) = sign(f) |f|^`power`, where f are the features of a layer, x is the clean
+    image and d the perturbation. The paper's third term, the sum of the smoothed perturbation's absolute values, is the
+    penalty `low-frequency`. If the attack is targeted, the first term is the log probability of the target.
 
-    - `read`: `blocks` are the outputs of all residual blocks; in a network without them, its activations that are
-      modules or, without those, the ends of its stages. The paper takes all layers; the code in circulation (of Huang
-      et al. 2019, used by TransferAttack) takes the network's children. Other values: `stages`, or a list of layers;
+    - `read`: `blocks` are the outputs of all residual blocks. In a network without residual blocks, they are its
+      activations that are modules or, without such modules, the ends of its stages. The paper takes all layers. The
+      code in circulation (of Huang et al. 2019, used by TransferAttack) takes the network's children. Other values:
+      `stages`, or a list of layers;
     - `weight` is lambda, and `power` alpha in the paper: 0.005 and 0.5 in that code.
 
     At a feature of 0, the gradient of T is infinite, and counts as 0. TransferAttack sums the distance over the batch

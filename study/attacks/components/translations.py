@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class Translations(View):
     """`side` x `side` copies of the image, shifted by up to `reach` half widths right and left, up and down.
 
-    Fang et al. 2024 (ANDA), arXiv:2209.11964, algorithm 1: 25 copies, shifts evenly spaced in +-0.3 of
-    half the width. Shifts need not be whole numbers of pixels: values between pixels are bilinear, and values from
-    outside the image are 0. All copies are made at every step, so that nothing is drawn.
+    Fang et al. 2024 (ANDA), arXiv:2209.11964, algorithm 1: 25 copies, shifts evenly spaced in +-0.3 of half the width.
+    Shifts need not be whole numbers of pixels: values between pixels are bilinear, and values from outside the image
+    are 0. Every step makes all copies, so that nothing is drawn.
 
-    ANDA averages the gradients of all copies of all steps so far. That mean has the sign of their sum: a momentum of
-    decay 1 that is not normalised. The paper can also end with a draw from the normal distribution of these gradients,
-    which is not here.
+    ANDA averages the gradients of all copies of all steps so far. That mean has the sign of their sum, which is a
+    momentum of decay 1 that is not normalised. The paper can also end with a draw from the normal distribution of these
+    gradients; this is not implemented.
     """
 
     name: ClassVar[str] = "translations"
@@ -60,7 +60,7 @@ def _matrix(shift: float, size: int, device: torch.device, dtype: torch.dtype) -
 
 
 def _shifting(shift: float, size: int) -> NDArray[np.float64]:
-    """The matrix (size, size) that reads each value `shift` pixels further along an axis: linear, 0 outside."""
+    """The matrix (size, size) that reads each value `shift` pixels further along an axis: linear, and 0 outside."""
     places = np.arange(size) + shift
     near = np.abs(places[:, None] - np.arange(size)[None])
     weights: NDArray[np.float64] = (1 - near).clip(min=0)

@@ -33,5 +33,5 @@ class UniformNoise(View):
         yield from without_epsilon(self.name, attack)
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        assert given.epsilon is not None, "conflicts() asks for it"
+        assert given.epsilon is not None, "conflicts() requires an epsilon"
         return image + self.beta * given.epsilon * given.draws.uniform(image.shape[1:])

@@ -20,9 +20,9 @@ Scale = Annotated[float, Field(gt=0, le=1)]
 class UniformScaleMixMask(View):
     """Uniform scale and mix mask, US-MM: scale * image * ((1 - r) + 2 r x'), clipped; the gradient is taken there.
 
-    Wang et al. 2023, arXiv:2311.12051. The image has `scales` scales at equal distances from `low` to `high`, and each
-    is multiplied by `masks` masks; r is `mix`, and x', with values in 0..1, is an image of a pool of `pool` selected
-    images of the study, drawn anew for every copy, image and step.
+    Wang et al. 2023, arXiv:2311.12051. `scales` scales at equal distances from `low` to `high` are combined with
+    `masks` masks each. r is `mix`. x', with values in 0..1, is another image, drawn anew for every copy, image and
+    step. It comes from a pool of `pool` selected images of the study.
 
     TransferAttack draws x' from the adversarial images of the batch, so that results depend on the batch.
     """
@@ -39,7 +39,7 @@ class UniformScaleMixMask(View):
     @model_validator(mode="after")
     def _ordered(self) -> UniformScaleMixMask:
         if self.low > self.high:
-            raise PydanticCustomError("parts", "`low` of the scales is above their `high`")
+            raise PydanticCustomError("parts", "`low` of us-mm is above its `high`")
         return self
 
     @property
@@ -56,7 +56,7 @@ class UniformScaleMixMask(View):
         from study.reproducibility.words import below
 
         pool = given.pool
-        assert pool is not None, "the views have checked it"
+        assert pool is not None, "the views have checked that there is a pool"
         chosen = below(given.draws.words(1)[:, 0], len(pool.pixels))
         share = given.copy % self.scales / max(1, self.scales - 1)
         scale = self.low + (self.high - self.low) * share

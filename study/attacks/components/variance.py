@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @register
 class Variance(Point):
-    """Variance tuning, VT: gradients at `samples` random neighbours within `beta` times epsilon.
+    """Variance tuning, VT: the gradient plus the last step's gradient variance, from `samples` random neighbours.
 
-    Wang and He 2021, arXiv:2103.15571, equation 5.
+    Wang and He 2021, arXiv:2103.15571, equation 5. The variance of a step is the mean gradient at random neighbours,
+    which are uniform within `beta` times epsilon, minus the gradient at the image. The first step has no variance.
     """
 
     name: ClassVar[str] = "variance"
@@ -43,11 +44,11 @@ class Variance(Point):
         return gradient if last is None else gradient + last
 
     def _neighbours(self, delta: Tensor, step: StepContext) -> Tensor:
-        """The mean gradient over random neighbours, uniform within beta * epsilon."""
+        """The mean gradient at random neighbours, uniform within `beta` times epsilon, (N, C, H, W)."""
         import torch
 
         epsilon = step.epsilon
-        assert epsilon is not None, "conflicts() asks for it"
+        assert epsilon is not None, "conflicts() requires an epsilon"
         total = torch.zeros_like(delta)
         for sample in range(1, self.samples + 1):
             away = step.draws(self, sample).uniform(delta.shape[1:])

@@ -20,15 +20,17 @@ Factor = Annotated[float, Field(ge=0, le=10)]
 class VirtualDense(BackwardChange):
     """Virtual dense connections, VDC: in a plain transformer, gradients of later blocks are added to earlier ones.
 
-    Zhang et al. 2024 (AAAI, doi 10.1609/aaai.v38i7.28541). The gradient of each attention map is multiplied by
-    `attention`, that of each MLP branch's input by `mlp`. The gradients that all later blocks have at the same place in
-    the unchanged network are added, each multiplied by `added`, and by `decay` once for each block between it and the
-    end. MLPs also get `added` times `decay` times the class token's gradient after the last block. One gradient takes
-    two backward passes.
+    Zhang et al. 2024 (AAAI, doi 10.1609/aaai.v38i7.28541). In each block, the gradient of the attention map is
+    multiplied by `attention`, and the gradient of the MLP branch's input by `mlp`. Then the gradients at the same
+    places of all later blocks are added, as they are in the unchanged network. The gradient of a later block has the
+    weight `added` times `decay`^b, where b is the number of blocks after it. The gradients of MLP branches' inputs also
+    get `added` times `decay` times the class token's gradient after the last block. One gradient takes two backward
+    passes.
 
-    The hooks of TransferAttack and torchattack, ports of the authors' code, change the scores before the softmax in
-    place of the map: `variant: authors`. They have other numbers for PiT (0.03 in place of 0.1) and Visformer, where
-    they begin again in each stage; here networks with several resolutions are refused. Numbers are those of the ports.
+    TransferAttack and torchattack are ports of the authors' code, and the numbers are theirs. Their hooks change the
+    gradient of the scores before the softmax in place of the map's gradient; `variant: authors` does the same. The
+    ports have other numbers for PiT (0.03 in place of 0.1) and for Visformer, where they begin again in each stage;
+    here, a network with several resolutions raises StudyError.
     """
 
     name: ClassVar[str] = "vdc"

@@ -22,9 +22,9 @@ class VirtualSteps(Program):
     Zhang et al. 2022, "Improving Transferability of Adversarial Examples with Virtual Step and Auxiliary Gradients",
     IJCAI 2022. Each step takes 1 + `auxiliary` gradients at the same image: the attack's gradient, and one for each of
     `auxiliary` other labels, which are drawn anew at each step for each image. The auxiliary gradients raise the
-    probability of these labels; for a targeted goal, they lower it. Each gradient makes a sign step, one after the
-    other, clipped to 0..255 but not to the budget; only the finished image is projected. As in the authors' code: 3
-    labels, 20 steps of 0.007 (1.785 pixel values).
+    probability of these labels; for a targeted goal, they lower it. Each gradient makes one sign step; the steps follow
+    one another, and are clipped to 0..255 but not to the budget. Only the finished image is projected onto the budget.
+    The authors' code has 3 labels, and 20 steps of 0.007 (1.785 pixel values).
 
     The views of the attack are the same for all gradients of a step. An objective of features is prepared once, for the
     attack's own labels.
@@ -66,12 +66,12 @@ class VirtualSteps(Program):
         return [found[steps] for steps, _ in given.points]
 
     def _labels(self, given: ProgramContext, step: int, classes: int) -> Iterator[Tensor]:
-        """Labels (N,) other than the objective's, all different for each image."""
+        """`auxiliary` tensors of labels (N,): for each image, all different, and none the objective's label."""
         yield from others(given.labels, given.draws(self, step).words(self.auxiliary), classes).unbind(1)
 
 
 def others(own: Tensor, words: Tensor, classes: int) -> Tensor:
-    """Draw K different labels below `classes` for each image, other than `own` (N,): int64 (N, K).
+    """Draw K different labels below `classes` for each image, other than `own` (N,). Returns int64 (N, K).
 
     Each of the random `words` (N, K) gives a label that is uniform over the labels not yet taken. `words` hold the bits
     of unsigned integers.

@@ -53,10 +53,10 @@ def score_of(labels: Tensor, score: Score) -> Callable[[Tensor], Tensor]:
 
 
 def unit(values: Tensor) -> Tensor:
-    """Divide each image's values (N, …) by their L2 norm. Zeros stay zeros."""
+    """Divide each image's values (N, …) by their L2 norm. If all values of an image are 0, they stay 0."""
     import torch
 
-    # Divide by the largest first: squares of a saturated model's gradient underflow in float32.
+    # Divide by the largest value first: squares of a saturated model's gradient underflow in float32.
     flat = values.flatten(1)
     peak = flat.abs().amax(1, keepdim=True)
     flat = flat / torch.where(peak > 0, peak, 1)
@@ -70,6 +70,6 @@ def summed(values: Tensor) -> Tensor:
 
 
 def only(features: Mapping[str, Tensor]) -> Tensor:
-    """The features of the only layer in `features`."""
+    """The features of the single layer in `features`."""
     (found,) = (features[name] for name in features)
     return found

@@ -1,1 +1,1 @@
-"""External attacks, which run as a whole and are given by name: from a library, a checkout, or the user's own file."""
+"""External attacks: whole attacks from a library, a checkout or the user's own file, which a spec names."""

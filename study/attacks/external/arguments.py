@@ -15,9 +15,10 @@ EPSILONS = ("eps", "epsilon", "max_epsilon")
 
 
 def accepted(target: Callable[..., Any]) -> dict[str, bool]:
-    """The arguments of a function, or of a class and of the bases to which it passes its `**kwargs`, by name.
+    """The arguments of a function or class by name, each with True if it is required.
 
-    The values say whether an argument is required. Names that are only accepted by `**kwargs` are left out.
+    For a class, these are the arguments of its `__init__`, and of the bases to which it passes its `**kwargs`. Names
+    that only `**kwargs` accepts are left out.
     """
     found: dict[str, bool] = {}
     for function in _called(target):
@@ -29,16 +30,16 @@ def accepted(target: Callable[..., Any]) -> dict[str, bool]:
 
 
 def check(name: str, target: Callable[..., Any], given: Mapping[str, Any], *, ours: Collection[str]) -> None:
-    """Raise StudyError for an argument that `target` does not take, or that is required and missing.
+    """Raise StudyError if `target` does not take an argument in `given`, or if a required argument is missing.
 
-    `ours` are the arguments that this program sets.
+    `ours` are the arguments that this program sets; it is also an error to give one of them.
     """
     known = accepted(target)
     free = [one for one in known if one not in ours]
     for argument in given:
         if argument in ours:
             raise StudyError(
-                f"the argument '{argument}' of {name} follows from the study: sources, goal, budget or device",
+                f"the argument '{argument}' of {name} follows from the study: its sources, goal, budget or device",
                 accepted=names(free, argument, most=40),
                 todo=f"remove `{argument}` from the arguments",
             )
@@ -53,14 +54,18 @@ def check(name: str, target: Callable[..., Any], given: Mapping[str, Any], *, ou
         raise StudyError(
             f"{name} needs the argument{'s' * (len(missing) > 1)} {' and '.join(repr(one) for one in missing)}",
             accepted=names(free, most=40),
-            todo="add it to the arguments; an attack that needs objects of Python cannot be named in a spec",
+            todo="add what is missing to `arguments`; a spec cannot have an attack that needs Python objects",
         )
 
 
 def with_budget(
     target: Callable[..., Any], given: Mapping[str, Any], epsilon: float | None, *, linf: bool = True
 ) -> dict[str, Any]:
-    """The arguments with the study's `epsilon`, for images in 0..1, unless they have a budget of their own."""
+    """The arguments, with the study's `epsilon` (for images in 0..1) as the attack's budget.
+
+    The arguments stay as they are if they already have a budget, if `target` or the study has none, or if the attack's
+    norm is not L-infinity (`linf` is False).
+    """
     name = budget_name(target)
     if name is None or epsilon is None or name in given or not linf:
         return dict(given)
@@ -68,17 +73,17 @@ def with_budget(
 
 
 def budget_name(target: Callable[..., Any]) -> str | None:
-    """The name of the budget among the arguments of `target`; None if it takes none."""
+    """The name of the budget among the arguments of `target`. None if `target` takes no budget."""
     known = accepted(target)
     return next((name for name in EPSILONS if name in known), None)
 
 
 def overridden(attack: object, given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each number of the arguments for which the built `attack` has another value."""
+    """Yield a sentence for each number in the arguments that the built `attack` has replaced by another value."""
     for name, value in given.items():
         held = getattr(attack, name, value)
         if isinstance(value, bool | int | float) and isinstance(held, bool | int | float) and held != value:
-            yield f"the argument {name} is {value:g}, and the attack holds {name} = {held:g}"
+            yield f"the argument {name} is {value:g}, but the attack uses {name} = {held:g}"
 
 
 def _called(target: Callable[..., Any]) -> Iterator[Callable[..., Any]]:

@@ -1,4 +1,4 @@
-"""One call of an external attack: models and images in the form that libraries expect, and notes for the user."""
+"""One call of an external attack: models and images in the form that libraries expect, and notes to the user."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class ExternalCall:
     """One batch for an attack. `images` are float32 (N, C, H, W) in 0..1, on `device`.
 
-    Each of `models` is a sequence of two modules, from such images to logits: the preprocessing, and the network under
-    its own names. `networks` are the names of the networks in their zoos (`resnet50`). `labels` (N,) are the labels of
-    the objective, which are target labels for a targeted goal, and `true` (N,) the true labels. `epsilon` is the
-    L-infinity budget for images in 0..1. `generator` is seeded with `seed`, which belongs to this batch. `notes`
-    collects messages for the user.
+    Each of `models` is a sequence of two modules, from such images to logits: the preprocessing, and the network with
+    its own names of modules. `networks` are the names of the networks in their zoos (`resnet50`). `labels` (N,) are the
+    labels of the objective: the true labels for an untargeted goal, the target labels for a targeted goal. `true` (N,)
+    are the true labels. `epsilon` is the L-infinity budget for images in 0..1. `generator` is seeded with `seed`, which
+    belongs to this batch. `notes` collects messages to the user.
     """
 
     attack: str

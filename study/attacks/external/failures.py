@@ -1,4 +1,4 @@
-"""Exceptions from somebody else's code as errors that name the file and line."""
+"""Turn exceptions of external code into errors that name the file and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ _OURS = Path(__file__).resolve().parents[2]
 
 
 def failure(name: str, error: BaseException, home: Path | None = None) -> StudyError:
-    """The error for a user: `name` failed with `error`. It points at the deepest line in the folder `home`, if any."""
+    """The error for a user: `name` failed with `error`.
+
+    Its place is the deepest line in the folder `home` that is not this project's code; without such a line, the deepest
+    line outside this project's code.
+    """
     return StudyError(
         f"{name} failed: {type(error).__name__}: {first_line(error)}",
         where=place_in(error, lambda file: _foreign(file) and home is not None and _lies_in(file, home), _foreign),

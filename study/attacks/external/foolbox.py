@@ -1,4 +1,4 @@
-"""Attacks of the package foolbox, called with one budget. The result is the image that foolbox clips to this budget."""
+"""Attacks of the package foolbox, each called with one budget. The result is clipped to this budget by foolbox."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _DISTANCES = ("l0", "l1", "l2", "linf")
 
 
 def version(attack: str) -> str:
-    """The installed version."""
+    """The installed version of foolbox."""
     return installed.version("foolbox")
 
 
 def attacks() -> Sequence[str]:
-    """The names of the attack classes in `foolbox.attacks`, with its short names (`PGD`)."""
+    """The names of the attack classes in `foolbox.attacks`, including its short names (`PGD`)."""
     library = installed.package("foolbox").attacks
     return sorted(
         name
@@ -46,8 +46,8 @@ def home(attack: str) -> Path:
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
     """Raise StudyError as `Adapter.check` says.
 
-    In addition to the arguments of its class, an attack takes `epsilon`, the budget of the call in the attack's own
-    norm; for an attack in L-infinity, its default is the study's budget. `distance` is l0, l1, l2 or linf.
+    In addition to the arguments of its class, an attack takes `epsilon`: the budget of the call, in the attack's own
+    norm. For an attack in L-infinity, the default is the study's budget. `distance` is l0, l1, l2 or linf.
     """
     name = f"foolbox:{attack}"
     limits.known(name, attack, attacks())
@@ -90,7 +90,11 @@ def _built(name: str, attack: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float | None) -> float | None:
-    """The budget of the call: that of the arguments, or the study's in L-infinity. None: the smallest perturbation."""
+    """The budget of the call: `epsilon` of the arguments, or the study's `epsilon` for an attack in L-infinity.
+
+    None for an attack that searches the smallest perturbation. Raises StudyError if an attack that needs a budget has
+    none.
+    """
     library = installed.package("foolbox")
     own: float | None = arguments.get(_EPSILON)
     if own is not None:
@@ -113,7 +117,7 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
 
 
 def _has_targeted_form(attack: Any, budget: float | None) -> bool:
-    """Whether the attack calls the model for a targeted goal. Attacks check the goal before they call a model."""
+    """Whether the attack accepts a targeted criterion. Attacks check the criterion before they call a model."""
     library = installed.package("foolbox")
     model = library.PyTorchModel(_Stop().eval(), bounds=(0, 1), device="cpu")
     criterion = library.criteria.TargetedMisclassification(torch.zeros(1, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""The packages that attacks come from. They are optional: an error names a missing package when an attack needs it."""
+"""The packages that attacks come from. Packages are optional: an error names a missing one when an attack needs it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from study.distribution import installing
 from study.errors import StudyError, first_line
 
 TESTED = {"torchattack": "1.7.2", "torchattacks": "3.5.1", "foolbox": "3.3.4"}
-"""The versions with which the tests compare our results."""
+"""The versions of the packages with which the tests compare our results."""
 
 
 def package(name: str) -> ModuleType:
-    """Import a package. Raises StudyError, which says what to install, if this fails."""
+    """Import a package. Raises StudyError, which says what to install, if the package cannot be imported."""
     version(name)
     try:
         return importlib.import_module(name)

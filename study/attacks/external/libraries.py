@@ -1,4 +1,4 @@
-"""The libraries whose attacks a spec can name. A module for each library has the same functions."""
+"""The libraries whose attacks a spec can name. Each library has a module, and all modules have the same functions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ NAMES = ("torchattack", "torchattacks", "foolbox", "transferattack", "python")
 
 
 class Adapter(Protocol):
-    """The functions of the module of each library. `attack` is an attack's name in its library."""
+    """The functions that each library's module has. `attack` is an attack's name in its library."""
 
     def version(self, attack: str) -> str:
-        """The installed version of the library, or the digest of the attack's source. Raises StudyError if missing."""
+        """The installed version of the library, or a digest of the attack's source.
+
+        Raises StudyError if the library or the source is missing.
+        """
 
     def attacks(self) -> Sequence[str]:
         """The names of the library's attacks. Raises StudyError if the library is missing."""
@@ -30,15 +33,17 @@ class Adapter(Protocol):
     def check(
         self, attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None
     ) -> None:
-        """Raise StudyError for an unknown attack or argument, a goal or an ensemble that the attack does not support.
+        """Raise StudyError for an unknown attack or argument, or an unsupported goal or number of sources.
 
-        No model is needed, and nothing is computed.
+        `targeted` is True for a targeted goal, `sources` is the number of source models, and `epsilon` the L-infinity
+        budget for images in 0..1. The check needs no model, and attacks no image.
         """
 
     def craft(self, call: ExternalCall) -> Tensor:
         """Return what the attack returns for one batch: images (N, C, H, W), which should be in 0..1.
 
-        The attack is built anew in each call. Its exceptions pass through. Callers have called `check` before.
+        The attack is built anew in each call, and its exceptions are not caught. Callers must have called `check`
+        before.
         """
 
 

@@ -1,4 +1,4 @@
-"""Errors before any work for what an attack cannot do: unknown names, ensembles, targeted goals, other norms."""
+"""Errors, raised before any work, for what an attack cannot do: unknown names, ensembles, targeted goals, norms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.errors import StudyError, names
 
 
 def known(name: str, attack: str, attacks: Collection[str]) -> None:
-    """Raise StudyError unless the library has the attack."""
+    """Raise StudyError if the library does not have the attack."""
     if attack not in attacks:
         library = name.partition(":")[0]
         raise StudyError(
@@ -21,7 +21,7 @@ def known(name: str, attack: str, attacks: Collection[str]) -> None:
 
 
 def one_source(name: str, sources: int) -> None:
-    """Raise StudyError for an ensemble."""
+    """Raise StudyError if there are several sources. For attacks that take one model."""
     if sources != 1:
         raise StudyError(
             f"{name} attacks one model, and this attack run has {sources} sources",
@@ -31,7 +31,7 @@ def one_source(name: str, sources: int) -> None:
 
 
 def goal(name: str, *, targeted: bool, supported: bool) -> None:
-    """Raise StudyError for a targeted goal that the attack does not have."""
+    """Raise StudyError for a targeted goal if the attack does not support it."""
     if targeted and not supported:
         raise StudyError(
             f"{name} has no targeted form",
@@ -43,7 +43,11 @@ def goal(name: str, *, targeted: bool, supported: bool) -> None:
 def norm(
     name: str, target: Callable[..., Any], arguments: Mapping[str, Any], epsilon: float | None, *, linf: bool
 ) -> None:
-    """Raise StudyError if the attack's budget has another norm than the study's budget, and the arguments lack it."""
+    """Raise StudyError if the attack needs a budget of its own, and the arguments have none.
+
+    That is the case if the study has an `epsilon`, which is an L-infinity norm, and the attack's budget has another
+    norm.
+    """
     budget = held.budget_name(target)
     if not linf and epsilon is not None and budget is not None and budget not in arguments:
         raise StudyError(
@@ -54,7 +58,7 @@ def norm(
 
 
 def unknown_layers(name: str, network: str, accepted: Collection[str]) -> StudyError:
-    """The error for an attack that has no layers on record for a network."""
+    """The error for an attack whose library records no layers for this network."""
     return StudyError(
         f"{name} has no layers on record for the network {network}",
         accepted=f"the argument {' or '.join(accepted)}, with the name of a layer of this network",

@@ -23,12 +23,12 @@ _DIGITS = 16
 
 
 def version(attack: str) -> str:
-    """A digest of the function's file and of the files beside it that it imports. The file does not run."""
+    """A digest of the function's file and of the files beside it that it imports. The files are read and not run."""
     return digest(_read(attack).nameless)[:_DIGITS]
 
 
 def attacks() -> Sequence[str]:
-    """No names: there is no list of users' own attacks."""
+    """An empty sequence: a user's own attacks have no list of names."""
     return ()
 
 
@@ -40,7 +40,7 @@ def home(attack: str) -> Path:
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
     """Raise StudyError for a file or function that does not exist, and for arguments that the function does not take.
 
-    The file runs. The function takes every goal and any number of sources.
+    The file is run. Every goal and any number of sources are accepted.
     """
     with _function(attack) as function:
         known = held.accepted(function)
@@ -49,7 +49,7 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
             raise StudyError(
                 f"the function {attack} does not take {' and '.join(missing)}",
                 where=str(home(attack)),
-                accepted=f"a function of {', '.join(_OURS)}, and of arguments of its own",
+                accepted=f"a function with the parameters {', '.join(_OURS)}, and others of its own",
                 todo="add them to the function's parameters",
             )
         # A function with a parameter for the budget gets the study's budget.
@@ -57,7 +57,7 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Call the function, whose file runs anew. A parameter `epsilon` gets the study's budget, for images in 0..1."""
+    """Run the file anew, and call its function. A parameter `epsilon` gets the study's budget, for images in 0..1."""
     with _function(call.attack) as function:
         images: Tensor = function(
             models=list(call.models),
@@ -76,7 +76,7 @@ def _read(attack: str) -> UserFile:
 
 @contextmanager
 def _function(attack: str) -> Iterator[Callable[..., Any]]:
-    """The function, while modules of its folder can be imported."""
+    """The function. While the context is open, modules of its folder can be imported."""
     file = _read(attack)
     with ExitStack() as stack:
         try:

@@ -30,20 +30,20 @@ from study.reproducibility.numerics import Precision
 Value = TypeVar("Value")
 
 _TOLERANCE = 0.01
-"""A smaller excess over a budget, in pixel values, is not reported: rounding of float32 in 0..1 explains it."""
+"""Excesses over a budget up to this size, in pixel values, are not reported: float32 rounding in 0..1 explains them."""
 
 _MOST = 2.0
-"""An image with a larger value is not in 0..1: no attack leaves the pixel box so far."""
+"""Images with larger absolute values cannot be meant as 0..1: no attack leaves the pixel box by that much."""
 
 
 @dataclass(frozen=True)
 class ExternalImages:
-    """Adversarial images, `uint8` (N, C, H, W), and what was observed while they were made.
+    """Adversarial images, `uint8` (N, C, H, W), and what was measured while they were made.
 
-    `gradients` and `forwards` are numbers per image, over all sources and views: how many gradients came back to the
-    input of a source model, and how many images went through one. `over_budget` is the number of images that left the
-    budget or the pixel box and were projected. `most_over` says by how many pixel values they left it at most. `notes`
-    are for the user.
+    `gradients` and `forwards` are counts per image, over all sources and views. `gradients` counts the gradients that
+    reached the input of a source model, and `forwards` the images that passed through a source model. `over_budget` is
+    the number of images that left the budget or the pixel box and were projected. `most_over` is the largest distance,
+    in pixel values, by which an image left them. `notes` are messages to the user.
     """
 
     pixels: Pixels
@@ -64,8 +64,9 @@ def check_external(
 ) -> None:
     """Raise StudyError for errors that can be found before any work.
 
-    These are a missing library or file, an unknown attack or argument, several sources or a targeted goal that the
-    attack does not support, and a user's file without permission. No model is needed. `epsilon` is in pixel values.
+    These are: a missing library or file; an unknown attack or argument; several sources, or a targeted goal, if the
+    attack does not support them; and a user's file without permission. No model is needed. `epsilon` is in pixel
+    values.
     """
     if external.library == "python" and not allow_code:
         raise StudyError(
@@ -96,16 +97,16 @@ def run_external(
     networks: Sequence[str] = (),
     allow_code: bool = False,
 ) -> ExternalImages:
-    """Attack the images in `given`, in their order, with one call of the attack for each batch of `engine.batch`.
+    """Attack the images in `given`, in their order. Each batch of `engine.batch` images is one call of the attack.
 
     `models` take pixels in 0..255; the attack gets images in 0..1. `networks` are the names of their networks in the
     zoos (`resnet50`), by which some attacks find layers. The attack gets `epsilon`, in pixel values, as its own
     L-infinity budget, unless its arguments have a budget. Its images are rounded to whole pixel values, and projected
     onto `epsilon` and 0..255. Before each call, the global generators of `random`, numpy and torch are seeded with
-    `seed_of(key, ids of the batch)`; afterwards they are restored, and the models are as before.
+    `seed_of(key, ids of the batch)`. Afterwards the generators are restored, and the models are as before.
 
-    Raises StudyError as `check_external` does; if the attack fails, with its file and line; or if it does not return
-    finite images of the same shape.
+    Raises StudyError as `check_external` does. Also raises StudyError if the attack fails, with the attack's file and
+    line, and if the attack does not return finite images of the same shape.
     """
     check_external(external, [goal], len(models), epsilon=epsilon, allow_code=allow_code)
     called = tuple(networks) or tuple(_name_of(model) for model in models)
@@ -169,9 +170,10 @@ def _call(
 
 
 def _within_memory(call: Callable[[], Value], passes: Passes, external: External, batch: ImageBatch) -> Value:
-    """The result of a call. If memory runs out, unused memory is freed, and the call is repeated once, with its seed.
+    """The result of a call. If memory runs out, unused memory is freed, and the call is repeated once.
 
-    The batch is not divided: its random numbers belong to the whole batch, so parts would give other images.
+    The repeated call has the same seed. The batch is not divided: its random numbers belong to the whole batch, so
+    parts would give other images.
     """
     before = dataclasses.replace(passes)
     found = attempt(call)
@@ -188,7 +190,7 @@ def _within_memory(call: Callable[[], Value], passes: Passes, external: External
 
 
 def _returned(external: External, call: ExternalCall, images: Sequence[str], precision: Precision) -> Tensor:
-    """Run the attack, and check its images: float32 (N, C, H, W), finite, on the device."""
+    """Run the attack, and return its images after checking them: float32 (N, C, H, W), finite, on the device."""
     adapter = libraries.adapter(external.library)
     try:
         with seeded(call.seed, call.device), torch.enable_grad(), numerics.foreign_code(precision):
@@ -203,7 +205,7 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str], pre
     if not isinstance(found, Tensor) or not found.is_floating_point() or tuple(found.shape) != expected:
         raise StudyError(
             f"{external.external} returned {_described(found)}",
-            accepted=f"a float tensor {expected} of images in 0..1, as the attack was given",
+            accepted=f"a float tensor {expected} of images in 0..1, like those that the attack was given",
             todo="correct the attack",
         )
     found = found.detach().to(call.device, torch.float32)
@@ -223,7 +225,7 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str], pre
 
 
 def _held_to(clean: Tensor, found: Tensor, epsilon: float | None) -> tuple[Pixels, list[float]]:
-    """The images as `uint8`, rounded and projected, and the excess of each over the budget, in pixel values."""
+    """The images as `uint8`, rounded and projected, and by how many pixel values each image exceeded the budget."""
     values = found * 255
     excess = torch.maximum(values - 255, -values).flatten(1).amax(1)
     low, high = torch.zeros_like(clean, dtype=torch.int16), torch.full_like(clean, 255, dtype=torch.int16)
@@ -257,7 +259,7 @@ def _described(found: object) -> str:
 
 
 def _name_of(model: nn.Module) -> str:
-    """A name for a network whose name is not given: its name in timm's record, or the name of its class."""
+    """A name for a network that was given without one: its name in timm's record, or the name of its class."""
     network = getattr(model, "network", model)
     recorded = getattr(network, "default_cfg", None) or {}
     return str(recorded.get("architecture") or type(network).__name__.lower())

@@ -12,11 +12,11 @@ import torch
 from study.reproducibility.hashing import digest
 
 _DIGITS = 8
-"""Hexadecimal digits of a seed: numpy takes 32 bits."""
+"""Number of hexadecimal digits of a seed: numpy takes 32 bits."""
 
 
 def seed_of(key: Sequence[object], images: Sequence[str]) -> int:
-    """The seed of one call: 32 bits that follow from the key of the attack run and the ids of the images, in order."""
+    """The seed of one call, 32 bits. It follows from the key of the attack run and the ids of the images, in order."""
     return int(digest(*key, list(images), "external")[:_DIGITS], 16)
 
 

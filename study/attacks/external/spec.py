@@ -1,4 +1,4 @@
-"""Somebody else's attack as a spec has it: where it comes from, its name there, and its arguments."""
+"""An external attack in a spec: where the attack comes from, its name there, and its arguments."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ def _either(schema: dict[str, Any]) -> None:
 
 
 class External(Frozen):
-    """Somebody else's whole attack: `{external: "torchattack:BSR", arguments: {num_scale: 10}}`.
+    """A whole attack of another project: `{external: "torchattack:BSR", arguments: {num_scale: 10}}`.
 
-    `external` is `<library>:<attack>`, of torchattack, torchattacks, foolbox or TransferAttack (a checkout, at the path
-    in the environment variable TRANSFERATTACK), or `python:<file>.py:<function>`; `{python: "mine.py:attack"}` is short
-    for the latter. `arguments` are those of the attack itself, with the names and in the units of its library: pixels
-    are in 0..1 there, and `alpha: 2/255` is 0.00784.
+    `external` is `<library>:<attack>`, with the library torchattack, torchattacks, foolbox or transferattack, or
+    `python:<file>.py:<function>`, for which `{python: "mine.py:attack"}` is short. `transferattack` is a checkout of
+    TransferAttack, at the path in the environment variable TRANSFERATTACK. `arguments` are those of the attack itself,
+    with the names and in the units of its library: pixels are in 0..1 there, and `alpha: 2/255` is 0.00784.
 
-    Such an attack draws random numbers for a whole batch at once, and may average over it. Its images therefore depend
-    on which images are attacked together: besides `identity`, an id must hold the images of the unit (its shard, in
-    order), the number of images in one call (`numerics.batch`), the goal, the budget, the sources and the seed.
+    Such an attack draws random numbers for a whole batch at once, and may average over the batch. Its images therefore
+    depend on which images are attacked together. Besides `identity`, an id must therefore hold the images of the unit
+    (its shard, in order), the number of images in one call (`numerics.batch`), the goal, the budget, the sources and
+    the seed.
     """
 
     model_config = ConfigDict(json_schema_extra=_either)
@@ -43,7 +44,7 @@ class External(Frozen):
     external: Annotated[str, WithJsonSchema({"type": "string", "pattern": _PATTERN})]
     arguments: dict[str, Any] = Field(default_factory=dict)
     version: str | None = None
-    """What `installed_version` was when the spec was read; a launch writes it."""
+    """The value of `installed_version` when the spec was read; a launch writes it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -78,15 +79,15 @@ class External(Frozen):
         return self.external.partition(":")[2]
 
     def installed_version(self) -> str:
-        """The version of the library, or a digest of the source. Raises StudyError where it is missing."""
+        """The version of the library, or a digest of the source. Raises StudyError if either is missing."""
         return libraries.adapter(self.library).version(self.attack)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the images, besides what the class names: library, its installed version, attack, arguments.
+        """The part of an id that this spec determines: library, its installed version, attack and arguments.
 
-        The version of a checkout, and of a user's own file, is a digest of the attack's source and of the files that it
-        imports beside it; the path of a file is left out. Raises StudyError where the library or file is missing. No
-        code of a user's file runs.
+        The docstring of the class says what else an id must hold. The version of a checkout, and of a user's own file,
+        is a digest of the attack's source and of the files that it imports beside it; the path of a file is left out.
+        Raises StudyError if the library or file is missing. A user's file is read and not run.
         """
         return {
             "library": self.library,
@@ -97,6 +98,6 @@ class External(Frozen):
 
 
 def _number(value: Any) -> Any:
-    """Turn the text `2/255` into the number."""
+    """Turn the text `2/255` into a number. Other values stay as they are."""
     found = of_255.numerator(value)
     return value if found is None else found / 255

@@ -18,7 +18,7 @@ from study.models.classifier import Classifier, fitted
 
 @dataclass
 class Passes:
-    """Numbers of images that passed forward through source models, and of image gradients that reached their input."""
+    """The number of images that passed through source models, and of gradients that reached the models' inputs."""
 
     forwards: int = 0
     gradients: int = 0
@@ -28,9 +28,9 @@ def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
     """Return two modules in sequence: images (N, C, H, W) in 0..1 -> the network's input -> logits (N, labels).
 
     `model` takes pixels in 0..255. For a classifier, the second module is a copy of its network, with the names of its
-    zoo (`surrogate[1].layer2`); any other model is copied whole. The passes through the copy are added to `passes`: all
-    images, also several views of one image, and their gradients if a backward pass reaches the input. If an attack
-    calls the network's layers one by one, its passes are not counted. Weights require no gradient.
+    zoo (`surrogate[1].layer2`); any other model is copied whole. The passes through the copy are added to `passes`:
+    every image counts, also each view of an image, and so does its gradient if a backward pass reaches the input. If an
+    attack calls the network's layers one by one, its passes are not counted. Weights require no gradient.
     """
     if isinstance(model, Classifier):
         first: nn.Module = NetworkInput(model)
@@ -45,7 +45,8 @@ def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
 class NetworkInput(nn.Module):
     """Images (N, C, H, W) in 0..1 -> the input of a classifier's network: resized, normalised, in its channel order.
 
-    For a network of images in 0..1, this is (x - mean) / std, equal to the last bit to the code of libraries' users.
+    For a network of images in 0..1, this is (x - mean) / std, to the last bit the same as in the code of the libraries'
+    users.
     """
 
     mean: Tensor
@@ -74,7 +75,7 @@ class _Pixels(nn.Module):
         return images * 255
 
 
-# Hooks are plain functions, so that passes through a copy of the network, which some attacks make, count here too.
+# Hooks are plain functions. If an attack copies the network, the copy keeps them, and its passes count too.
 
 
 def _arrange(network: nn.Module, model: Classifier) -> None:

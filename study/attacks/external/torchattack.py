@@ -1,4 +1,4 @@
-"""Attacks of the package torchattack (spencerwooo), which find a network's layers by their names."""
+"""Attacks of the package torchattack (spencerwooo). They find a network's layers by the network's name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _L2 = ("PGDL2",)
 
 
 def version(attack: str) -> str:
-    """The installed version."""
+    """The installed version of torchattack."""
     return installed.version("torchattack")
 
 
@@ -33,7 +33,7 @@ def home(attack: str) -> Path:
 
 
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
-    """Raise StudyError as `Adapter.check` says. The attacks take one model; some have no targeted form."""
+    """Raise StudyError as `Adapter.check` says. The attacks take one model; some do not support a targeted goal."""
     name = f"torchattack:{attack}"
     limits.known(name, attack, attacks())
     target = _class(attack)
@@ -52,7 +52,7 @@ def craft(call: ExternalCall) -> Tensor:
         given["targeted"] = call.targeted
     if "model" in known:
         first, network = call.models[0]
-        # The library's own wrapper has the network's name, by which some attacks choose their layers.
+        # Some attacks choose their layers by the network's name, which the library's own wrapper carries.
         given |= {"model": library.AttackModel(call.networks[0], network, first, first), "normalize": first}
     try:
         attack = target(device=call.device, **given)

@@ -22,12 +22,12 @@ _TARGETED = "targeted"
 
 
 def version(attack: str) -> str:
-    """The installed version."""
+    """The installed version of torchattacks."""
     return installed.version("torchattacks")
 
 
 def attacks() -> Sequence[str]:
-    """The names of the library's attacks, without the wrappers, which take other attacks and data."""
+    """The names of the library's attacks. Its wrappers, which take other attacks and data, are left out."""
     library = installed.package("torchattacks")
     wrappers = getattr(library, "__wrapper__", ())
     return sorted(name for name in library.__all__ if name not in wrappers)
@@ -39,7 +39,7 @@ def home(attack: str) -> Path:
 
 
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
-    """Raise StudyError as `Adapter.check` says. The attacks take one model; some have no targeted form."""
+    """Raise StudyError as `Adapter.check` says. The attacks take one model; some do not support a targeted goal."""
     name = f"torchattacks:{attack}"
     limits.known(name, attack, attacks())
     target = _class(attack)
@@ -51,7 +51,7 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Run the attack; target labels are the labels that it is given."""
+    """Run the attack. For a targeted goal, the labels that the attack gets are the target labels."""
     target = _class(call.attack)
     linf = _linf(call.attack, call.arguments)
     given = held.with_budget(target, call.arguments, call.epsilon, linf=linf)
@@ -68,7 +68,7 @@ def craft(call: ExternalCall) -> Tensor:
 
 
 class _Nothing(nn.Module):
-    """A model that is never called. It serves to build an attack, which only then lists the goals that it supports."""
+    """A model that is never called. An attack built with it lists the goals that it supports."""
 
     def __init__(self) -> None:
         super().__init__()

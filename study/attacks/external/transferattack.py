@@ -1,7 +1,8 @@
 """Attacks of TransferAttack (Trustworthy-AI-Group), from a checkout at the path in TRANSFERATTACK.
 
 Its attacks load their source models themselves, by name, onto `cuda`. During a call, the checkout's modules get another
-model hub, which has the study's sources under the names of their networks; `.cuda()` moves to the worker's device.
+model hub, which has the study's sources under the names of their networks, and `.cuda()` moves tensors and modules to
+the worker's device.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def home(attack: str) -> Path:
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
     """Raise StudyError as `Adapter.check` says.
 
-    Arguments are those of the attack's class, and `ensemble: true`, which lets the attack treat a single source as an
-    ensemble. Several sources are always an ensemble.
+    Arguments are those of the attack's class, and `ensemble: true`. With `ensemble: true`, the attack treats a single
+    source as an ensemble. Several sources are always an ensemble.
     """
     name = f"{_PACKAGE}:{attack}"
     limits.known(name, attack, attacks())
@@ -72,10 +73,10 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Run the attack on the sources; the image is the clean one plus the perturbation that the attack returns."""
+    """Run the attack on the sources. The result is the clean images plus the perturbation that the attack returns."""
     hub = _Hub(call)
     for model in call.models:
-        # TransferAttack loads models in this way: a few attacks tune or prune weights by their gradients.
+        # TransferAttack loads models with gradients of weights: a few attacks tune or prune weights by their gradients.
         model[1].requires_grad_(True)
     with _importable(), contextlib.redirect_stdout(io.StringIO()):
         target = _class(call.attack)
@@ -92,7 +93,7 @@ def craft(call: ExternalCall) -> Tensor:
 
 
 def checkout() -> Path:
-    """The folder that TRANSFERATTACK names. Raises StudyError if the variable is not set, or names no checkout."""
+    """The folder at the path in TRANSFERATTACK. Raises StudyError if the variable is not set, or names no checkout."""
     given = os.environ.get(VARIABLE)
     accepted = "the path of a checkout of github.com/Trustworthy-AI-Group/TransferAttack, the same on every machine"
     if not given:
@@ -108,7 +109,7 @@ def checkout() -> Path:
 
 
 class _Hub:
-    """Replaces torchvision and timm inside the checkout. It has only the source networks."""
+    """Replaces torchvision and timm inside the checkout. It has only the source models' networks."""
 
     def __init__(self, call: ExternalCall) -> None:
         self._networks: dict[str, list[nn.Module]] = {}
@@ -125,7 +126,10 @@ class _Hub:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Replace both libraries, and the functions that build and wrap networks, in the checkout's modules."""
+        """Replace both libraries in the checkout's modules, within the context.
+
+        The functions that build and wrap networks are replaced, too.
+        """
         import timm
         import torchvision
 
@@ -156,12 +160,15 @@ class _Hub:
                 setattr(module, name, value)
 
     def build(self, name: str, *_: Any, **__: Any) -> nn.Module:
-        """The network of this name. If several sources have it, calls return one after the other, and then copies."""
+        """The network of this name. If several sources have it, calls return their networks in turn.
+
+        Once every such network has been returned, calls return copies.
+        """
         if name not in self._networks:
             raise StudyError(
                 f"the attack loads the network '{name}', which is not among the sources",
                 accepted=f"sources with this network; they have {', '.join(self._networks)}",
-                todo="change the sources, or the attack",
+                todo="change the sources or the attack",
             )
         known, before = self._networks[name], self._asked[name]
         self._asked[name] += 1
@@ -174,14 +181,18 @@ class _Hub:
         return another
 
     def _wrapped(self, network: nn.Module) -> nn.Sequential:
-        """A network after the preprocessing of its source. A network that an attack has made gets the only source's."""
+        """A network after the preprocessing of its source.
+
+        If an attack has made the network itself, the preprocessing is that of the only source. Raises StudyError if
+        there are several sources.
+        """
         from torch import nn
 
         found = self._preprocessing.get(id(network))
         if found is None:
             if len({id(one) for one in self._preprocessing.values()}) > 1:
                 raise StudyError(
-                    "the attack changes its networks before it wraps them, which works with one source only",
+                    "the attack changes its networks before it wraps them, and this works with one source only",
                     accepted="one source",
                     todo="use `sources: each` in the attack's experiments",
                 )
@@ -193,7 +204,7 @@ class _Hub:
 
 
 def _instead(module: ModuleType, values: Mapping[str, Any]) -> Any:
-    """A module with other values for some names; `vars` shows only these names."""
+    """A stand-in for `module` with other values for some names. Its `vars` contains only these names."""
 
     class Instead:
         def __getattr__(self, name: str) -> Any:
@@ -215,7 +226,7 @@ def _built(target: Callable[..., Any], call: ExternalCall, hub: _Hub, given: Map
         raise StudyError(
             f"{name} does not take the sources: {first_line(error)}",
             accepted=f"sources with a network that the attack supports; these have {', '.join(call.networks)}",
-            todo="change the sources, or the attack",
+            todo="change the sources or the attack",
         ) from error
     if not hub.asked:
         raise StudyError(
@@ -227,13 +238,16 @@ def _built(target: Callable[..., Any], call: ExternalCall, hub: _Hub, given: Map
 
 
 def _moved(attack: Any, call: ExternalCall) -> Tensor:
-    """The perturbation. Raises StudyError if the attack turns out not to take a targeted goal, or a single source."""
+    """The perturbation (N, C, H, W) that the attack returns.
+
+    Raises StudyError if the attack fails because it does not support a targeted goal, or a single source.
+    """
     name = f"{_PACKAGE}:{call.attack}"
     try:
         moved: Tensor = attack(call.images, [call.true, call.labels] if call.targeted else call.labels)
         return moved
     except AttributeError as error:
-        # Most attacks do not say what they do not support.
+        # Most attacks do not declare what they do not support, and fail in this way.
         if call.targeted and "'list' object" in str(error):
             limits.goal(name, targeted=True, supported=False)
         if str(error) == "'Sequential' object has no attribute 'models'":
@@ -263,7 +277,7 @@ def _on(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _importable() -> Iterator[None]:
-    """Let the checkout's package be imported, and forget the package of another checkout."""
+    """Make the checkout's package importable within the context, and unload the package of another checkout."""
     folder = str(checkout())
     loaded = sys.modules.get(_PACKAGE)
     if loaded is not None and not str(loaded.__file__).startswith(f"{folder}{os.sep}"):
@@ -283,14 +297,14 @@ def _package() -> Any:
 
 
 def _class(attack: str) -> Any:
-    """The class of an attack; call it where the checkout can be imported."""
+    """The class of an attack. Call this function inside `_importable`."""
     name = f"{_PACKAGE}:{attack}"
     try:
         return _package().load_attack_class(attack)
     except ImportError as error:
         raise StudyError(
             f"{name} cannot be imported: {first_line(error)}",
-            todo=f"pip install {error.name}" if error.name else "install what the checkout's requirements.txt names",
+            todo=f"pip install {error.name}" if error.name else "install what the checkout's requirements.txt lists",
         ) from error
     except Exception as error:
         raise failure(name, error, checkout()) from error

@@ -21,10 +21,10 @@ class Attention:
         name: Dotted name of the module. Its output is the result after the projection.
         qkv: Names of the layers whose outputs are queries, keys and values: one layer for all, or several. Some modules
             only use the weights of a linear layer; then this is a layer that `visible_attention` adds.
-        projection: Name of the layer that projects the result; None if no module does it.
+        projection: Name of the layer that projects the result; None if no module does this.
         over: What the map weighs: tokens, or channels (XCiT). None for a linear attention, which has no map.
         heads: The number of heads; None if the module does not say.
-        silent: Modules inside that never run, because the attention module only uses their weights.
+        silent: Modules inside the attention module that never run, because it uses only their weights.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Attention:
 
     @property
     def map(self) -> str:
-        """Name of the layer whose output is the attention map; it exists inside `visible_attention`."""
+        """Name of the layer whose output is the attention map; this layer exists inside `visible_attention`."""
         return f"{self.name}.{ATTENTION_MAP}"
 
 
 def attentions(network: nn.Module) -> tuple[Attention, ...]:
-    """The attention modules of `network`, in its order.
+    """Return the attention modules of `network`, in the network's order.
 
     A module counts as attention if it has the class name of an attention, and layers for queries, keys and values.
     Raises StudyError for a module that has such a class name, but no known layers for queries, keys and values.
@@ -60,7 +60,7 @@ def attentions(network: nn.Module) -> tuple[Attention, ...]:
 
 
 def known_attentions(network: nn.Module) -> tuple[Attention, ...]:
-    """The attention modules of `network` whose layers for queries, keys and values are known."""
+    """Return the attention modules of `network` whose layers for queries, keys and values are known."""
     found = (_attention(name, one) for name, one in _so_called(network))
     return tuple(attention for attention in found if attention is not None)
 
@@ -96,12 +96,12 @@ def _present(module: nn.Module, choices: tuple[tuple[str, ...], ...]) -> tuple[s
 
 
 def _adds_bias(module: nn.Module) -> bool:
-    """Whether timm's module does not call its `qkv`, but uses its weights, to add biases to queries and values only."""
+    """Whether timm's module uses the weights of its layer `qkv` without running it, to bias only queries and values."""
     return getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False)
 
 
 def functional_weights(module: nn.Module) -> Iterator[Tensor]:
-    """The weights with which an attention module computes queries, keys and values without running a layer."""
+    """Yield the weights with which an attention module computes queries, keys and values without running a layer."""
     if isinstance(module, nn.MultiheadAttention):
         if module.in_proj_weight is not None:
             yield module.in_proj_weight
@@ -124,4 +124,4 @@ _GATES = {
     *("ChannelAttn", "LightChannelAttn", "SpatialAttn", "LightSpatialAttn", "CoordAttn", "SimpleCoordAttn"),
     *("EfficientLocalAttn", "StripAttn", "SelectiveKernelAttn", "SplitAttn"),
 }
-"""Classes that scale channels or places, in convolutional networks: no attention in the sense of transformers."""
+"""Classes of convolutional networks that scale channels or positions. They are not the attention of transformers."""

@@ -19,15 +19,15 @@ class Branch:
     Attributes:
         block: Dotted name of the branch's block within the network.
         end: The module whose output is the branch's output, before the addition or concatenation. A constant scale, a
-            permutation or a crop may follow it, which does not change the effect of a factor.
+            permutation or a crop may follow this module; that does not change the effect of a factor on its gradient.
         dense: Whether this is a dense layer, which concatenates its new features instead of adding them.
         name: Dotted name of `end`.
-        start: Dotted name of the module whose input is x. It is the block itself, or, for the second branch of a
-            transformer's block, the first module of that branch.
+        start: Dotted name of the module whose input is x. This is the block itself, or, in a transformer's block, the
+            first module of the branch.
         skip: Dotted name of the module whose output is added in place of x (a downsampling); None if there is none.
-        identity: Whether x itself is added. If it is false and `skip` is None, the block changes x by functions, and no
-            module returns the value of the skip connection.
-        family: The blocks' family, as the authors' code of the Skip Gradient Method divides networks.
+        identity: Whether x itself is added. If this is false and `skip` is None, the block changes x by functions, and
+            no module returns the value of the skip connection.
+        family: The block's family, in the division of networks by the authors' code of the Skip Gradient Method.
     """
 
     block: str
@@ -41,13 +41,15 @@ class Branch:
 
 
 def has_known_blocks(network: nn.Module) -> bool:
-    """Whether `network` consists of known blocks; some networks of known blocks have no skip connection."""
+    """Return whether `network` has a known block. A network of known blocks may still have no skip connection."""
     return any(_known(module) is not None for module in network.modules())
 
 
 def unknown_blocks(network: nn.Module) -> tuple[str, ...]:
-    """Names of modules that have the class name of a block, but are unknown, and neither contain nor are inside a
-    known block."""
+    """Return the names of unknown blocks: modules that have a block's class name, but are of no known class.
+
+    A module that contains a known block, or is inside a known block, is not among them.
+    """
     known = [name for name, module in network.named_modules() if _known(module) is not None]
     holding = {name[:at] for name in known for at, sign in enumerate(name) if sign == "."}
     inside = tuple(f"{name}." for name in known)
@@ -63,11 +65,11 @@ def unknown_blocks(network: nn.Module) -> tuple[str, ...]:
 
 
 def branches(network: nn.Module) -> list[Branch]:
-    """The branches of all known blocks in `network`, in the network's order.
+    """Return the branches of all known blocks in `network`, in the network's order.
 
-    A block is known by the class that defines its `forward`: a subclass with its own `forward` is another block, and
-    branches of unknown blocks are not found. An end is never an `nn.Identity`, so batch norms may be folded into their
-    convolutions, even if one Identity replaces all of them.
+    A block is known if the class that defines its `forward` is known; a subclass with a `forward` of its own is another
+    block. Branches of unknown blocks are not found. The end of a branch is never an `nn.Identity`, so batch norms may
+    be folded into their convolutions, even if a single Identity replaces all batch norms.
     """
     found = []
     for name, block in network.named_modules():
@@ -83,11 +85,11 @@ class _Arm:
     """One branch of a class of blocks.
 
     Attributes:
-        ends: The names of the modules at its end, last one first; "" is the block itself. The first module that exists
-            and is not an Identity is the end.
+        ends: The names of the modules at the end of the branch, the last module first; "" is the block itself. The
+            first of them that exists and is not an Identity is the end.
         start: The name of the module whose input is the value that the skip connection carries; "" is the block.
         skip: The name of the module in the skip connection, if there is one.
-        plain: Whether a skip connection without a module adds that value unchanged.
+        plain: Returns whether the block's skip connection adds that value unchanged if it has no module.
     """
 
     ends: tuple[str, ...]
@@ -152,13 +154,13 @@ def _one(*ends: str, skip: str = "", only_if: str | None = None, family: Family 
 
 
 def _two(first: tuple[str, ...], second: tuple[str, ...], starts: tuple[str, str] = ("norm1", "norm2")) -> _Block:
-    """Attention, then an MLP (or what takes their place), each with a skip connection of its own."""
+    """A block with two branches, usually attention and an MLP, each with a skip connection of its own."""
     return _Block((_Arm(first, starts[0]), _Arm(second, starts[1])))
 
 
 _CALLED_BLOCKS = re.compile("Block|Bottleneck|Residual|MBConv|MbConv")
 _OTHER_BLOCKS = {"ClassAttentionBlock"}
-"""XCiT's last blocks: their attention replaces the class token and adds the other tokens to themselves."""
+"""XCiT's last blocks. Their attention replaces the class token; the other tokens are added to themselves."""
 
 _TIMM_RESIDUAL = "timm.models._efficientnet_blocks"
 _LAST = ("bn3", "conv3", "bn2", "conv2")
@@ -169,7 +171,7 @@ _SENET = _one("se_module", skip="downsample")
 _INCEPTION_RESNET = _one("conv2d")
 _XCEPTION = _one("rep", skip="skipbn")
 _TRANSFORMER = _two(("drop_path1", "attn"), ("drop_path2", "mlp"))
-# One module drops the paths of both branches, so it is the end of neither.
+# One drop-path module serves both branches, so it is not the end of either branch.
 _SHARED_DROP = _two(("attn",), ("mlp",))
 
 _BLOCKS: dict[str, _Block] = {

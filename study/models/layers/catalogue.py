@@ -33,10 +33,10 @@ class Activation:
 
 
 class Layers:
-    """The layers of one network. Every name is one of `named_modules()`; folding of batch norms keeps all of them.
+    """The layers of one network. Every name is one of `named_modules()`; folding batch norms keeps all names.
 
-    Each property raises StudyError if its layers are not known for this network. It also raises StudyError if there are
-    none, unless its own description allows that.
+    A property raises StudyError if its layers are not known for this network. It also raises StudyError if the network
+    has no such layers, unless the property's own description allows that.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -47,8 +47,8 @@ class Layers:
     def stages(self) -> tuple[str, ...]:
         """The modules whose outputs end the stages, in order.
 
-        A stage of a CNN, and of a transformer with a pyramid of resolutions, is what it computes at one resolution.
-        Every block of a plain transformer is a stage.
+        In a CNN, and in a transformer with a pyramid of resolutions, a stage is the part that computes at one
+        resolution. Every block of a plain transformer is a stage.
         """
         found = stage_ends(self._network)
         if found is None:
@@ -56,13 +56,15 @@ class Layers:
         return found
 
     def stage(self, depth: float) -> str:
-        """The end of the stage at relative depth `depth`, 0 < depth <= 1: stage number ceil(depth n) of n stages.
+        """Return the end of the stage at relative depth `depth`, 0 < depth <= 1: of n stages, number ceil(depth n).
 
-        `stage(0.5)` is `layer2` of a ResNet, the end of conv3 of a VGG, and block 6 of a transformer of 12.
+        `stage(0.5)` is `layer2` of a ResNet, the end of conv3 of a VGG, and block 6 of a transformer of 12 blocks.
         """
         if not 0 < depth <= 1:
             raise StudyError(
-                f"{depth:g} is not the depth of a stage", accepted="more than 0, up to 1", todo="0.5 is the middle"
+                f"{depth:g} is not the depth of a stage",
+                accepted="more than 0, up to 1",
+                todo="choose a depth such as 0.5, the middle",
             )
         # Without the tolerance, 0.1 * 30 is a little more than 3.
         return self.stages[math.ceil(depth * len(self.stages) - 1e-9) - 1]
@@ -73,7 +75,7 @@ class Layers:
         return self.stage(0.5)
 
     def of_paper(self, method: str) -> str:
-        """The layer that the authors of a method chose for this network. Raises StudyError if they chose none."""
+        """Return the layer that the authors of `method` chose in this network. Raises StudyError if they chose none."""
         name = _PAPERS.get(method, {}).get(_depth(self._network, self.family))
         if name == _STAGE_3:
             return self.stages[2]
@@ -103,7 +105,7 @@ class Layers:
 
     @cached_property
     def mlps(self) -> tuple[str, ...]:
-        """The MLP blocks of a transformer or a network like it, in order; none for other networks."""
+        """The MLP blocks of a transformer or a similar network, in order; none for other networks."""
         found = [name for name, one in self._network.named_modules() if _MLPS.search(type(one).__name__)]
         whole = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
         attention = tuple(f"{one.name}." for one in known_attentions(self._network))
@@ -114,7 +116,7 @@ class Layers:
 
     @cached_property
     def activations(self) -> tuple[Activation, ...]:
-        """The activations that are modules, in the order of the network's modules."""
+        """The activations that are modules, in the order of the network's modules; empty if there are none."""
         return tuple(
             Activation(name, type(one).__name__.lower())
             for name, one in self._network.named_modules()
@@ -123,7 +125,7 @@ class Layers:
 
     @cached_property
     def weighted(self) -> tuple[str, ...]:
-        """All convolutions and linear layers that run in a forward pass."""
+        """All convolutions and linear layers that run in a forward pass; empty if there are none."""
         return tuple(self._weighted())
 
     @cached_property
@@ -136,7 +138,7 @@ class Layers:
 
     @cached_property
     def head(self) -> tuple[str, ...]:
-        """The last layers: one, or two whose logits a distilled transformer averages."""
+        """The last layer, or, in a distilled transformer, the two last layers whose logits it averages."""
         network: Any = self._network
         if hasattr(network, "get_classifier"):
             given = network.get_classifier()
@@ -145,7 +147,7 @@ class Layers:
         else:
             found = next((ends for name in _HEADS if (ends := _last(self._network, name))), ())
         if not found:
-            raise self._unknown("head", "name its last layer")
+            raise self._unknown("last layers", "choose another network, or name the last layer")
         return found
 
     def _weighted(self) -> Iterator[str]:
@@ -155,7 +157,7 @@ class Layers:
             if name.startswith(_ONLY_IN_TRAINING) or name in silent or (inside and name.startswith(inside)):
                 continue
             if isinstance(one, nn.Conv2d | nn.Linear | Stem):
-                # A rewritten convolution runs without calling the original that it holds.
+                # A rewritten convolution contains the original convolution, but does not call it.
                 inside = f"{name}."
                 yield name
 
@@ -168,7 +170,7 @@ class Layers:
 
 
 def layers_of(model: nn.Module) -> Layers:
-    """The layers of a classifier's network, or of a network."""
+    """Return the layers of a network, or of a classifier's network."""
     return Layers(network_of(model))
 
 
@@ -180,7 +182,7 @@ def _family(network: nn.Module) -> str:
 
 
 def _depth(network: Any, family: str) -> str:
-    """The family, with the number of layers for a VGG and for a ResNet of the paper's width: `resnet-50`."""
+    """The family; for a VGG and a ResNet of the original width, with the number of layers, such as `resnet-50`."""
     if family == "vgg":
         layers = sum(isinstance(one, nn.Conv2d | nn.Linear) for one in network.modules())
         return f"vgg-{layers}"
@@ -217,7 +219,7 @@ _HEADS = ("last_linear", "last_conv", "heads", "head", "fc", "classifier", "line
 _MLPS = re.compile(r"^(?!RelPos)\w*(Mlp|MLP|MLPBlock|FeedForward|SwiGLU|FFN|MlpWithDepthwiseConv|ConvMlpWithNorm)$")
 _NO_MLPS = ("head", "classifier", "pre_logits")
 _NO_ACTIVATION = {"Softmax", "Softmax2d", "LogSoftmax", "MultiheadAttention", "Sigmoid", "Hardsigmoid", "HardSigmoid"}
-"""Modules of torch's activations that make attention maps, or gates of squeeze-and-excitation."""
+"""Modules that are no activations here: they make attention maps, or the gates of squeeze-and-excitation."""
 
 _ONLY_IN_TRAINING = ("AuxLogits", "aux1", "aux2")
 """Auxiliary heads of Inception v3 and GoogLeNet."""
@@ -250,4 +252,4 @@ _PAPERS: dict[str, dict[str, str]] = {
     # Li et al. 2023, arXiv:2304.13410: the last block of conv3.
     "ilpd": {"resnet-50": "layer2.3"},
 }
-"""The layers that authors chose, by family and number of layers."""
+"""The layers that authors chose, by method, and by the network's family and number of layers (see `_depth`)."""

@@ -10,9 +10,9 @@ from study.models.layers.named import layer
 
 
 def middle_layer(model: nn.Module, method: str, name: str | None = None) -> str:
-    """The layer `name` of a classifier or network; without one, the layer of the method's authors, or else the middle.
+    """Return `name`; if it is None, the layer that the method's authors chose for this network, or the middle layer.
 
-    Raises StudyError if it does not exist.
+    `model` is a classifier or a network. Raises StudyError if it has no layer `name`.
     """
     if name is not None:
         layer(model, name)

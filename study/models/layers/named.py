@@ -1,4 +1,4 @@
-"""Layers by name. Names are those of `named_modules()` of the network, such as `layer2.3`."""
+"""Find layers by name. The names are those of the network's `named_modules()`, such as `layer2.3`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ ATTENTION_MAP = "attention_map"
 """The layer that `visible_attention` adds to an attention module: its output is the attention map."""
 
 ATTENTION_QKV = "attention_qkv"
-"""The layer that `visible_attention` adds if no layer outputs queries, keys and values: its output contains them."""
+"""The layer that `visible_attention` adds, to output queries, keys and values, if no layer of the network does so."""
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """The network that layer names refer to: that of a classifier, or the module itself."""
+    """Return the network that layer names refer to: the network of a classifier, or the module itself."""
     return model.network if isinstance(model, Classifier) else model
 
 
 def layer(model: nn.Module, name: str) -> nn.Module:
-    """The layer `name` of a classifier's network, or of a network. Raises StudyError if it does not exist."""
+    """Return the layer `name` of a network or of a classifier's network. Raises StudyError if it does not exist."""
     network = network_of(model)
     try:
         found = network.get_submodule(name)
@@ -30,7 +30,7 @@ def layer(model: nn.Module, name: str) -> nn.Module:
         return found
     if name.rpartition(".")[2] in (ATTENTION_MAP, ATTENTION_QKV):
         raise StudyError(
-            f"the layer '{name}' of this {type(network).__name__} exists only where its attention is made visible",
+            f"the layer '{name}' of this {type(network).__name__} exists only inside `visible_attention`",
             todo="use it inside `with visible_attention(network):`",
         )
     raise StudyError(

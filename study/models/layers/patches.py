@@ -16,8 +16,9 @@ class Patches:
     """The tokens of a network's first block.
 
     Attributes:
-        embedding: Name of the module that makes tokens of the image.
-        size: Side of a patch in pixels. If several convolutions make the tokens, patches overlap, and it is `stride`.
+        embedding: Name of the module that turns the image into tokens.
+        size: Side of a patch in pixels. If several convolutions make the tokens, patches overlap, and `size` is equal
+            to `stride`.
         stride: Distance in pixels between neighbouring patches.
         prefix: Number of tokens before the patches' tokens in outputs of stages: class, distillation and registers.
     """
@@ -29,7 +30,7 @@ class Patches:
 
 
 def patches_of(network: nn.Module) -> Patches | None:
-    """The patches of `network`; None if it has none, or they are not known."""
+    """Return the patches of `network`; None if the network has no patches, or if they are not known."""
     kind = f"{type(network).__module__}.{type(network).__qualname__}"
     if kind in _NETWORKS:
         return _NETWORKS[kind](network)
@@ -48,7 +49,7 @@ def _of_timm(network: Any) -> Patches | None:
 
 
 def _prefix(network: Any) -> int | None:
-    """The prefix of timm's network; None if it has a class token, but does not say where."""
+    """The prefix of a network of timm; None if the network has a class token, but does not say where."""
     if type(network).__name__ in ("Cait", "Xcit"):
         # The class token joins after the last stage.
         return 0
@@ -73,7 +74,7 @@ def _equal(name: str, size: int, prefix: int) -> Patches:
 
 
 def _visformer(network: Any) -> Patches:
-    """The stem of a Visformer, if it has one, halves the image."""
+    """The patches of a Visformer, whose stem halves the image. Some Visformers have no stem."""
     stem = 1 if network.stem is None else 2
     return _equal("patch_embed1", stem * network.patch_embed1.patch_size[0], 0)
 

@@ -1,6 +1,6 @@
 """The modules that end each stage of a network.
 
-A stage of a CNN, and of a transformer with a pyramid of resolutions, is all that it computes at one resolution; its
+In a CNN, and in a transformer with a pyramid of resolutions, a stage is the part that computes at one resolution; the
 stem does not count as a stage. VGG, AlexNet and SqueezeNet have a stage between each pair of consecutive poolings.
 Every block of a plain transformer is a stage.
 """
@@ -15,10 +15,10 @@ from torch import nn
 
 
 def stage_ends(network: nn.Module) -> tuple[str, ...] | None:
-    """Names of the modules whose outputs end the stages, in order; None if this is not known."""
+    """Return the names of the modules whose outputs end the stages, in order; None if the stages are not known."""
     known = _NETWORKS.get(f"{type(network).__module__}.{type(network).__qualname__}")
     ends = known(network) if known is not None else _of_timm(network)
-    # A list of modules runs nothing itself.
+    # An nn.ModuleList never runs itself.
     modules = network.named_modules(remove_duplicate=False)
     held = {name for name, one in modules if name and not isinstance(one, nn.ModuleList)}
     return ends if ends and held.issuperset(ends) and len(set(ends)) == len(ends) else None
@@ -46,7 +46,7 @@ def _names(*ends: str) -> Callable[[nn.Module], tuple[str, ...]]:
 
 
 def _children(trunk: str, *, every: int = 1, first: int = 0) -> Callable[[nn.Module], tuple[str, ...]]:
-    """The children of the module `trunk` from number `first` on, with a step of `every`."""
+    """The children of the module `trunk`, from index `first` on with a step of `every`."""
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         found = [f"{trunk}.{name}" for name, _ in network.get_submodule(trunk).named_children()]
@@ -56,7 +56,7 @@ def _children(trunk: str, *, every: int = 1, first: int = 0) -> Callable[[nn.Mod
 
 
 def _matching(trunk: str, pattern: str) -> Callable[[nn.Module], tuple[str, ...]]:
-    """For each value of the pattern's group, the last child that has it."""
+    """The last child of `trunk` for each value of the group in `pattern`, which the child's name must match."""
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         last: dict[str, str] = {}
@@ -86,7 +86,7 @@ def _pooled(network: nn.Module) -> tuple[str, ...]:
 
 
 def _strided(trunk: str) -> Callable[[nn.Module], tuple[str, ...]]:
-    """In a flat trunk, the blocks before each block that halves the image, and the last; without stem and head."""
+    """In a flat trunk, the block before each block that halves the image, and the last block; no stem and no head."""
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         children = [(f"{trunk}.{name}", one) for name, one in network.get_submodule(trunk).named_children()]

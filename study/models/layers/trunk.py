@@ -12,10 +12,11 @@ from study.models.layers.named import network_of
 
 
 def trunk_of(model: nn.Module) -> tuple[str, ...]:
-    """Names of the blocks, activations and max-poolings at a network's top level, in its order.
+    """Return the names of the blocks, activations and max-poolings at a network's top level, in the network's order.
 
-    Modules in a sequence count one by one: an Inception's blocks, the activations and poolings of a VGG. A single
-    convolution or batch norm does not count, because an activation follows it. Raises StudyError if there are none.
+    Modules in a sequence count one by one: an Inception's blocks, or the activations and poolings of a VGG. A single
+    convolution or batch norm does not count, because an activation follows it. Raises StudyError if the network has
+    none of these modules at its top level.
     """
     network, layers = network_of(model), layers_of(model)
     activations = {one.name for one in layers.activations}

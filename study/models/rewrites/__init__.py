@@ -1,1 +1,1 @@
-"""Rewrites of networks that keep their function: they make it faster, or its gradients deterministic."""
+"""Rewrites of networks: a rewritten network computes the same function, but faster or with deterministic gradients."""

@@ -1,8 +1,8 @@
 """Rewrite convolutions that are slow in PyTorch on a CPU. Results are equal up to rounding.
 
 - A large strided first convolution: its input gradient has only three channels, but takes 15 % of a ResNet-18's forward
-  and backward pass. Pixels at equal positions modulo the stride use the same taps of the kernel, so the gradient is one
-  stride-1 convolution with separate channels for each such class of pixels, and a pixel shuffle.
+  and backward pass. Pixels at equal positions modulo the stride (a phase) use the same taps of the kernel. The gradient
+  is therefore computed as one stride-1 convolution with separate channels for each phase, and a pixel shuffle.
 - 1 x 1 kernels: with one thread and fewer than 16 images, PyTorch does not use oneDNN for them unless they are dilated.
   Dilation has no effect on a 1 x 1 kernel. An EfficientNet-Lite0 becomes a third faster.
 """
@@ -60,8 +60,9 @@ def _suited(conv: nn.Conv2d) -> bool:
 def _phases(weight: Tensor, stride: int, padding: int) -> tuple[Tensor, int, int]:
     """The weights (in * stride^2, out, n, n) that map an output gradient to the phases of the input gradient.
 
-    Also returns how many positions each kernel reaches before and after its own. Output position o reads input position
-    i through tap t = i + padding - stride o. With i = stride q + r and o = q + d: t = r + padding - stride d.
+    Also returns how many positions each of these kernels reaches before and after its own position. An output position
+    o reads an input position i through the tap t = i + padding - stride * o of the convolution's kernel. Let r be the
+    phase of i, so that i = stride * q + r, and let d = o - q. Then t = r + padding - stride * d.
     """
     out, channels, size, _ = weight.shape
     before, after = (size - 1 - padding) // stride, (stride - 1 + padding) // stride

@@ -26,16 +26,17 @@ _NORMS_WITH_ACTIVATION = {"timm.layers.norm_act.BatchNormAct2d"}
 
 
 def fold(network: nn.Module, example: Tensor, *, keep: Collection[str] = ()) -> int:
-    """Fold every batch norm that directly follows a convolution into it, in place; return the number of folded ones.
+    """Fold batch norms that directly follow a convolution into the convolution, in place; return the number of folds.
 
-    `example` is an input of the network, (N, 3, S, S) after preprocessing, on its device and in its dtype. One forward
-    pass on it shows the order of modules. A batch norm is folded if it alone reads the convolution's output, both
-    are called once, and neither shares parameters, has hooks, has two names in the network, or is named in `keep`.
+    `example` is an input of the network, (N, 3, S, S) after preprocessing, on the network's device and in its dtype.
+    One forward pass of `example` shows the order of modules. A batch norm is folded if nothing else reads the
+    convolution's output, and the pass calls the convolution once and the batch norm once. Neither of the two may share
+    parameters, have hooks, have two names in the network, or be named in `keep`.
 
     Folded convolutions have new parameters with the same dtype, device and memory format, which require no gradient.
     All modules keep their names: a batch norm becomes an `nn.Identity`; a batch norm with an activation (timm's)
-    becomes a module with its `drop` and `act`. If the logits on `example` change by more than 1,000 roundings of their
-    range, the network is restored and 0 is returned.
+    becomes a module with its `drop` and `act`. If a logit on `example` changes by more than 1,000 times the dtype's
+    machine epsilon times the range of the logits, the network is restored and 0 is returned.
 
     Raises ValueError if the network is in training mode, or its dtype is narrower than float32.
     """
@@ -83,7 +84,7 @@ def _observe(
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Record in one forward pass which batch norm reads each convolution's output, and whether others read it too."""
+    """Records in a pass which batch norm reads each convolution's output, and whether other operations read it too."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -143,7 +144,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _AfterNorm(nn.Module):
-    """The rest of a norm with an activation after the norm is folded."""
+    """The remaining part of a batch norm with an activation after the norm is folded."""
 
     def __init__(self, drop: nn.Module, act: nn.Module) -> None:
         super().__init__()

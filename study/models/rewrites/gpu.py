@@ -1,6 +1,6 @@
 """Rewrite layers whose gradient on a GPU sums in random order. Results are equal up to rounding.
 
-PyTorch's adaptive average pooling is such a layer, unless its output is 1 x 1. VGG and AlexNet have it.
+PyTorch's adaptive average pooling is such a layer, unless its output is 1 x 1. VGG and AlexNet have this layer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def order_gradients(network: nn.Module) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _means(old: int, new: int, device: str) -> Tensor:
-    """The matrix (new, old) of the means over the windows of adaptive pooling along one axis."""
+    """The matrix (new, old) that takes the means over the windows of adaptive pooling along one axis."""
     matrix = torch.zeros(new, old)
     for place in range(new):
         first, end = place * old // new, -(-(place + 1) * old // new)

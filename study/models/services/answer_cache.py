@@ -16,7 +16,7 @@ _FORMAT = 1
 _TABLE = """CREATE TABLE IF NOT EXISTS answers
 (question TEXT PRIMARY KEY, body TEXT NOT NULL, time TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID"""
 _REQUESTS = "CREATE TABLE IF NOT EXISTS requests (only INTEGER PRIMARY KEY CHECK (only = 1), sent INTEGER NOT NULL)"
-"""How many requests were sent. An older version of the file lacks the table, and older programs ignore it."""
+"""The table with the number of sent requests. Files of older versions lack this table, and older programs ignore it."""
 
 
 class AnswerCache:
@@ -53,7 +53,7 @@ class AnswerCache:
                 self._file.execute("COMMIT")
 
     def get(self, key: str) -> str | None:
-        """The answer stored under `key`, or None. Raises StudyError if it is damaged."""
+        """Return the answer stored under `key`, or None. Raises StudyError if the answer is damaged."""
         with self._guarded():
             rows = self._file.execute("SELECT body, time, sha256 FROM answers WHERE question = ?", [key])
             row = rows.fetchone()
@@ -65,7 +65,7 @@ class AnswerCache:
         return str(body)
 
     def put(self, key: str, body: str) -> None:
-        """Store an answer, unless `key` has one already."""
+        """Store the answer `body` under `key`, unless an answer is stored there already."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
         with self._guarded():
             self._file.execute(
@@ -74,7 +74,7 @@ class AnswerCache:
             )
 
     def count_request(self, most: int) -> bool:
-        """Count one more request, on disk, unless `most` are counted already; return whether it was counted."""
+        """Count a request, on disk, unless `most` requests are counted already; return whether it was counted."""
         with self._guarded():
             self._file.execute(_REQUESTS)
             self._file.execute("INSERT INTO requests VALUES (1, 0) ON CONFLICT DO NOTHING")
@@ -98,7 +98,7 @@ class AnswerCache:
     def _damaged(self, why: str) -> StudyError:
         return StudyError(
             f"the answer cache {self._path} is damaged: {why}",
-            todo="restore the file from a copy; or move it away, and all images are sent to the service again",
+            todo="restore the file from a copy; or move it away: all images are then sent to the service again",
             status=1,
         )
 

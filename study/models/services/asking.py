@@ -1,4 +1,4 @@
-"""Asking one service about the images of a unit: all of them, or one after the other until one succeeds."""
+"""Asks one service about images: about all of them, or about the versions of an image in turn until one succeeds."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from study.models.services.service_spec import Remote
 
 @dataclass(frozen=True)
 class Question:
-    """The images of a question: their true labels, and target labels if the attack is targeted.
+    """A question about N images: their true labels, and their target labels if the attack is targeted.
 
-    `clean_names` are the names that the service gave for the clean images; None for a question about these.
+    `clean_names` has, for each image, the names that the service gave for the clean image; None if the question is
+    about the clean images.
     """
 
     labels: Sequence[int]
@@ -33,7 +34,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers about V * N images, in their order; `shown`: see `study.results.schema.TargetAnswers`."""
+    """The answers about V versions of N images: V * N answers, in the order of the images.
+
+    `shown` is described in `study.results.schema.TargetAnswers`.
+    """
 
     names: tuple[tuple[str, ...], ...]
     scores: tuple[tuple[float, ...], ...]
@@ -43,7 +47,7 @@ class Answers:
 
 
 class Asking:
-    """One service with its judge, if it talks."""
+    """One service; a chat service has a judge, which finds the labels in its sentences."""
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class Asking:
         secrets: tuple[Secret | None, Secret | None],
         caches: tuple[Path, Path],
     ) -> None:
-        """`secrets` and `caches` are those of the service, and of the model that judges its sentences."""
+        """`secrets` and `caches` have two entries: for the service, and for the model that judges its sentences."""
         self._remote, self._labels = remote, labels
         self._service = Service(name, remote, secret=secrets[0], cache=caches[0])
         self._judging = None
@@ -68,9 +72,9 @@ class Asking:
     def answers(self, images: NDArray[np.uint8], question: Question) -> Answers:
         """Ask about `uint8` images (V * N, C, H, W): V versions of the N images of `question`.
 
-        With a limit of queries, version v of an image is shown only if none before it succeeded, and fewer than the
-        limit were shown; every later answer repeats that about the last image shown. Raises StudyError as
-        `Service.ask` does.
+        If the service has a limit `queries`, only the first `queries` versions of an image are shown to the service,
+        one after the other, and none after a version that succeeded. The other versions get the answer about the last
+        version shown. Raises StudyError as `Service.ask` does.
         """
         most = self._remote.queries
         if most is None or question.clean_names is None or not len(images):
@@ -96,7 +100,7 @@ class Asking:
     def _asked(
         self, images: NDArray[np.uint8], places: Sequence[int], question: Question
     ) -> tuple[list[Reply], list[Verdict]]:
-        """Ask about some images, which stand at `places` of the whole question."""
+        """Ask about `images`, a selection: `places` are their positions among all images of the question."""
         replies = self._service.ask(images)
         if self._judging is None:
             return replies, [Verdict(reply.names, refused=False) for reply in replies]
@@ -108,12 +112,12 @@ class Asking:
         return (question.labels[index], *wanted)
 
     def _succeeds(self, verdict: Verdict, index: int, question: Question) -> bool:
-        """The rule of `study.analysis.rates.succeeded`."""
+        """Whether an adversarial image succeeded, by the rule of `study.analysis.rates.succeeded`."""
         if question.target_labels is not None:
             return not set(verdict.names).isdisjoint(self._names(question.target_labels[index]))
         if self._judging is not None:
             return not verdict.refused and set(verdict.names).isdisjoint(self._names(question.labels[index]))
-        assert question.clean_names is not None, "limits count for adversarial images only"
+        assert question.clean_names is not None, "limits apply to adversarial images only"
         return set(verdict.names).isdisjoint(question.clean_names[index])
 
     def _names(self, label: int) -> tuple[str, ...]:

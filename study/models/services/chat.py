@@ -11,11 +11,11 @@ from study.models.services.service_spec import Remote
 
 _TEMPERATURE = 0
 _FILTERED = ("content_filter", "content_policy_violation")
-"""What a filter of the service gives as its reason, in an answer or in an error, where it refuses an image."""
+"""Values of `code` or `type` in the error with which a content filter of the service refuses an image."""
 
 
 def request_object(remote: Remote, question: bytes | str) -> dict[str, Any]:
-    """The JSON object of a request: about an image (a PNG, after the prompt of the spec), or a text alone."""
+    """Return the JSON object of a request: the prompt of the spec and an image (bytes of a PNG), or a text alone."""
     content: Any = question
     if isinstance(question, bytes):
         url = f"data:image/png;base64,{base64.b64encode(question).decode()}"
@@ -25,9 +25,9 @@ def request_object(remote: Remote, question: bytes | str) -> dict[str, Any]:
 
 
 def read_sentence(body: str) -> Reply:
-    """The reply in the JSON text of an answer: the words as they are, or a refusal.
+    """Return the reply in the JSON text of an answer: the sentence, unchanged, and whether the answer is a refusal.
 
-    Raises UnexpectedAnswer if the text is no answer of a chat endpoint.
+    Raises UnexpectedAnswer if the text is not an answer of a chat endpoint.
     """
     data = parsed(body)
     if is_filtered(data):
@@ -53,13 +53,13 @@ def read_sentence(body: str) -> Reply:
 
 
 def is_filtered(data: Any) -> bool:
-    """Whether the JSON of an answer with status 400 says that a filter refused this image: asking again is no use."""
+    """Whether `data`, the JSON of an error, says that a filter refused the image. A repeated request would not help."""
     error = data.get("error") if isinstance(data, dict) else None
     return isinstance(error, dict) and any(error.get(key) in _FILTERED for key in ("code", "type"))
 
 
 def refuses(body: str) -> bool:
-    """Whether the text of an error is that of a filter which refused the image."""
+    """Whether `body`, the text of an error, says that a filter refused the image."""
     try:
         return is_filtered(json.loads(body))
     except (ValueError, RecursionError):

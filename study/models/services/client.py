@@ -1,4 +1,4 @@
-"""Client of one service: it respects the limits, repeats failed requests, and sends no image and no text twice."""
+"""Client of one service. It respects the limits, repeats failed requests, and asks about no image or text twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Question = NDArray[np.uint8] | str
 
 
 class Halted(Exception):
-    """A request was not sent, because another one failed for good or the user stopped the study."""
+    """A request was not sent, because another request failed for good, or because the user stopped the study."""
 
 
 async def pause(seconds: float, halt: asyncio.Event) -> None:
@@ -55,7 +55,7 @@ class Pacer:
         self._next = 0.0
 
     def reserve(self, now: float) -> float:
-        """Reserve the next turn; return the seconds from `now` until it comes."""
+        """Reserve the next turn; return the seconds from `now` until that turn."""
         turn = max(now, self._next)
         self._next = turn + self._gap
         return turn - now
@@ -91,15 +91,16 @@ class Service:
     def ask(self, images: NDArray[np.uint8], stop: Callable[[], bool] = lambda: False) -> list[Reply]:
         """Ask about `images`, `uint8` (N, C, H, W) with one channel or three; return the replies in their order.
 
-        Every answer is on disk before it is used. If an image fails in all attempts, no further image is sent, and the
+        Every answer is on disk before it is used. If all attempts for an image fail, no further image is sent, and the
         call raises StudyError. The service then counts as down: until it answers again, later calls make one attempt
-        for each image. Also raises StudyError, at once, if a repeated request would not help; raises Interrupted when
-        `stop` returns true. Requests under way always finish first, because their answers may cost money.
+        for each image. If a repeated request would not help, the call raises StudyError without further attempts. It
+        raises Interrupted if `stop` returns true. Requests under way always finish first, because their answers may
+        cost money.
         """
         return self._replies(list(images), stop)
 
     def ask_about(self, texts: Sequence[str], stop: Callable[[], bool] = lambda: False) -> list[Reply]:
-        """Send `texts` to a chat service, each alone; as `ask` does."""
+        """Send `texts` to a chat service, each in its own request. Return values and errors are those of `ask`."""
         return self._replies(list(texts), stop)
 
     def _replies(self, questions: Sequence[Question], stop: Callable[[], bool]) -> list[Reply]:
@@ -156,7 +157,10 @@ class Service:
         return bodies, errors, stopped
 
     async def _answer(self, client: httpx.AsyncClient, question: bytes | str, halt: asyncio.Event) -> str:
-        """Send one question until an attempt succeeds. Raises StudyError if all fail, Halted after `halt`."""
+        """Send one question until an attempt succeeds; return the answer.
+
+        Raises StudyError if all attempts fail, and Halted as soon as `halt` is set.
+        """
 
         async def attempt() -> str:
             await pause(self._pacer.reserve(time.monotonic()), halt)
@@ -184,11 +188,11 @@ class Service:
         return await retrying(attempt)
 
     def _count(self, most: int) -> None:
-        """Count a request on disk, before it is sent. Raises StudyError where `most` of them are counted already."""
+        """Count a request on disk, before it is sent. Raises StudyError if `most` requests are counted already."""
         if not self._cache.count_request(most):
             raise StudyError(
-                f"{self._name} was sent {most:,} requests in this run folder, as many as `most` allows",
-                todo="raise `most` of this service, which is no other study, and launch again",
+                f"this run folder has sent {most:,} requests to {self._name}, the largest number that `most` allows",
+                todo="raise `most` of this service and launch again: the study stays the same, and answers are kept",
                 status=1,
             )
 
@@ -220,7 +224,7 @@ class Service:
             ) from None
 
     def _key(self, question: Question) -> str:
-        """The cache key: a hash of an image's pixels, since another zlib writes the same image as another PNG."""
+        """The cache key of a question. For an image, it hashes the pixels: the PNG depends on the version of zlib."""
         remote = self._remote
         headers = {name.lower(): value for name, value in remote.headers.items()}
         asked = (remote.url, remote.model, remote.extra, headers)

@@ -57,7 +57,7 @@ def credential_of(remote: Remote) -> Secret | None:
         )
     if not (value.isascii() and value.isprintable() and value == value.strip()):
         raise StudyError(
-            f"the environment variable {variable} holds no valid credential",
+            f"the value of the environment variable {variable} is not a valid credential",
             accepted="one line of printable ASCII, without spaces at either end",
         )
     return Secret(value)

@@ -1,4 +1,4 @@
-"""Judging sentences: which labels of the study the answer of a chat service names, and whether it refuses to answer.
+"""Judges the sentences of a chat service: which labels of the study a sentence names, and whether it is a refusal.
 
 A judge sees the sentence and the labels in question, never the image, so that stored answers can be judged again.
 """
@@ -27,7 +27,7 @@ Asked = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The names of labels, normalised, that an answer gives, and whether it is a refusal."""
+    """The normalised names of the labels that an answer names, and whether the answer is a refusal."""
 
     names: tuple[str, ...]
     refused: bool
@@ -37,7 +37,7 @@ class SentenceReader(Protocol):
     """Finds the names of labels in sentences."""
 
     def names(self, sentences: Sequence[str], asked: Asked) -> list[tuple[str, ...]]:
-        """For each sentence, the normalised names of the labels that it names."""
+        """Return, for each sentence, the normalised names of the labels that the sentence names."""
 
 
 class Keywords:
@@ -85,7 +85,7 @@ class Second:
         ]
 
     def _question(self, sentence: str, label: int) -> str:
-        # One pass: an answer that contains {label} stays as it is.
+        # Both are replaced in one pass, so that an answer which contains {label} stays as it is.
         values = {"{answer}": sentence, "{label}": ", ".join(self._names_of(label))}
         return re.sub(r"\{answer\}|\{label\}", lambda found: values[found[0]], self._prompt)
 
@@ -115,7 +115,7 @@ class Judging:
     def verdicts(self, replies: Sequence[Reply], asked: Asked) -> list[Verdict]:
         """Judge replies with sentences. Raises StudyError if a judging model fails."""
         sentences = [reply.sentence or "" for reply in replies]
-        # What a service marks as a refusal is not searched: it may quote the question.
+        # A sentence that the service marks as a refusal is not searched for labels: it may quote the question.
         found = self._reader.names(["" if r.refused else s for r, s in zip(replies, sentences, strict=True)], asked)
         return [
             Verdict(names, reply.refused or (not names and self.is_refusal(sentence)))
@@ -123,13 +123,16 @@ class Judging:
         ]
 
     def is_refusal(self, sentence: str) -> bool:
-        """Whether a sentence that names no label is a refusal by its words."""
+        """Whether a sentence that names no label is empty, or contains one of the phrases for refusals."""
         text = f" {plain(sentence)} "
         return not text.strip() or any(f" {phrase} " in text for phrase in self._refusals)
 
 
 def judging(name: str, remote: Remote, labels: LabelSet, *, secret: Secret | None, cache: Path) -> Judging:
-    """The judging of the chat service `name`. `secret` and `cache` belong to the judging model, if there is one."""
+    """Return the judging of the chat service `name`, by keywords or by a second model.
+
+    `secret` and `cache` belong to the second model, if there is one.
+    """
     assert remote.judge is not None, "a chat service has a judge"
     other = remote.judging
     if other is None:
@@ -145,7 +148,7 @@ def _keywords(own_names: tuple[tuple[str, tuple[str, ...]], ...], labels: LabelS
 
 
 def plain(text: str) -> str:
-    """`text` as names are searched in it: in lower case, words apart by one space, without punctuation and accents."""
+    """Return `text` in the form for searching names: lower case, one space between words, no punctuation or accents."""
     unfolded = unicodedata.normalize("NFKD", text.replace("\u2019", "'").casefold())
     kept = "".join(letter for letter in unfolded if not unicodedata.combining(letter))
     return " ".join(word.strip("'") for word in re.findall(r"[\w']+", kept) if word.strip("'"))

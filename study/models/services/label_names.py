@@ -17,14 +17,14 @@ OwnNames = Mapping[str, tuple[str, ...]]
 
 
 def normalised(name: str) -> str:
-    """`name` in the form in which names are compared: lower case, without spaces at either end."""
+    """Return `name` in the form in which names are compared: lower case, without spaces at either end."""
     return name.strip().casefold()
 
 
 def names_of_label(own_names: OwnNames, labels: LabelSet, label: int, *, talks: bool = False) -> tuple[str, ...]:
-    """The normalised names of a label: `own_names` if they name it, else the words of the label set.
+    """Return the normalised names of a label: its entry in `own_names`, or else the words of the label set.
 
-    A service that `talks` may use any word: both.
+    For a chat service (`talks`), which may use any word, the result has the entry and the words.
     """
     own = own_names.get(labels.labels[label])
     if own is None and labels.find(str(label)) == label:
@@ -35,7 +35,7 @@ def names_of_label(own_names: OwnNames, labels: LabelSet, label: int, *, talks: 
 
 
 def check_names(own_names: OwnNames, labels: LabelSet) -> None:
-    """Raise StudyError if `own_names` name an unknown label, or one label twice."""
+    """Raise StudyError if `own_names` has an unknown label, or has one label twice."""
     seen: dict[int, str] = {}
     for given in own_names:
         index = labels.find(given)
@@ -49,11 +49,11 @@ def check_names(own_names: OwnNames, labels: LabelSet) -> None:
 
 
 def read_own_names(path: Path) -> dict[str, Any]:
-    """Read names for labels from a YAML or JSON mapping, or from CSV lines label,name[,name…]. Values stay unchecked.
+    """Read names for labels from a YAML or JSON mapping, or from CSV lines label,name[,name…]. Names are not checked.
 
     Raises StudyError if the file cannot be read, or has a label twice.
     """
-    accepted = "a .yaml or .json file of label: name or label: [name, name], or a .csv file of label,name lines"
+    accepted = "a .yaml or .json mapping, {label: name} or {label: [name, name]}; or a .csv file with lines label,name"
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
@@ -67,7 +67,7 @@ def read_own_names(path: Path) -> dict[str, Any]:
     except (ValueError, csv.Error, RecursionError):
         raise StudyError(f"the file of names {path} is not valid {path.suffix} text", accepted=accepted) from None
     if not isinstance(found, dict):
-        raise StudyError(f"{path} holds no mapping", accepted=accepted)
+        raise StudyError(f"{path} is not a mapping of labels to names", accepted=accepted)
     return found
 
 

@@ -15,4 +15,4 @@ REFUSALS = (
     "i won't",
     "as an ai",
 )
-"""An answer that contains one of them, and names no label, is a refusal."""
+"""An answer that contains one of these phrases, and names no label, is a refusal."""

@@ -17,10 +17,10 @@ class UnexpectedAnswer(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """The labels of one image, best first and normalised, with their scores; no scores if the spec names none.
+    """The normalised labels of one image, best first, and their scores; no scores if the spec's `scores` is null.
 
-    A chat service gives a `sentence`, verbatim, and no labels: a judge finds them. `refused` says that it answers
-    nothing, by its own mark or an empty answer.
+    The reply of a chat service has a `sentence`, verbatim, and no labels: a judge finds the labels. `refused` says that
+    the service marked its answer as a refusal, or that the answer was empty.
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ def read(body: str, remote: Remote) -> Reply:
 
 
 def parsed(body: str) -> Any:
-    """The data in a JSON text. Raises UnexpectedAnswer if it is none, or has a number that JSON forbids."""
+    """Return the data in a JSON text. Raises UnexpectedAnswer if the text is not JSON, or has NaN or an infinity."""
     try:
         return json.loads(body, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
@@ -57,7 +57,7 @@ def parsed(body: str) -> Any:
 
 
 def follow(data: Any, path: str) -> list[Any]:
-    """All values at `path` in `data`, in order. Raises UnexpectedAnswer if a key or a list position is missing."""
+    """Return all values at `path` in `data`, in order. Raises UnexpectedAnswer if a key or list position is missing."""
     values, done = [data], ""
     for part in path.split("."):
         found: list[Any] = []
@@ -85,7 +85,7 @@ def _score(value: Any, path: str) -> float:
 
 
 def _is_encodable(label: str) -> bool:
-    """JSON can contain unpaired surrogates, which UTF-8 cannot."""
+    """Whether UTF-8 can encode `label`: JSON can contain unpaired surrogates, which UTF-8 cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in label)
 
 

@@ -1,4 +1,4 @@
-"""One request to a service: an image goes out as PNG, or a question as text; the answer comes within a time limit."""
+"""Sends one request to a service, with an image as PNG or with a text, and reads the answer within a time limit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ _CHAT_ADVICE = {
 
 
 class RequestFailed(Exception):
-    """A request failed, but a repeated one may succeed. `wait` is the pause in seconds that the service asked for."""
+    """A request failed, but a repeated request may succeed.
+
+    `wait` is the pause in seconds that the service asked for.
+    """
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -54,7 +57,7 @@ class RequestFailed(Exception):
 
 
 def http_client() -> httpx.AsyncClient:
-    """A client that follows no redirects, keeps no cookies and sets no time limit of its own."""
+    """Return a client that follows no redirects, keeps no cookies and sets no time limit of its own."""
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return httpx.AsyncClient(verify=_tls(), cookies=no_cookies, timeout=None, follow_redirects=False)
 
@@ -66,22 +69,22 @@ def _tls() -> ssl.SSLContext:
 
 
 def read_answer(body: str, remote: Remote) -> Reply:
-    """The reply in an answer, by the API of the service. Raises UnexpectedAnswer if it does not fit the spec."""
+    """Return the reply in an answer, by the service's `api`. Raises UnexpectedAnswer if it does not fit the spec."""
     return chat.read_sentence(body) if remote.api == "chat" else read(body, remote)
 
 
 async def send(
     client: httpx.AsyncClient, name: str, remote: Remote, question: bytes | str, secret: Secret | None
 ) -> str:
-    """Send one image, as PNG, or one text; return the text of an answer that fits the spec, without the credential.
+    """Send one image, as PNG, or one text; return the text of an answer that fits the spec, with the credential hidden.
 
-    The time limit of the spec covers the whole exchange: a limit for each read would never end a slow trickle. Raises
-    RequestFailed if a repeated request may succeed, StudyError if it would not.
+    The time limit of the spec covers the whole exchange: a limit for each read would not end a very slow answer. Raises
+    RequestFailed if a repeated request may succeed, StudyError if it would fail too.
     """
     url, headers, content = _request(remote, question, secret)
     try:
         async with asyncio.timeout(remote.timeout), client.stream("POST", url, headers=headers, **content) as response:
-            # A filter of a chat service refuses single images with an error, whose text is the answer.
+            # A content filter of a chat service refuses an image with status 400. The text of this error is the answer.
             refusal = remote.api == "chat" and response.status_code == 400
             if not refusal:
                 _check_status(response, name, remote, secret)
@@ -111,7 +114,7 @@ def _request(remote: Remote, question: bytes | str, secret: Secret | None) -> tu
     """The address, headers and content of a request."""
     content: dict[str, Any]
     url, credentials = remote.url, remote.credentials
-    # Identity: a few compressed bytes can expand to gigabytes.
+    # No compression: a few compressed bytes can expand to gigabytes.
     headers = httpx.Headers({"Accept": "application/json", "Accept-Encoding": "identity"})
     if remote.api == "chat":
         content = {"content": json.dumps(chat.request_object(remote, question)).encode()}
@@ -129,7 +132,7 @@ def _request(remote: Remote, question: bytes | str, secret: Secret | None) -> tu
 
 
 def _image(remote: Remote, png: bytes, headers: httpx.Headers) -> dict[str, Any]:
-    """The content of a request about an image, to a service of labels; its type is put into `headers`."""
+    """The content of a request about an image, with `api: labels`. Puts the content's type into `headers`."""
     if remote.send == "png":
         headers["Content-Type"] = "image/png"
         return {"content": png}
@@ -150,9 +153,9 @@ def _check_status(response: httpx.Response, name: str, remote: Remote, secret: S
         target = response.headers.get("Location", "").partition("?")[0][:200]
         target = secret.hide(target) if secret else target
         what += f", a redirect to {target or 'no address'}"
-        todo = "write the address of the redirect as url, if you trust it: it would receive the credential"
+        todo = "if you trust the address of the redirect, write it as url: it would receive the credential"
     elif status in (401, 403) and remote.credentials is None:
-        todo = "give the service credentials: {env: NAME}"
+        todo = "add `credentials: {env: NAME}` to the service"
     elif status in (401, 403) and remote.credentials is not None:
         todo = f"check that the environment variable {remote.credentials.env} holds a valid credential"
     else:
@@ -171,7 +174,7 @@ def png_of(image: NDArray[np.uint8]) -> bytes:
 
 
 def retry_after(text: str) -> float:
-    """Seconds until the time in a Retry-After header (seconds or a date); 0 if the header names none."""
+    """Return the seconds until the time in a Retry-After header (seconds or a date); 0 if the header has no time."""
     if text.isascii() and text.strip().isdecimal():
         return float(text)
     try:

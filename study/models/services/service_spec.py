@@ -37,7 +37,7 @@ OwnNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
 class Credentials(Frozen):
-    """The source of a service's credential, and how it is sent. The spec never contains its value.
+    """The source of a service's credential, and how it is sent. The spec never contains the credential itself.
 
     `env` names an environment variable. Its value is sent in `header`, after `prefix` (default "Bearer " for
     Authorization, empty for other headers), or as the key `query` of the address.
@@ -69,7 +69,9 @@ class Credentials(Frozen):
         if self.query is not None and (self.header is not None or self.prefix):
             raise rejected("a credential is sent in a header or in the address, not in both", "header, or query")
         if self.query == "" or (self.header is not None and not _HEADER.fullmatch(self.header)):
-            raise rejected("the credential's header or query has no valid name", "header: Authorization, or query: key")
+            raise rejected(
+                "`header` or `query` of the credential is not a valid name", "header: Authorization, or query: key"
+            )
         if not (self.prefix.isascii() and self.prefix.isprintable()):
             raise rejected("the prefix of a credential is not plain text", 'printable ASCII, such as "Bearer "')
         return self
@@ -78,14 +80,17 @@ class Credentials(Frozen):
 class Judge(Frozen):
     """How the sentences of a chat service are judged: which labels an answer names.
 
-    Without `model`, an answer names a label if one of the label's words or `names` stands in it, as whole words, in
-    upper or lower case, also in the plural; where names overlap, the longest counts ("hot dog" is no dog). With
-    `model`, a second chat model at `url` (default: that of the service, with its credentials) is asked about the true
-    label and the target label. `prompt` is the question to it, with `{answer}` and `{label}`; its reply must be yes or
-    no. `extra` are further keys of its request; `most` is the limit in requests to it.
+    Without `model`, an answer names a label if it contains one of the label's words or `names`. They must stand in the
+    answer as whole words, in upper or lower case, singular or plural. If names overlap, only the longest counts ("hot
+    dog" is not a dog).
 
-    An answer that names no label and contains one of the phrases `refusals` is a refusal, as is an empty answer: it is
-    no success for either goal.
+    With `model`, a second chat model decides whether the answer names the true label or the target label. `url` is its
+    address (default: the address of the service, with the service's credentials). `prompt` is the question to this
+    model, with `{answer}` and `{label}`; the model must reply yes or no. `extra` has further keys of the request, and
+    `most` is the limit in requests to this model.
+
+    An empty answer is a refusal, and so is an answer that names no label and contains one of the phrases `refusals`. A
+    refusal is no success, neither of an untargeted nor of a targeted attack.
     """
 
     model: str | None = None
@@ -111,43 +116,47 @@ class Judge(Frozen):
     def _consistent(self) -> Judge:
         if self.model is None and (self.prompt or self.url or self.credentials or self.extra or self.most):
             raise rejected(
-                "prompt, url, credentials, extra and most of a judge need its model", "model: <name>, or keywords"
+                "a judge without a model takes no prompt, url, credentials, extra or most",
+                "model: <name>, or `judge: keywords`",
             )
         if self.prompt is not None and not ("{answer}" in self.prompt and "{label}" in self.prompt):
             raise rejected(
-                "the prompt of a judge lacks {answer} or {label}", "a question with both, to reply yes or no"
+                "the prompt of a judge lacks {answer} or {label}",
+                "a question with {answer} and {label} that asks for yes or no",
             )
         if any(not phrase.strip() for phrase in self.refusals):
-            raise rejected("refusals has an empty phrase", "phrases such as: i cannot help")
+            raise rejected("`refusals` has an empty phrase", "phrases such as: i cannot help")
         return self
 
 
 class Remote(Frozen):
-    """A service that answers about images over HTTP. `api: labels` (the default) classifies: its answer has labels.
-    `api: chat` talks: an OpenAI-compatible endpoint that answers a question about the image in sentences.
+    """A service that answers about images over HTTP.
+
+    With `api: labels` (the default), the service is a classifier, and its answer has labels. With `api: chat`, the
+    service is an OpenAI-compatible endpoint, which answers a question about the image in sentences.
 
     `send` says how the image is sent: as PNG in the body (`png`), in base64 in a JSON object with the keys of `extra`
-    (`json`), or as a file in a form (`form`). `field` is the image's name in the form or object; in an object, `field`
-    may be a path, such as inputs.0.data.image.base64.
+    (`json`), or as a file in a form (`form`). `field` is the image's name in the form or in the JSON object; in the
+    object, `field` may be a path, such as inputs.0.data.image.base64.
 
     `labels` and `scores` are paths in the JSON answer: keys and list positions joined by dots, `*` for every element.
-    The study uses the `top` labels with the highest scores, or the first ones if `scores` is null. `names` maps labels
-    of the study to the service's own names, or is the path of a YAML, JSON or CSV file with this mapping; other labels
-    use the words of the label set.
+    The study uses the `top` labels with the highest scores, or the first `top` labels if `scores` is null. `names` maps
+    labels of the study to the service's own names, or is the path of a YAML, JSON or CSV file with this mapping. Labels
+    that are not in `names` have the words of the label set as their names.
 
-    With `api: chat`, `url` ends in /chat/completions; `model` is the name of the model there, and `prompt` the text
-    before the image. The image goes out as a data URL in PNG, with temperature 0; `extra` has further keys of the
-    request, such as max_tokens, and changes or removes (null) the temperature. `judge` says which labels a sentence
-    names; `names` then adds names to the words of the label set.
+    With `api: chat`, `url` ends in /chat/completions; `model` is the name of the model there, and `prompt` is the text
+    before the image. The image is sent as a data URL with a PNG, and the temperature is 0. `extra` has further keys of
+    the request, such as max_tokens; it can also change the temperature, or remove it (null). `judge` says how the
+    labels in a sentence are found; `names` then adds names to the words of the label set.
 
     `rate` is the limit in requests per second; `parallel` is the largest number of requests at the same time; `timeout`
     is the limit in seconds for a whole answer. A failed request is repeated until it was sent `attempts` times. The
     first pause is `backoff` seconds; each further pause is twice as long, up to `most_wait` seconds. `most` is the
-    limit in requests for the whole run folder, counted before each is sent; a launch whose plan needs more asks
-    nothing.
+    limit in requests for the whole run folder. Each request is counted before it is sent; a launch whose plan may need
+    more requests sends none.
 
-    With `queries`, an attack run may ask about so many images for each clean image: those of its checkpoints and
-    budgets, one after the other, until one succeeds.
+    `queries` limits how many adversarial images an attack run may show to the service for each clean image. The images
+    of its checkpoints and budgets are shown one after the other, until one succeeds.
     """
 
     url: str
@@ -187,7 +196,10 @@ class Remote(Frozen):
         if chat and foreign and all(given[key] == cls.model_fields[key].default for key in foreign):
             foreign = []  # a resolved spec has every key
         if foreign:
-            raise rejected(f"'{foreign[0]}' does not belong to this api", "a key of api: chat" if chat else "api: chat")
+            raise rejected(
+                f"the key '{foreign[0]}' does not apply to `api: {'chat' if chat else 'labels'}`",
+                "a key of api: chat" if chat else "api: chat",
+            )
         return given | {"judge": given.get("judge") or {}} if chat else given
 
     @field_validator("url", mode="after")
@@ -200,12 +212,12 @@ class Remote(Frozen):
         except ValueError:
             whole = False
         if not whole or not url.isprintable() or " " in url or "#" in url:
-            raise rejected("url is not the address of a service", accepted)
+            raise rejected("`url` is not the address of a service", accepted)
         if parts.username is not None or parts.password is not None:
-            raise rejected("url contains a user name or a password", _ADVICE)
+            raise rejected("`url` contains a user name or a password", _ADVICE)
         for key, _ in parse_qsl(parts.query, keep_blank_values=True):
             if _carries_secrets(key):
-                raise rejected(f"url contains '{key}', which looks like a credential", f"{_ADVICE}; query: {key}")
+                raise rejected(f"`url` contains '{key}', which looks like a credential", f"{_ADVICE}; query: {key}")
         return url
 
     @field_validator("headers", mode="before")
@@ -256,9 +268,9 @@ class Remote(Frozen):
         if self.credentials and (self.credentials.header or "").lower() in {name.lower() for name in self.headers}:
             raise rejected(f"the header '{self.credentials.header}' is set twice", "the header in credentials only")
         if not self.field or not self.field.isprintable():
-            raise rejected("field is empty or not printable", "the name under which the image is sent")
+            raise rejected("`field` is empty or not printable", "the name under which the image is sent")
         if self.extra and self.send != "json" and self.api == "labels":
-            raise rejected("extra needs a JSON request", "send: json")
+            raise rejected("`extra` needs requests in JSON", "send: json")
         self._check_extra()
         return self
 
@@ -268,13 +280,15 @@ class Remote(Frozen):
             text = json.dumps(self.extra, allow_nan=False)
             json.loads(text, object_pairs_hook=lambda pairs: keys.extend(key for key, _ in pairs))
         except (TypeError, ValueError):
-            raise rejected("extra has a value that JSON cannot hold", "text, finite numbers, lists, mappings") from None
+            raise rejected(
+                "`extra` has a value that JSON cannot hold", "text, finite numbers, lists, mappings"
+            ) from None
         for key in keys:
             if _SECRET_FIELDS.fullmatch(re.sub(r"[\W_]", "", key.lower())):
-                raise rejected(f"extra contains '{key}', which looks like a credential", _ADVICE)
+                raise rejected(f"`extra` contains '{key}', which looks like a credential", _ADVICE)
         taken = sorted({"model", "messages", "stream", "n"} & self.extra.keys())
         if self.api == "chat" and taken:
-            raise rejected(f"extra contains '{taken[0]}', which the study sets", "temperature, max_tokens, seed, …")
+            raise rejected(f"`extra` contains '{taken[0]}', which the study sets", "temperature, max_tokens, seed, …")
         if self.api == "labels" and self.send == "json":
             try:
                 self.object_with("")
@@ -283,7 +297,7 @@ class Remote(Frozen):
                 raise rejected(f"the image cannot be placed at '{self.field}' in the JSON object", accepted) from None
 
     def object_with(self, image: str) -> dict[str, Any]:
-        """The JSON object of a request: `extra` with `image` at `field`. Raises ValueError if `field` is not free."""
+        """Return the JSON object of a request: `extra` with `image` at `field`. Raises ValueError if that is taken."""
         whole: dict[str, Any] = copy.deepcopy(self.extra)
         at: Any = whole
         parts = self.field.split(".")
@@ -308,7 +322,7 @@ class Remote(Frozen):
 
     @property
     def judging(self) -> Remote | None:
-        """The chat service that judges the sentences of this one; None if keywords do."""
+        """The chat service that judges the sentences of this service; None if keywords judge them."""
         judge = self.judge
         if judge is None or judge.model is None:
             return None
@@ -328,7 +342,7 @@ class Remote(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the fields that determine answers; rate, retries, judge and credential do not."""
+        """SHA-256 of the fields that determine answers; rate, retries, judge and credential are not among them."""
         if self.api == "chat":
             return digest("remote", self.url, self.api, self.model, self.prompt, self.extra)
         return digest("remote", self.url, self.send, self.field, self.extra, self.labels, self.scores, self.top)

@@ -35,10 +35,10 @@ _STARTS = (
     ),
     (b"\x1f\x8b", "compressed with gzip", "decompress it, and use the file inside"),
 )
-"""First bytes (in lower case) of files that are not weights: description and advice."""
+"""For files that are not weights: their first bytes (in lower case), a description of the file, and advice."""
 
 _SCALAR: Any = np.float64(0).__reduce__()[0]
-"""The function in pickles of numpy's numbers. Its module differs between numpy 1 and numpy 2."""
+"""The function that pickles of numpy's numbers call. Its module differs between numpy 1 and numpy 2."""
 
 _KINDS = "bhilqBHILQefd?"
 _HARMLESS: list[Any] = [
@@ -60,23 +60,23 @@ _SAFETENSORS_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-"""The names of types in the header of a safetensors file."""
+"""Dtypes by their names in the header of a safetensors file."""
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read(path: Path) -> Any:
-    """Read a .safetensors or torch file. Its content, not its name, decides the format.
+    """Read a .safetensors or torch file. The content of the file decides the format, not its name.
 
-    Raises StudyError if the file holds no weights, or holds code in addition; the message says what the file is.
+    Raises StudyError if the file has no weights, or has code besides the weights; the message says what the file is.
     """
     return _read(path, values=True)
 
 
 def outline(path: Path) -> Any:
-    """Read a file as `read` does, but only the shapes and dtypes of its tensors, which are on the meta device.
+    """Return what `read` returns, but with tensors on the meta device: shapes and dtypes without values.
 
-    Takes milliseconds, also for files of many gigabytes. A torch file of a version before 1.6 is read completely.
+    This takes milliseconds, even for files of many gigabytes. A file written by torch before 1.6 is read completely.
     """
     return _read(path, values=False)
 
@@ -86,11 +86,11 @@ def _read(path: Path, *, values: bool) -> Any:
     try:
         if _is_safetensors(head):
             return _safetensors(path, values=values)
-        # A mode in which tensors have no values: torch.load then skips their bytes, if they lie in files of an archive.
+        # In this mode, tensors have no values. If the file is an archive, torch.load then skips the bytes of tensors.
         without: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if not values and head.startswith(_ARCHIVE):
             without = FakeTensorMode()
-        # An open file: with a path, torch.load would go by the suffix.
+        # torch.load gets an open file: with a path, the suffix would decide the format.
         with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file, without:
             found = torch.load(file, map_location="cpu", weights_only=True)
         return found if values else _on_meta(found)
@@ -123,7 +123,7 @@ def _safetensors(path: Path, *, values: bool) -> dict[str, torch.Tensor]:
 
 
 def _on_meta(found: Any) -> Any:
-    """The same nested mappings, with all tensors on the meta device."""
+    """`found` with the same nested mappings, and with all tensors on the meta device."""
     if isinstance(found, torch.Tensor):
         return torch.empty(found.shape, dtype=found.dtype, device="meta")
     if isinstance(found, Mapping):
@@ -147,7 +147,7 @@ def _head(path: Path) -> bytes:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """A safetensors file begins with eight bytes for the size of a JSON object, and the object."""
+    """Whether `head` begins as a safetensors file: with eight bytes for the size of a JSON object, and the object."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MOST_HEADER
 
 

@@ -1,7 +1,7 @@
 """Download weights to the place where their zoo looks for them, before a study needs them.
 
-This module downloads files with an address, and resumes interrupted downloads. The library of the Hugging Face hub
-downloads files of the hub into its own cache.
+This module downloads the files that have an address (URL), and resumes interrupted downloads. Files of the Hugging Face
+hub are downloaded by the hub's own library, into its own cache.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ _AGAIN = "delete the file and fetch it again"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is now on this machine: its size in bytes, the seconds that the call took, and whether the file was
-    there `already`."""
+    """A file that is now on this machine: its size in bytes, and the seconds that the call took.
+
+    `already` says whether the file was there before the call.
+    """
 
     path: Path
     bytes: int
@@ -56,7 +58,7 @@ class Fetched:
 
 
 class _AttemptFailed(Exception):
-    """An attempt failed, but another one may succeed. `wait` is the pause in seconds that the host asked for."""
+    """An attempt failed, but another attempt may succeed. `wait` is the pause in seconds that the host asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -67,11 +69,11 @@ def _ignore(*_: object) -> None: ...
 
 
 def fetch(file: WeightsFile, *, say: Say = _ignore, progress: Progress = _ignore) -> Fetched:
-    """Bring `file` to the place where its zoo looks for it, and check the known digits of its SHA-256.
+    """Download `file` to the place where its zoo looks for it, and check the known digits of its SHA-256.
 
-    A file that is already there is only checked. An interrupted download leaves `<path>.part`, which the next call
-    resumes. If several processes want a file, one downloads it and the others wait. Raises StudyError if the file
-    cannot be downloaded or has the wrong content.
+    A file that is already there is only checked. An interrupted download leaves `<path>.part`; the next call resumes
+    this download. If several processes need the file, one process downloads it and the others wait. Raises StudyError
+    if the file cannot be downloaded or has the wrong content.
     """
     start = time.monotonic()
     if file.cached:
@@ -92,9 +94,9 @@ def fetch(file: WeightsFile, *, say: Say = _ignore, progress: Progress = _ignore
 def ensure_downloaded(model: Model) -> None:
     """Download the weights of `model` if they have an address and are not on this machine.
 
-    Zoos would download such a file in every process at the same time. Here one process of a machine downloads it, and
-    the others wait. The hub's library does this by itself; all other weights are local files. Raises StudyError as
-    `fetch` does.
+    Zoos would download such a file in every process at the same time. Here, one process of a machine downloads the
+    file, and the others wait. For files of the hub, the hub's library does the same; all other weights are local files.
+    Raises StudyError as `fetch` does.
     """
     file = weights_file(model)
     if file is not None and file.kind == "url" and not file.cached:
@@ -102,9 +104,9 @@ def ensure_downloaded(model: Model) -> None:
 
 
 def fetch_all(models: Mapping[str, Model], *, say: Say = _ignore, progress: Progress = _ignore) -> list[Fetched]:
-    """Fetch the weights of all `models` by name, each file once, in their order.
+    """Fetch the weights of all `models`, which are given by name; each file once, in the order of the models.
 
-    One missing file does not stop the others: a StudyError at the end names all failures.
+    After a failure, the other files are still fetched: a StudyError at the end names all failures.
     """
     from study.models.zoos import ZOOS
 
@@ -133,7 +135,7 @@ def fetch_all(models: Mapping[str, Model], *, say: Say = _ignore, progress: Prog
 
 
 def _from_address(file: WeightsFile, say: Say, progress: Progress) -> tuple[Path, bool]:
-    """The path of the file, and whether another process downloaded it while this one waited."""
+    """The path of the file, and whether another process downloaded it while this process waited."""
     assert file.path is not None, "a file with an address has a path"
     path = file.path
     try:
@@ -196,7 +198,7 @@ class _Download:
     def run(self) -> None:
         """Repeat attempts, with growing pauses, until the file is complete.
 
-        Gives up after five failures in a row; an attempt that downloads more than a mebibyte does not count.
+        Gives up after five failures in a row. An attempt that downloads at least 1 MiB resets this count.
         """
         import httpx
 
@@ -229,7 +231,7 @@ class _Download:
         self.etag.unlink(missing_ok=True)
 
     def _resumable(self) -> int:
-        """The bytes that the next attempt can keep: none without an ETag, which identifies the file."""
+        """The number of bytes that the next attempt can keep: 0 without an ETag, which identifies the file."""
         return self.part.stat().st_size if self.part.exists() and self.etag.exists() else 0
 
     def _attempt(self, client: httpx.Client) -> None:
@@ -261,9 +263,9 @@ class _Download:
             raise _AttemptFailed(f"the host sent {size:,} bytes and announced {total:,}")
 
     def _begin(self, response: httpx.Response, have: int) -> int | None:
-        """Read status and headers of an answer; return the size of the whole file in bytes, if known.
+        """Read the status and headers of an answer; return the size of the whole file in bytes, or None if unknown.
 
-        Afterwards the body of the answer can be appended to the part.
+        After this, the body of the answer can be appended to the file `part`.
         """
         status, headers = response.status_code, response.headers
         ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))

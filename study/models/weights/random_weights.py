@@ -1,7 +1,7 @@
 """Random weights that are equal on every CPU.
 
-PyTorch's own draws differ: vectorised code draws normal numbers in another order than plain code, and rounds them
-differently.
+PyTorch's own random numbers differ between CPUs: its vectorised code draws normal numbers in another order than its
+plain code, and rounds them differently.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from study.reproducibility.rng import draws, normal_quantiles
 
 _ATEN = torch.ops.aten
 _PART = 2**15
-"""Number of values that are computed at once: they and their intermediate results fit into a CPU's cache."""
+"""Number of values that are computed at once. These values and their intermediate results fit into a CPU's cache."""
 
 
 class ReproducibleDraws(TorchDispatchMode):
-    """A context in which draws on the CPU depend only on `seed` and the number of the draw, with exact arithmetic.
+    """A context in which random numbers on the CPU depend only on `seed` and the index of the draw.
 
-    Uniform draws have 32 bits; normal draws are 65,536 equally probable quantiles. The inverse error function, which
-    truncated normal draws use, comes from the same quantiles. Draws from other distributions, and from a network's own
-    generator, stay PyTorch's.
+    The arithmetic is exact. Uniform draws have 32 bits; normal draws are 65,536 equally probable quantiles. The inverse
+    error function, which truncated normal draws use, is computed from the same quantiles. Draws from other
+    distributions, and draws from a network's own generator, are still PyTorch's.
     """
 
     def __init__(self, seed: int) -> None:

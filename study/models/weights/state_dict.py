@@ -21,7 +21,7 @@ _KEYS = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_e
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 _NORMALISER = ("normalize.mean", "normalize.std")
-"""Mean and std in a file beside the network, as RobustBench has them: `check_normaliser` compares them."""
+"""The names of a mean and a std that a file stores beside the network, as RobustBench's files do."""
 _COUNTER = "num_batches_tracked"
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|th|bin)")
 _DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
@@ -32,8 +32,8 @@ def read(path: Path, *, sha256: str | None = None) -> StateDict:
 
     In a training checkpoint, the state dict is the first of `state_dict`, `model`, `model_state_dict`, `model_state`,
     `state_dict_ema`, `model_ema`, `net` and `network`. `sha256` is the file's SHA-256 or at least its first eight
-    digits; without it, the digits that torch.hub writes at the end of a file's name are checked. Raises StudyError if
-    the file is missing, has another hash, or holds no state dict.
+    digits; without `sha256`, the digits that torch.hub writes at the end of a file's name are checked. Raises
+    StudyError if the file is missing, has another hash, or holds no state dict.
     """
     if not path.is_file():
         raise StudyError(f"the weights file {path} does not exist", todo="correct `weights: file:…`")
@@ -42,7 +42,7 @@ def read(path: Path, *, sha256: str | None = None) -> StateDict:
 
 
 def outline(path: Path) -> StateDict:
-    """The state dict that `read` would return, with tensors on the meta device: names, shapes and types, no values.
+    """Return the state dict of `read` with tensors on the meta device: names, shapes and dtypes without values.
 
     The file's SHA-256 is not checked, because that would read all of it. Raises StudyError as `read` does.
     """
@@ -62,9 +62,9 @@ def load(network: nn.Module, state: StateDict, *, called: str, origin: str) -> N
 def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) -> StateDict:
     """Return `state` with the names of `network`. Raises StudyError unless names and shapes fit; no value is read.
 
-    Prefixes that wrappers add to all names are removed, old names of torchvision's DenseNets become new ones, and
-    auxiliary heads that the network lacks are dropped. `called` and `origin` name the network and the weights in
-    messages.
+    Prefixes that wrappers add to all names are removed, old names in torchvision's DenseNets are replaced by the new
+    names, and auxiliary heads that the network lacks are dropped. `called` and `origin` name the network and the
+    weights in messages.
     """
     own, given = network.state_dict(), state
     state = _fitted(given, own)
@@ -87,7 +87,7 @@ def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) ->
     if problems:
         other = "choose the network that the weights belong to, or other weights"
         if len(problems) == 1 and reshaped:
-            other = f"if the weights were trained for other classes, name these with `classes`; else {other}"
+            other = f"if the weights were trained for other classes, name these classes with `classes`; else {other}"
         raise StudyError(
             f"the weights in {origin} do not fit {called}: {'; '.join(problems)}",
             accepted=f"a state dict with the {len(own)} tensors of {called}",
@@ -97,7 +97,7 @@ def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) ->
 
 
 def check_normaliser(state: StateDict, mean: Sequence[float], std: Sequence[float], origin: str) -> None:
-    """Raise StudyError if a file has a mean or std of its own beside the network, and they are not `mean` and `std`."""
+    """Raise StudyError if the file of `state` has a mean or std of its own that differs from `mean` or `std`."""
     for name, used in zip(_NORMALISER, (mean, std), strict=True):
         own = state.get(name)
         if own is None:
@@ -105,7 +105,7 @@ def check_normaliser(state: StateDict, mean: Sequence[float], std: Sequence[floa
         found = [round(float(one), 4) for one in own.flatten()]
         if found != [round(one, 4) for one in used]:
             raise StudyError(
-                f"the weights in {origin} belong to {name.partition('.')[2]} {found}, and the spec has {list(used)}",
+                f"the weights in {origin} need the {name.partition('.')[2]} {found}, but the model has {list(used)}",
                 todo=f"write `{name.partition('.')[2]}: {found}`",
             )
 
@@ -139,7 +139,7 @@ def verify(path: Path, pinned: str | None) -> None:
         raise StudyError(
             f"the weights file {path} is damaged or renamed: according to its name, its SHA-256 begins with {named[1]}",
             accepted=f"a file with that SHA-256; found {found}",
-            todo="fetch the file again; if it is the right one, rename it or give its `sha256`",
+            todo="fetch the file again; if it is the right file, rename it or give its `sha256`",
         )
 
 
@@ -175,13 +175,13 @@ def _advice_on_prefix(state: StateDict, own: Collection[str]) -> str | None:
     if not others:
         return None
     return (
-        f"the file has all tensors of the network under '{prefix}', and {names(others, most=3)} as well: save only "
-        f"those under '{prefix}', without the prefix; if the others are a mean and a std, write them into the spec"
+        f"the file has all tensors of the network under '{prefix}', and {names(others, most=3)} as well: save only the "
+        f"tensors under '{prefix}', without the prefix; if the others are a mean and a std, write them into the spec"
     )
 
 
 def _fitted(state: StateDict, own: Collection[str]) -> StateDict:
-    """`state` with the network's own names, as far as known renamings explain the difference."""
+    """`state` under the network's own names, as far as known renamings explain the difference."""
     known = set(own)
     state = {name: value for name, value in state.items() if name not in _NORMALISER or name in known}
     prefix = _prefix(state, own)

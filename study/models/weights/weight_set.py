@@ -1,8 +1,8 @@
-"""A set of weights of one network. They are read once, and exchanged in the network without building it again.
+"""A set of weights of one network. The weights are read once, and put into the network without building it again.
 
 LGV, MBA and other attacks take gradients of a network whose weights change from step to step. The set stays on the
-host; the network may be on another device. Batch norms of a network with a set are not folded: folded batch norms could
-not follow the weights, and the mean of folded weights is not the folded mean.
+host; the network may be on another device. The batch norms of such a network are not folded. Folded batch norms would
+not change with the weights, and the mean of folded weights is not the same as the folded mean of the weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ACCEPTED = "a pattern that two or more files match, such as weights: {set: fold
 
 
 def files(pattern: str) -> list[Path]:
-    """Return the files that `pattern` matches, in the order of their names. Raises StudyError unless several match."""
+    """Return the files that `pattern` matches, sorted by path. Raises StudyError unless two or more files match."""
     found = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
     if not found:
         raise StudyError(
@@ -34,7 +34,7 @@ def files(pattern: str) -> list[Path]:
         )
     if len(found) == 1:
         raise StudyError(
-            f"only {found[0]} matches {pattern}, and a set has several weights",
+            f"only {found[0]} matches {pattern}, but a set of weights has two or more files",
             accepted=_ACCEPTED,
             todo=f"correct the pattern, or write `weights: file:{found[0]}`",
         )
@@ -75,7 +75,7 @@ class WeightSet:
         return found
 
     def _mean(self, name: str) -> Tensor:
-        # One after the other: all of them in double precision could take more memory than there is.
+        # One state at a time: all states in double precision could take more memory than there is.
         total = torch.zeros((), dtype=torch.float64)
         for state in self.states:
             total = total + state[name].double()
@@ -83,14 +83,14 @@ class WeightSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all tensors of all weights, in the order of their files' names."""
+        """SHA-256 over all tensors of all state dicts, in the order of their files' names."""
         hashed = hashlib.sha256(str(len(self.states)).encode())
         for state in self.states:
             state_dict.hash_into(hashed.update, state)
         return hashed.hexdigest()
 
     def put(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Copy `state` into the tensors of `network`, in place. Not between a forward pass and its backward pass."""
+        """Copy `state` into the tensors of `network`, in place; never between a forward pass and its backward pass."""
         if self._present is state:
             return
         with torch.no_grad():
@@ -100,9 +100,9 @@ class WeightSet:
 
 
 def read(network: nn.Module, paths: Sequence[Path], *, called: str) -> WeightSet:
-    """Read the weights in `paths`, and leave their mean in `network`, which must be on the host.
+    """Read the weights in `paths`, and put their mean into `network`, which must be on the host.
 
-    Raises StudyError, which names the file, unless each of them fits the network, as `state_dict.load` does.
+    Raises StudyError, which names the file, if the weights of a file do not fit the network (see `state_dict.load`).
     """
     states = []
     for path in paths:

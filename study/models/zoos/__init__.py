@@ -12,7 +12,7 @@ from study.models.zoos import pretrainedmodels, study, timm, torchvision
 
 
 class Zoo(Protocol):
-    """The functions of each module here. A `tag` names weights; None means random weights or a file."""
+    """The functions of each module here. A `tag` names the zoo's weights; None means random weights or a file."""
 
     def networks(self) -> Sequence[str]:
         """The names of the zoo's networks, without tags."""
@@ -33,7 +33,7 @@ class Zoo(Protocol):
         """Raise StudyError for weights that are known to be unavailable or ambiguous."""
 
     def defaults(self, network: str, classes: int | None) -> dict[str, Any]:
-        """Arguments that give a network without the zoo's weights the same architecture as with them.
+        """Arguments that give a network without the zoo's weights the architecture that belongs to these weights.
 
         `classes` is the number of outputs; None keeps the zoo's default.
         """

@@ -38,7 +38,7 @@ class OpenClipEncoder(nn.Module):
 def build(network: str, tag: str | None, arguments: Mapping[str, Any], device: str = "cpu") -> Towers:
     import open_clip
 
-    # Without weights of its own, a text or image encoder would be filled from other libraries' hubs.
+    # Otherwise, open_clip would load weights of the text or image encoder from other libraries' hubs.
     model = open_clip.create_model(
         network,
         pretrained=tag,

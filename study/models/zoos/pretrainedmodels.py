@@ -50,7 +50,7 @@ def refuse(network: str, tag: str) -> None:
         f"the weights of pretrainedmodels:{network} were at {GONE_HOST}, which no longer exists, and {file} is missing",
         accepted=(f"{elsewhere} (the same network and weights)" if elsewhere else "no other zoo has these weights")
         + "; or weights: file:<path>",
-        todo=f"write {elsewhere} instead" if elsewhere else f"put {file.name} there, or remove this model",
+        todo=f"write {elsewhere} instead" if elsewhere else f"put {file.name} at that path, or remove this model",
     )
 
 
@@ -64,7 +64,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
     settings = _settings()[network]
     given = {"num_classes": (settings[tag] if tag else _first(settings))["num_classes"], **arguments}
     make: Callable[..., nn.Module] = getattr(pretrainedmodels, network)
-    # Some networks of this zoo share modules with other networks in the process. A copy shares none.
+    # Some networks of this zoo share modules with other networks in the process. A copy shares no module.
     built = copy.deepcopy(make(pretrained=tag, **given))
     if tag is None and network.startswith("resnext"):
         # The library made the features of these networks when it was imported, so the seed had no effect on them.

@@ -1,4 +1,4 @@
-"""Our own networks: networks of the papers that no other zoo has. They have no published weights."""
+"""Our own networks: networks of the papers that no other zoo has. This zoo has no weights for them."""
 
 from __future__ import annotations
 

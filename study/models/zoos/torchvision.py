@@ -49,9 +49,10 @@ def refuse(network: str, tag: str) -> None:
 
 
 def defaults(network: str, classes: int | None) -> dict[str, Any]:
-    """Two networks rescale their input inside; torchvision sets this only when it loads its own weights.
+    """See `Zoo.defaults`. GoogLeNet and Inception v3 also get `transform_input`, and no auxiliary heads.
 
-    Their auxiliary heads have no influence on predictions.
+    These two networks rescale their input themselves, but torchvision sets `transform_input` only when it loads its own
+    weights. Their auxiliary heads have no influence on predictions.
     """
     inside = {"transform_input": True, "aux_logits": False} if network in _NORMALISE_INSIDE else {}
     return inside if classes is None else {**inside, "num_classes": classes}

@@ -1,7 +1,7 @@
-"""transformers (Hugging Face): models of images and text, by repository of the hub or by folder.
+"""transformers (Hugging Face): models of images and text, from a repository of the hub or from a folder.
 
-A repository is named with its revision, which pins weights, tokenizer and preprocessing; a folder holds config.json,
-the files of a tokenizer, preprocessor_config.json and model.safetensors.
+A spec names a repository with its revision, which pins weights, tokenizer and preprocessing. A folder holds
+config.json, the files of a tokenizer, preprocessor_config.json and model.safetensors.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from study.models.classifier import Preprocessing
 from study.models.towers import Towers
 
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""By Pillow's number."""
+"""Interpolations by Pillow's constants."""
 _FOLDER = "folder"
 
 
 def networks() -> None:
-    import transformers  # noqa: F401 - tells whether it is installed
+    import transformers  # noqa: F401 - only whether it is installed
 
 
 def tags(network: str) -> Sequence[str] | None:
@@ -59,7 +59,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any], device: s
         tokens = tokenizer(list(texts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
         given = {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
         found: Any = model.get_text_features(**given)
-        return found if isinstance(found, Tensor) else found.pooler_output  # of version 5
+        return found if isinstance(found, Tensor) else found.pooler_output  # version 5 returns an object
 
     def scale() -> tuple[float, float]:
         bias = getattr(model, "logit_bias", None)
@@ -71,7 +71,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any], device: s
 
 
 def _preprocessing(network: str, where: Mapping[str, Any]) -> Preprocessing:
-    """The record of preprocessor_config.json."""
+    """The preprocessing in the file preprocessor_config.json."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     record = ImageProcessingMixin.get_image_processor_dict(network, **where)[0]

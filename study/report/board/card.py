@@ -1,4 +1,4 @@
-"""The card of a protocol: one page about a run with everything that a reader needs to repeat or to doubt it."""
+"""The card of a protocol: one page with everything that a reader needs to repeat a run or to question it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from study.spec.schema import Spec
 
 _SHORT = 16
 _TOLD = ("budget", "steps", "step_size", "checkpoints", "made", "tune", "external")
-"""Keys of a recipe that have a column, and others that are no parts."""
+"""Keys of a recipe that the column of parts leaves out: they have a column of their own, or are no parts."""
 _USUAL = {"objective": "cross-entropy", "fusion": "probability", "step": "sign", "scales": 1}
-"""What the parts of most attacks are: said once."""
+"""Usual values of parts. The column of parts leaves them out, because a note below the table names them."""
 
 
 def card_tables(entry: Entry) -> list[HtmlTable]:
@@ -88,7 +88,7 @@ def _models(entry: Entry) -> HtmlTable:
 
 
 def _bare(weights: str) -> str:
-    """A file without its folder: the digest says which it is."""
+    """Return the weights without the folder of their file. The digest identifies the file."""
     kind, _, value = weights.partition(":")
     return f"{kind}:{value.rpartition('/')[2]}" if kind in ("file", "set") else weights
 
@@ -112,7 +112,7 @@ def _attacks(spec: Spec) -> HtmlTable:
 
 
 def _parts(recipe: Attack) -> Iterator[str]:
-    """The parts of an attack by their keys, with numbers and names that are set."""
+    """Yield each part of an attack as text: its key, with the numbers and names that are set."""
     if recipe.external is not None:
         yield f"external: {_words(recipe.external.model_dump(mode='json'))}"
         return
@@ -126,7 +126,7 @@ def _parts(recipe: Attack) -> Iterator[str]:
 
 
 def _words(value: object) -> str:
-    """A value of a recipe in words, without what is not set."""
+    """Return a value of a recipe as text, without keys that are not set."""
     if isinstance(value, dict):
         set_ = {key: one for key, one in value.items() if one not in (None, [], {})}
         return ", ".join(f"{key} {_words(one)}" for key, one in set_.items())

@@ -19,14 +19,15 @@ COLUMNS = (
     *("mean", "mean_low", "mean_high", "correct_mean"),
     *("gradients", *MEASURES, "front"),
 )
-"""Columns of the CSV. Rates and intervals are 0..1, unrounded; an empty field is unknown. `correct_`: over the images
-that the target classifies correctly when clean. What comes after `correct_images` is that of the whole line."""
+"""Columns of the CSV. Rates and intervals are 0..1, unrounded; an empty field means that the value is unknown.
+`correct_`: over the images that the target classifies correctly when clean. The columns after `correct_images` describe
+the whole line (an attack on one source set), so their values repeat for each target."""
 
 _RAISED = {"*": "*", "°": r"\circ"}
 
 
 def board_csv(tables: Sequence[BoardTable]) -> str:
-    """One line per rate, with a heading: COLUMNS."""
+    """Return the tables as CSV: a heading (COLUMNS), then one line for each rate."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -39,10 +39,11 @@ class Line:
     Attributes:
         rates: The rate against each target (all images).
         correct: The same over the images that the target classifies correctly when clean.
-        mean: The mean of the black-box rates, 0..1, and its 95 % interval (bootstrap over images); None without one.
+        mean: The mean of the black-box rates, 0..1, and its 95 % interval (bootstrap over images); None without
+            black-box targets.
         correct_mean: The mean of the black-box rates of `correct`.
-        gradients: Gradients of one image; None where they are unknown.
-        visible: Means over images: rmsd, linf, psnr, ssim, ciede2000 and lpips; None where they were not computed.
+        gradients: Number of gradients for one image; None if it is unknown.
+        visible: Means over images: rmsd, linf, psnr, ssim, ciede2000 and lpips; None if they were not computed.
         front: Whether no other line of the table is at least as good in success, gradients and visibility, and better
             in one of them.
     """
@@ -62,15 +63,15 @@ class Line:
 
     @property
     def images(self) -> int:
-        """Clean images behind a rate, at most."""
+        """The largest number of clean images that a rate of this line is computed from."""
         return max((cell["images"] for cell in self.rates.values()), default=0)
 
 
 @dataclass(frozen=True)
 class BoardTable:
-    """The lines of one experiment and goal, best first, and the targets of any of them.
+    """The lines of one experiment and goal, best first, and all targets of these lines.
 
-    `measure` is that of visibility on whose front lines stand: SSIM, or RMSD where no run has computed it.
+    `measure` is the measure of visibility that decides `Line.front`: SSIM, or RMSD if no run has computed SSIM.
     """
 
     experiment: str
@@ -81,10 +82,10 @@ class BoardTable:
 
 
 def board_tables(entries: Sequence[Entry], experiments: Sequence[str] = ()) -> list[BoardTable]:
-    """The tables of the runs: one for each experiment and goal that any of them has rows of.
+    """Make one table for each experiment and goal for which any of the runs has rows.
 
-    `experiments` limits them; empty for all. Lines are sorted by falling black-box mean. Raises StudyError for an
-    experiment that no run has.
+    `experiments`: the names of the experiments to show; empty for all. Lines are sorted by falling black-box mean.
+    Raises StudyError for an experiment that no run has.
     """
     known = list(dict.fromkeys(name for entry in entries for name in entry.data.spec.experiments))
     for name in experiments:
@@ -107,7 +108,7 @@ def board_tables(entries: Sequence[Entry], experiments: Sequence[str] = ()) -> l
 
 
 def _lines_of(entry: Entry, experiment: str) -> Iterator[tuple[str, Line]]:
-    """The goals and lines of one run."""
+    """Yield each line of one run, with its goal."""
     spec, rows = entry.data.spec, entry.data.rows
     one = spec.experiments[experiment]
     own = rows.filter(pl.col("attack").is_in(list(one.attacks)))
@@ -150,7 +151,11 @@ def _lines_of(entry: Entry, experiment: str) -> Iterator[tuple[str, Line]]:
 def _points(
     entry: Entry, experiment: str, found: pl.DataFrame
 ) -> Iterator[tuple[str, str, int, float | None, int | None]]:
-    """Goal, attack, steps, level of each line, and its cost: the end of each attack, or the costs of `at-cost`."""
+    """Yield goal, attack, steps, level and cost of each line.
+
+    A line is an attack after its last step, with cost None. If the experiment has `at-cost`, a line is an attack at one
+    of these costs (gradients).
+    """
     spec = entry.data.spec
     one = spec.experiments[experiment]
     if one.at_cost is not None:
@@ -177,8 +182,10 @@ def _black_mean(found: Iterable[Cell]) -> float | None:
 
 
 def _intervals(entry: Entry, experiment: str) -> dict[tuple[Any, ...], tuple[float, float]]:
-    """The intervals of the black-box means of each goal, source set and point: an image is drawn with all its answers,
-    of every target and seed."""
+    """Return the intervals of the black-box means, by goal, source set and point.
+
+    The bootstrap draws images, and each image brings its results for all targets and seeds.
+    """
     spec = entry.data.spec
     rows = of_experiment(with_level(entry.data.rows, spec), spec, experiment).filter(pl.col("relation") == "black")
     keys = ["goal", "sources", *_POINT]
@@ -197,7 +204,7 @@ def _intervals(entry: Entry, experiment: str) -> dict[tuple[Any, ...], tuple[flo
 
 
 def _ranked(lines: Sequence[Line], measure: Measure) -> list[Line]:
-    """The lines by falling mean, those without one last, with their place on the front."""
+    """Sort the lines by falling mean, lines without a mean last, and set `front` in each line."""
     fronts = front(
         pl.DataFrame(
             [("", one.mean, one.gradients, one.visible[measure]) for one in lines],

@@ -34,14 +34,14 @@ MEAN = (
     "images agree"
 )
 CORRECT = "Correct: the same mean over the images that each target classifies correctly when clean"
-COST = "Gradients: of one image, with those of views, neighbours, and all source models"
+COST = "Gradients: for one image, including the gradients of views, neighbours and all source models"
 LOOKS = "RMSD in pixel values, SSIM (up to 1), CIEDE2000 and LPIPS (from 0; if computed): means over adversarial images"
 
 
 def front_note(table: BoardTable) -> str:
-    """What stands on the front of a table."""
+    """The note that defines the front of a table."""
     measure = "SSIM" if table.measure == "ssim" else "RMSD"
-    return f"Front: no other line of this table is as good in mean, gradients and {measure}, and better in one of them"
+    return f"Front: no other line is at least as good in mean, gradients and {measure}, and better in one of them"
 
 
 _SEEN = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f"), "ciede2000": ("CIEDE2000", ".2f"), "lpips": ("LPIPS", ".3f")}
@@ -72,7 +72,7 @@ def board_page(title: str, entries: Sequence[Entry], tables: Sequence[BoardTable
     ]
     parts.append(BoardPart("protocol", "Protocol", [_protocol(known)]))
     told = differences(known)
-    alert = ("These runs do not share a protocol: their numbers do not compare in all points.", told) if told else None
+    alert = ("These runs do not share a protocol, so not all of their numbers are comparable.", told) if told else None
     counts = {
         "runs": len(entries),
         "attacks": len({line.attack for one in tables for line in one.lines}),
@@ -180,5 +180,8 @@ def _drawings(table: BoardTable, album: figures.Album) -> list[figures.Drawing]:
 def _protocol(known: Mapping[str, Mapping[str, str]]) -> HtmlTable:
     names = next(iter(known.values()))
     rows = [text_cells(name, *(one[name] for one in known.values())) for name in names]
-    notes = ["Digests: of all tensors of a model, its preprocessing and the order of its classes; of all clean images."]
+    notes = [
+        "The digest of a model covers all its tensors, its preprocessing and the order of its classes.",
+        "The digest of the clean images covers all of them.",
+    ]
     return HtmlTable("What decides the numbers of each run", ["", *known], rows, notes=notes)

@@ -1,4 +1,4 @@
-"""The protocol of a run: everything that must be equal for two numbers to compare, and what it cost."""
+"""The protocol of a run: everything that must be equal for the numbers of two runs to be comparable, and the cost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from study.storage.run_folder import RunFolder
 _SHORT = 12
 
 DECISIVE = ("images", "clean images", "sources", "targets", "budgets", "goals", "seeds", "numerics")
-"""Facts in which runs of one protocol agree."""
+"""Facts that are equal in runs of one protocol."""
 
 
 def facts(entry: Entry) -> dict[str, str]:
-    """The facts of a run, by name: those of DECISIVE, then hardware, version, and the gradients of all its images."""
+    """The facts of a run, by name: those of DECISIVE, then hardware, libraries, and the gradients of all its images."""
     data = entry.data
     spec, shards = data.spec, data.selection.shards
     images = [(one.image, one.digest, one.label) for shard in shards for one in shard.images]
@@ -52,9 +52,10 @@ def facts(entry: Entry) -> dict[str, str]:
 
 
 def differences(found: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """One sentence for each decisive fact that not all runs share; `found` are `facts` by the name of the run.
+    """Return a sentence for each decisive fact that differs between runs. `found` has the `facts` of each run by name.
 
-    Targets of equal names are compared: a run may have further ones.
+    Targets are compared one by one: a sentence for each name with different models, and for each target that not all
+    runs have.
     """
     told = []
     for name in DECISIVE:
@@ -77,10 +78,11 @@ def _other_models(by_run: Mapping[str, Mapping[str, str]]) -> list[str]:
         found = {run: known[name] for run, known in by_run.items() if name in known}
         if len(set(found.values())) > 1:
             told.append(
-                f"The target {name} is not one network: " + "; ".join(f"{one} in {run}" for run, one in found.items())
+                f"The target {name} is not the same network in all runs: "
+                + "; ".join(f"digest {one} in {run}" for run, one in found.items())
             )
         elif len(found) < len(by_run):
-            told.append(f"The target {name} is in {', '.join(found)} only, so that means differ in their targets")
+            told.append(f"The target {name} is only in {', '.join(found)}, so the means are over different targets")
     return told
 
 
@@ -100,7 +102,7 @@ def _budgets(spec: Spec) -> list[str]:
 
 
 def numerics(spec: Spec) -> str:
-    """The numerics of a spec in a few words: those that are set."""
+    """The numerics that a spec sets, as text."""
     dumped = spec.numerics.model_dump(mode="json")
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in dumped.items() if value is not None)
 
@@ -111,6 +113,6 @@ def model_digest(entry: Entry, name: str) -> str:
 
 
 def total_gradients(entry: Entry) -> int:
-    """The gradients of all images of a run, each attack run once."""
+    """The number of gradients of all attack runs, over all their images."""
     last = entry.data.rows.group_by("craft", "image").agg(pl.col("gradients").max()).select(pl.col("gradients").sum())
     return int(last.collect(engine="streaming").item() or 0)

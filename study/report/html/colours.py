@@ -9,7 +9,7 @@ LEVELS = 50
 _ANCHORS: tuple[Colour, ...] = ((247, 251, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))
 """One hue, so that the steps differ in greyscale and for every kind of colour vision."""
 _DARK_ANCHORS: tuple[Colour, ...] = ((19, 26, 35), (14, 47, 84), (23, 92, 155), (91, 157, 210), (199, 225, 247))
-"""On a dark page, a higher rate is brighter: the lowest is near the ground of the page."""
+"""On a dark page, a higher rate is brighter: the lowest rate is close to the background of the page."""
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
@@ -41,7 +41,7 @@ def _luminance(colour: Colour) -> float:
 
 
 def ramp_css() -> str:
-    """CSS classes `h0` to `h50`, one for each step of the ramp; those of dark pages are for the screen alone."""
+    """CSS classes `h0` to `h50`, one for each step of the ramp. Those of dark pages apply on screens, not in print."""
     return f"{_classes(dark=False)}\n@media screen and (prefers-color-scheme:dark){{{_classes(dark=True)}}}"
 
 

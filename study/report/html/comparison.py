@@ -58,7 +58,7 @@ def _paper(name: str, compared: pl.DataFrame, origin: Mapping[str, Any]) -> Pape
     return PaperResults(
         name,
         origin["paper"],
-        f"Images of the paper: {origin['images']['there']}. Images of this run: {origin['images']['here']} others.",
+        f"Images of the paper: {origin['images']['there']}. This run has {origin['images']['here']} images of its own.",
         _summary(paper_comparison.summary(compared).filter(pl.col("table").is_in(names))),
         [(_numbers(one), _not_compared(one)) for one in tables],
         HtmlTable("Weights", ["model", "weights", "digest"], weights) if weights else None,

@@ -116,7 +116,7 @@ def _page(data: ReportData, figures: Path | None, *, titles: bool = True) -> str
 
 @functools.cache
 def page_template() -> jinja2.Template:
-    """The compiled template of the page; compiling it and those that it includes takes a tenth of a report's time."""
+    """The compiled template of the page. It is cached, because compiling takes a tenth of the time of a report."""
     templates = environment()
     for name in templates.list_templates():
         templates.get_template(name)

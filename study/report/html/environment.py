@@ -1,4 +1,4 @@
-"""The templates of all pages: values are escaped, and a missing one is an error."""
+"""The templates of all pages: values are escaped, and a missing value is an error."""
 
 from __future__ import annotations
 

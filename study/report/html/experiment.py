@@ -46,10 +46,10 @@ _CURVE_NOTE = (
     "targets alone, if there are any."
 )
 _FEWEST_MARKS = 6
-_SEARCH_NOTE = "Share of the images whose smallest RMSD that succeeds is at most so large."
+_SEARCH_NOTE = "Share of the images whose smallest successful RMSD is at most the RMSD on the x axis."
 _DESTRUCTION_NOTE = (
     "Destruction rate: of the images that fool the untransformed model after the last step, the share that the same "
-    "model classifies correctly after the transformation. Lower means that the attack survives."
+    "model classifies correctly after the transformation. If the rate is low, the attack survives the transformation."
 )
 
 
@@ -203,9 +203,10 @@ def _at_cost_cell(one: Mapping[str, Any] | None) -> TableCell:
 
 
 def _visibility(data: ReportData, name: str, goal: str, found: pl.DataFrame) -> HtmlTable | None:
-    """Success, cost and visibility of each attack at all its points; None where the ranking has them all.
+    """Success, cost and visibility of each attack at all its points (steps and budgets).
 
-    None too where visibility was not computed.
+    None if each attack has a single point, because the ranking shows its numbers. None also if visibility was not
+    computed.
     """
     if found["ssim"].null_count() == found.height or found["attack"].n_unique() == found.height:
         return None
@@ -248,9 +249,10 @@ def _drawings(
 def _measures(
     data: ReportData, name: str, goal: str, seen: pl.DataFrame, album: figures.Album
 ) -> list[figures.Drawing]:
-    """Success against the cost, and against each measure of visibility that `seen`, of `analysis.visibility`, has.
+    """Draw success against the cost, and against each measure of visibility that was computed.
 
-    Nothing for fewer than six points: the table has the same numbers, and a reader sees there which is larger.
+    `seen`: the result of `analysis.visibility`. Nothing is drawn for fewer than six points, because the table shows the
+    same few numbers.
     """
     if seen.height < _FEWEST_MARKS:
         return []

@@ -30,18 +30,18 @@ from study.storage.run_folder import RunFolder
 
 _MOST_IMAGES, _MOST_CRAFTS, _MOST_BYTES = 6, 24, 4 * 2**20
 _MOST_TRIED = 50
-"""Images that are looked for at most, where some are missing."""
+"""If some images are missing, the gallery tries to read at most this number of images."""
 _SMALL = 100
 """The page shows images with fewer pixels per side than this without smoothing."""
 
 Pixels = NDArray[np.uint8]
 Answers = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
-"""By image and by craft: one row per target, with target, clean answer, adversarial answer, success."""
+"""By image and attack run (craft), one row per target: target, clean answer, adversarial answer, success."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as base64 of lossless WebP; `craft` is the index of its craft in the gallery, None if clean."""
+    """An image as base64 of lossless WebP. `craft` is the index of its attack run in the gallery; None if clean."""
 
     data: str
     alt: str
@@ -63,7 +63,7 @@ class Card:
 class Gallery:
     """`choices` is data for the script of the page, which shows the attack run that the reader chooses.
 
-    `first` names the attack run that the page shows before.
+    `first` names the attack run that the page shows before the reader chooses.
     """
 
     notes: Sequence[str]
@@ -87,9 +87,10 @@ class _Craft:
 
 
 def gallery(data: ReportData) -> Gallery | None:
-    """The same images in every report of the run, drawn by a hash of their ids; None without rows.
+    """Return the gallery of the run; None if the run has no rows.
 
-    Every card has a picture: images whose pixels cannot be read are left out.
+    A hash of the ids draws the images, so every report of the run shows the same images. Images whose pixels cannot be
+    read are left out.
     """
     spec = data.spec
     kept = kept_images.kept_pairs(RunFolder(data.run))
@@ -141,9 +142,9 @@ def _pictures(
     deltas: Mapping[tuple[str, str], Pixels],
     crafts: Sequence[_Craft],
 ) -> tuple[Mapping[str, list[Picture]], Sequence[_Craft]]:
-    """The pictures of every image, and the crafts that are shown: as many as fit into the page, at least one.
+    """Return the pictures of every image, and the attack runs that fit into the page (at least one).
 
-    With kept images, crafts without any are left out.
+    If the run kept images, attack runs without kept images are left out.
     """
     label = {one.image: data.spec.labels.words(one.label)[0] for one in images}
     found = {one.image: [_picture(clean[one.image], f"{label[one.image]}, clean", "clean", None)] for one in images}
@@ -176,7 +177,7 @@ def _picture(image: Pixels, alt: str, caption: str, craft: int | None) -> Pictur
 
 
 def _crafts(data: ReportData, kept: set[str]) -> list[_Craft]:
-    """Some crafts: first those with kept pixels, and of these all attacks on the first sources."""
+    """Return at most 24 attack runs. Runs with kept pixels come first, in the order of their source sets."""
     spec = data.spec
     experiments = spec.experiments.values()
     attacks = list(dict.fromkeys(name for one in experiments for name in one.attacks))
@@ -195,7 +196,7 @@ def _crafts(data: ReportData, kept: set[str]) -> list[_Craft]:
 
 
 def _clean_pixels(data: ReportData, images: Sequence[Selected]) -> tuple[dict[str, Pixels], str]:
-    """The clean pixels of the first images that can be read and have not changed; a sentence about those left out."""
+    """The clean pixels of the first images that can be read and have not changed, and a sentence about other images."""
     spec, found, absent = data.spec, dict[str, Pixels](), 0
     try:
         files = {one.image: one.file for one in candidates(spec.images, spec.seed)}

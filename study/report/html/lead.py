@@ -20,25 +20,26 @@ _MOST_NAMED = 8
 _MOST_TOLD = 4
 _LEVEL = 0.05
 _SEEN = 0.05
-"""The least difference between two targets that is told."""
+"""The text names the hardest and the easiest target only if their success rates differ by more than this."""
 _KEEP = {
     "correct-for-all": " that every model classifies correctly when clean",
     "correct-for-sources": " that every source model classifies correctly when clean",
-    "all": ", whatever the models predict for the clean ones",
+    "all": ", whatever the models predict for the clean images",
 }
 _VERBS = {"untargeted": "fool", "targeted": "reach the target label of"}
 _VERB = {"untargeted": "fools", "targeted": "reaches the target label of"}
-_INTERVAL = "95 %: bootstrap interval over images, all cells of an image together; Wilson's where all images agree"
+_INTERVAL = "95 %: bootstrap interval over images, each with its results in all cells; Wilson's if all images agree"
 _BEHIND = (
-    "Behind the first: on the images of both, in percentage points; p of the paired test over images, with Holm's "
-    "correction for the rows of this table"
+    "Behind the first: the difference to the first attack on the images of both, in percentage points; p is from the "
+    "paired test over images, with Holm's correction for the rows of this table"
 )
 
 
 @dataclass(frozen=True)
 class Lead:
-    """`asked` is the question. For each experiment and goal with rows, `found` has a title and sentences, `rankings` a
-    table.
+    """The first part of the page: `asked` is the question that the study asks.
+
+    For each experiment and goal with rows, `found` has a title and sentences, and `rankings` has a table.
     """
 
     asked: str
@@ -58,7 +59,7 @@ def lead(data: ReportData) -> Lead:
                 found.append((f"{name}, {goal}: ", told))
                 tables.append(_table(data, name, goal, ranked, data.seen[name].filter(goal=goal)))
     if len(found) > _MOST_TOLD:
-        found[_MOST_TOLD:] = [("", f"The rankings have {len(found) - _MOST_TOLD} more.")]
+        found[_MOST_TOLD:] = [("", f"The rankings below show {len(found) - _MOST_TOLD} more.")]
     return Lead(_asked(data), found or [("", "No rows yet.")], tables)
 
 
@@ -93,7 +94,7 @@ def _budgets(spec: Spec, attacks: Sequence[str]) -> str:
 
 
 def _found(spec: Spec, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> Iterator[str]:
-    """Sentences on the first attack, the one behind it, the last one, and the targets."""
+    """Yield sentences on the strongest attack, the next attack, the weakest attack, and the targets."""
     first, *others = ranked.to_dicts()
     target = f"a {first['relation']}-box target"
     interval = "" if first["low"] is None else f" (95 %: {100 * first['low']:.0f} to {100 * first['high']:.0f} %)"
@@ -136,7 +137,7 @@ def _next(second: Mapping[str, Any], images: int) -> str:
     gap = f"{100 * behind:.1f} percentage points behind"
     if second["p"] is not None and second["p"] < _LEVEL:
         return f"{second['attack']} is {gap} ({_chance(second['p'])})."
-    return f"{second['attack']} is {gap}, which {images:,} images do not decide ({_chance(second['p'] or 1.0)})."
+    return f"{second['attack']} is {gap}, but {images:,} images are too few to decide ({_chance(second['p'] or 1.0)})."
 
 
 def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: pl.DataFrame) -> HtmlTable:
@@ -159,7 +160,7 @@ def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: p
         )
     kind = ranked["relation"][0]
     head = ["attack", f"{kind}-box mean, %", "95 %", "behind the first", *_SEEN_HEAD]
-    # What was not computed needs no column.
+    # Columns whose values were not computed are left out.
     columns = [at for at, called in enumerate(head) if not called or any(row[at].text not in ("", "–") for row in rows)]
     head, rows = [head[at] for at in columns], [[row[at] for at in columns] for row in rows]
     notes = [f"{_INTERVAL}. {_BEHIND}." if len(rows) > 1 else f"{_INTERVAL}."]

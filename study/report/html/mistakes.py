@@ -13,7 +13,7 @@ from study.report.html.report_data import ReportData
 from study.reproducibility.hashing import digest
 
 _MOST_ROWS = 1_000_000
-"""Most rows in which pairs of targets are compared: rows of whole crafts, which a hash of their ids draws."""
+"""The most rows that are used to compare targets. A hash of their ids draws whole attack runs (crafts) up to this."""
 _MOST_LABELS = 3
 _MOST_CLASSES = 200
 _MOST_TARGETS = 24
@@ -40,7 +40,7 @@ def mistakes(data: ReportData, name: str) -> Iterator[tuple[str, HtmlTable]]:
 
 
 def _some_crafts(cells: pl.DataFrame) -> tuple[list[str], int]:
-    """Crafts with at most `_MOST_ROWS` rows together (at least one craft), and the number of all crafts."""
+    """Return crafts with at most `_MOST_ROWS` rows in total (at least one craft), and the number of all crafts."""
     sizes = dict(cells.group_by("craft").agg(pl.col("images").sum()).iter_rows())
     chosen: list[str] = []
     rows = 0

@@ -1,4 +1,4 @@
-"""The data of a report: the cells of a run, counted once, and the records that accompany its rows."""
+"""The data of a report: the cells of a run, computed once, and the records that accompany its rows."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class ReportData:
     Attributes:
         run: The address of the run.
         finished: The content of the run.
-        cells: One row per craft, point and target: `craft`, `sources` (joined by `+`), `attack`, `goal`, `seed`,
-            `steps`, `level` (the budget; null if each target searched for its own), `gradients` (per image), `target`,
-            then the columns of `success_rates`.
+        cells: One row per craft (attack run), point (steps and budget) and target: `craft`, `sources` (joined by `+`),
+            `attack`, `goal`, `seed`, `steps`, `level` (the budget; null if each target searched for its own),
+            `gradients` (per image), `target`, then the columns of `success_rates`.
         units: Number of units with rows.
         provenance: The metadata records of the parts; equal records once.
         failures: The failures of the last launch.
@@ -100,7 +100,7 @@ class ReportData:
 
     @cached_property
     def progress(self) -> Mapping[str, tuple[int, int]]:
-        """Numbers of existing and of planned rows, by experiment. Attacks that its budgets are matched to count too."""
+        """Numbers of existing and planned rows, by experiment. Attacks to which its budgets are matched count too."""
         keys = ("sources", "attack", "goal", "seed", "steps", "level", "target")
         images = {tuple(cell[key] for key in keys): cell["images"] for cell in self.cells.iter_rows(named=True)}
         selected, found = self.finished.selected, {}

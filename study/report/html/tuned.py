@@ -1,4 +1,4 @@
-"""The section of tuned numbers: the choices of numbers that a launch has tried, and the success of each."""
+"""The section of tuned numbers: the sets of parameter values that a launch has tried, and the success of each set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from study.storage.run_folder import RunFolder
 
 
 def tuned(data: ReportData) -> HtmlTable | None:
-    """One row for each choice of each tuned attack; None for a study without `tune`."""
+    """One row for each set of values of each tuned attack; None for a study without `tune`."""
     record = RunFolder(data.run).tuned
     if not record.is_file():
         return None

@@ -29,7 +29,8 @@ from study.terminal.prose import say
 def print_matrices(finished: RunData, console: Console, *, clean_correct: bool = False) -> bool:
     """Print the matrix of every experiment that has rows, then notes and warnings; False for a run without rows.
 
-    With `clean_correct`, the rates over clean-correct images stand beside those over all.
+    With `clean_correct`, each rate over all images is followed by the rate over the images that the target classifies
+    correctly when clean.
     """
     spec = finished.spec
     found = cells(finished.rows, spec)
@@ -58,7 +59,7 @@ def print_matrices(finished: RunData, console: Console, *, clean_correct: bool =
 
 
 def _abstentions(rows: pl.LazyFrame) -> list[str]:
-    """A sentence for each target that gave no answer to some image: those that vote."""
+    """A sentence for each target that gave no answer to some image. Only targets that vote can give no answer."""
     silent = pl.col("top1") == ABSTAINED
     voting = rows.filter(silent).select("target").unique().collect()["target"].to_list()
     if not voting:
@@ -66,7 +67,7 @@ def _abstentions(rows: pl.LazyFrame) -> list[str]:
     judged = rows.filter(pl.col("target").is_in(voting))
     found = judged.group_by("target").agg(silent.mean().alias("share")).sort("target").collect(engine="streaming")
     return [
-        f"{target} gives no answer to {100 * share:.1f} % of the adversarial images, which counts as a wrong one"
+        f"{target} gives no answer to {100 * share:.1f} % of the adversarial images, which counts as a wrong answer"
         for target, share in found.iter_rows()
     ]
 
@@ -74,7 +75,7 @@ def _abstentions(rows: pl.LazyFrame) -> list[str]:
 def matrices(
     finished: RunData, found: pl.DataFrame, console: Console, *, clean_correct: bool = False
 ) -> Iterator[tuple[Table, str]]:
-    """The table of every experiment and goal, with the goal. If it is too wide, models get short names and a legend.
+    """Yield the tables of every experiment and goal, each with its goal.
 
     If a table is too wide, models get short names and a legend. If it is still too wide, the targets are split over
     several tables.

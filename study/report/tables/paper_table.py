@@ -62,7 +62,9 @@ def layouts(spec: Spec, rows: pl.LazyFrame, options: TableOptions) -> list[Layou
     if options.style.decimals is not None and not 0 <= options.style.decimals <= 6:
         raise StudyError(f"{options.style.decimals} decimals cannot be printed", accepted="--decimals 0 to 6")
     if not 1 <= options.top <= 5:
-        raise StudyError(f"top {options.top} is not available: rows hold five labels", accepted="--top 1 to 5")
+        raise StudyError(
+            f"top {options.top} is not available: a row has the five most probable labels", accepted="--top 1 to 5"
+        )
     return [
         table
         for name in dict.fromkeys(options.experiments or spec.experiments)
@@ -131,8 +133,8 @@ def _rate(cell: Mapping[str, Any] | None, metric: str) -> TableRate | None:
 def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
     """The rows, with a mark on the strongest black-box rate of each target and on the strongest mean.
 
-    Rates of attacks on the same sources are compared with each other; if there is a single attack, rates of its source
-    sets.
+    Rates of attacks on the same sources are compared with each other. If there is a single attack, the rates of its
+    source sets are compared with each other.
     """
     several = len({row.variant for row in rows}) > 1
     strongest = min if metric == "accuracy" else max

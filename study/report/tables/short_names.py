@@ -10,9 +10,9 @@ _LETTERS = 3
 
 
 def shortened(models: Sequence[str]) -> Iterator[Mapping[str, str]]:
-    """Yield short names by model, first longer ones such as `res152` for `resnet152`, then single letters or numbers.
+    """Yield short names by model: first names such as `res152` for `resnet152`, then single letters or numbers.
 
-    The longer ones are skipped if two models would have the same name, or if no name would be shorter.
+    The first names are skipped if two models would have the same name, or if no name would be shorter.
     """
     brief = {name: _brief(name) for name in models}
     if len(set(brief.values())) == len(brief) and set(brief.values()) != set(brief):

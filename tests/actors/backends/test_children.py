@@ -171,7 +171,7 @@ def test_the_processes_of_a_launch(console_script, tmp_path):
     assert status == 0, printed
     assert f"(process {reaper}) did not answer" in printed
     assert "no process of Ray is left" in printed
-    assert "W&B: upload it with" in printed
+    assert "W&B: upload the run with" in printed
     assert "some data is not logged" not in printed
     assert gone(set(children), 5), environments(alive(set(children)))
     assert {one.headers["Authorization"] for one in fake.requests} == {"Bearer the-token-of-the-service"}

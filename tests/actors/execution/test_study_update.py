@@ -233,7 +233,7 @@ def test_a_list_that_has_grown(grow, tmp_path):
     assert_same(grow.folder, grow.folder.parent / "whole", units=False)
     assert "already complete" in grow(listed(6))[1]
     (tmp_path / "list.csv").write_text("0.png,0")
-    with pytest.raises(StudyError, match="5 images of this study are no longer in the image set"):
+    with pytest.raises(StudyError, match="selected images are no longer in the image set: 5"):
         grow(listed(1), "run.keep_images=true")
     (tmp_path / "list.csv").write_text("0.png,5")
 
@@ -252,7 +252,7 @@ def test_an_image_that_a_new_model_gets_wrong_stays(grow):
 
     grow(right)
     _, printed = grow(and_wrong)
-    assert "c misclassifies 1 of the 1 clean image selected before it was added. The images stay" in printed
+    assert "c misclassifies 1 of the 1 clean image selected before it was added. These images stay" in printed
     clean = pl.read_parquet(grow.folder / "images.parquet").explode("clean").unnest("clean")
     assert set(clean["model"]) == {"a", "c"}
     added = rows(grow.folder).filter(target="c")
@@ -271,9 +271,9 @@ def keeping(change=None):
 
 def test_a_target_of_a_study_that_kept_its_images_runs_no_attack(grow):
     _, printed = grow(keeping())
-    assert "14 units crafted, 0 shown from kept images" in printed
+    assert "14 units crafted, 0 shown to targets from kept images" in printed
     backend, printed = grow(keeping(new_target))
-    assert "0 units crafted, 14 shown from kept images" in printed
+    assert "0 units crafted, 14 shown to targets from kept images" in printed
     assert backend.crafts == []
     assert {target for target, _ in backend.shown} == {"c"}
     grow(new_target, folder="whole")
@@ -304,7 +304,7 @@ def test_a_search_has_no_images_to_keep(grow):
         spec["models"]["c"] = C
 
     _, printed = grow(keeping(search))
-    assert "searches of the minimal RMSD keep no images" in printed
+    assert "attacks that search for the minimal RMSD keep no images" in printed
     assert not list((grow.folder / "kept").iterdir())
     assert "2 units crafted, 0 shown" in grow(keeping(and_target))[1]
     grow(and_target, folder="whole")

@@ -128,7 +128,7 @@ def test_ray_runs_defences_as_this_process_does(here, door):
 @pytest.mark.parametrize(
     ("transform", "what"),
     [
-        ([{"smoothing": 5}, {"jpeg": 75}], "and 'jpeg' follows"),
+        ([{"smoothing": 5}, {"jpeg": 75}], "but 'jpeg' follows"),
         ({"nrp": {"weights": "file:nowhere.pth"}}, "nowhere.pth does not exist"),
         ({"nrp": {"weights": "file:purifier.pth"}}, "do not fit nrp"),
         ({"python": "nowhere.py:Mine"}, "nowhere.py"),

@@ -84,7 +84,7 @@ def test_a_label_that_looks_like_a_variable(small, tmp_path):
 @pytest.mark.parametrize("made", ["{", "}", "{}", "{0}", "x/{sources!r}", "{seed:>9}", "{{sources}}", "{sources.real}"])
 def test_braces_in_the_folder_of_made_images(small, made):
     experiments = {"one": {"attacks": ["theirs"], "sources": ["a"]}}
-    with pytest.raises(StudyError, match="has other braces than"):
+    with pytest.raises(StudyError, match="may have no braces other than"):
         load(small(attacks={"theirs": {"made": made}}, experiments=experiments))
 
 

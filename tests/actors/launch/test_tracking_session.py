@@ -43,7 +43,7 @@ def test_what_asks_for_it_is_refused(begin, asked, changes):
 def test_a_variable_of_the_environment_asks_for_nothing_that_is_not_there(begin, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     [line] = begin(None)
-    assert "WANDB_MODE is offline, and this launch is not tracked" in line
+    assert "WANDB_MODE is offline, but this launch is not tracked" in line
     assert "transfer-study[wandb]" in line
 
 

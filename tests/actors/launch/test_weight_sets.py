@@ -145,9 +145,9 @@ def test_the_digest_of_all_files_is_in_the_identity(door, here):
                 "models": SPEC["models"] | {"again": SPEC["models"]["set"]},
                 "experiments": {"x": {"attacks": ["lgv"], "sources": [["set", "again"]]}},
             },
-            "are one network with one set of weights, and an ensemble has both",
+            "they are one network with one set of weights",
         ),
-        ({"images": SPEC["images"] | {"keep": ["silent"]}}, "selects no images"),
+        ({"images": SPEC["images"] | {"keep": ["silent"]}}, "cannot select images"),
         (
             {
                 "images": SPEC["images"] | {"keep": "correct-for-sources"},
@@ -155,7 +155,7 @@ def test_the_digest_of_all_files_is_in_the_identity(door, here):
             },
             "all of them have .role: source.",
         ),
-        ({"geometry": {"g": {"probe": "gradient-cosine", "models": ["set"], "images": 2}}}, "is in no probe"),
+        ({"geometry": {"g": {"probe": "gradient-cosine", "models": ["set"], "images": 2}}}, "cannot be in a probe"),
         (
             {
                 "models": {"set": SPEC["models"]["set"]},

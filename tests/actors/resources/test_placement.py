@@ -122,8 +122,8 @@ def test_gpus_of_several_sizes_hold_what_each_has_room_for_and_the_too_small_one
     assert made.capacity_on(80 * GIB).limit == pytest.approx((0.9 * 80 - 700 / 1024 - 3) * GIB)
     assert made.capacity_on(None) == made.capacity
     unused, unequal = remarks(MIXED, made)
-    assert unused == "8 GPUs of small with 4.0 GiB unused: a worker needs 6.3 GiB"
-    assert unequal.startswith("GPUs of 8.0 GiB to 80.0 GiB")
+    assert unused == "8 GPUs of small not used: a worker needs 6.3 GiB, but a GPU there has only 4.0 GiB"
+    assert unequal.startswith("the GPUs have 8.0 GiB to 80.0 GiB")
 
 
 def test_the_smallest_gpu_limits_the_workers_that_share_one():

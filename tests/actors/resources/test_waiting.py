@@ -215,5 +215,5 @@ def test_gpus_that_join_later_are_not_ignored_in_silence(device, told):
         growth.follow(4, 0, 10.0 * now)
     assert len(lines) == told
     if told:
-        assert lines[0].startswith("2 GPUs joined after the start and idle")
+        assert lines[0].startswith("2 GPUs joined after the start but cannot be used")
         assert "run.device=gpu" in lines[0]

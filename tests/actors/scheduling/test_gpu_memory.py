@@ -70,8 +70,8 @@ def test_a_worker_holds_what_its_own_gpu_has_room_for():
 def test_a_part_of_a_gpu_that_is_too_small_is_named_once():
     _, said = run([80, 4])
     assert said == [
-        "GPU 1 of host is too small: its process sees 4.0 GiB, and its workers need 5.7 GiB; passes with too many "
-        "images are halved there"
+        "GPU 1 of host is too small: a worker's process sees 4.0 GiB of memory, but the workers there need 5.7 GiB; "
+        "passes with too many images are halved there"
     ]
 
 

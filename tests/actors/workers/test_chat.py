@@ -184,7 +184,7 @@ def test_more_requests_than_allowed_are_not_begun(say, spec_file, tmp_path):
         spec = spec_file(spec_of(fake.url, most=35))
         status, printed = run_here(spec, tmp_path / "run")
         assert (status, len(fake.requests)) == (1, 35), printed
-        assert "was sent 35 requests in this run folder" in printed
+        assert "this run folder has sent 35 requests" in printed
         assert run_here(spec, tmp_path / "run")[0] == 1
         assert len(fake.requests) == 35
 
@@ -205,7 +205,7 @@ def test_judged_again_without_asking(quiet, say, spec_file, tmp_path):
     assert verify(tmp_path / "stricter").whole
     with pytest.raises(StudyError, match="exists"):
         judged(quiet[0], spec_file(stricter), tmp_path / "stricter")
-    with pytest.raises(StudyError, match="asks 'chat' something else"):
+    with pytest.raises(StudyError, match="sends 'chat' other requests"):
         judged(quiet[0], spec_file(spec_of(url, prompt="Other?")), tmp_path / "other")
 
     def agrees(text):

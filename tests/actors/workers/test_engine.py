@@ -108,6 +108,6 @@ def test_skip_gradients_need_a_skip(tmp_path):
     assert status == 1
     failures = json.loads((tmp_path / "run" / "failures.json").read_text())["failures"]
     assert len(failures) == 2
-    assert all("residual branches or dense layers, and none are known in b" in one["error"] for one in failures)
+    assert all("residual branches or dense layers, but none are known in b" in one["error"] for one in failures)
     assert "2 units are left" in printed
     assert set(rows(tmp_path / "run")["sources"].list.join("+")) == {"a", "a+b"}

@@ -48,7 +48,7 @@ def test_sweep_along_a_number_of_the_recipes(scanned, spec, loop):
 
 def test_unknown_number(scanned, spec):
     for along in ("skip_gradient.gama", "objective", "nesterov", "smoothing.sigma"):
-        with pytest.raises(StudyError, match="no attack has a number"):
+        with pytest.raises(StudyError, match="no attack has a numeric parameter"):
             analysis.sweep(scanned, spec, along)
 
 

@@ -45,13 +45,13 @@ class Faulty(View):
     def make(self, image, given):
         return (image - image).sqrt() + image
 """,
-    "it takes 6 gradients an image in 3 steps, and says 3": """
+    "it takes 6 gradients an image in 3 steps, but declares 3": """
 class Faulty(Point):
     name: ClassVar[str] = "faulty"
     def gradient(self, delta, step, inner, state):
         return inner(delta) + step.gradient(step.origin, 1)
 """,
-    "it moves a pixel by 20, and epsilon is 8": """
+    "it moves a pixel by 20, but epsilon is 8": """
 class Faulty(Program):
     name: ClassVar[str] = "faulty"
     def run(self, given):

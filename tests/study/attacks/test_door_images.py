@@ -102,14 +102,14 @@ BAD = {
     "complex": (GOOD.to(torch.complex64), {}, "dtype complex64", "uint8 in 0..255"),
     "floats in 0..255": (255 * GOOD, {}, "values from", "divide images in 0..255 by 255"),
     "floats below 0": (2 * GOOD - 1, {}, "values from", "mean= and std="),
-    "another mean": (GOOD + 2, {"mean": MEAN, "std": STD}, "with this mean and std", "for images in 0..1"),
+    "another mean": (GOOD + 2, {"mean": MEAN, "std": STD}, "this mean and std do not fit", "for images in 0..1"),
     "NaN": (torch.cat([GOOD, GOOD.log().neg().sqrt() * torch.nan]), {}, "image 2 has values", "0..1"),
     "infinite": (GOOD / 0, {}, "image 0 has values", "0..1"),
     "scaled twice": (GOOD / 255, {}, "they are black", "by 255 once only"),
     "cut to 8 bits too early": (GOOD.to(torch.uint8), {}, "they are black", "round()"),
     "black": (np.zeros((1, 1, 4, 4), np.float32), {}, "they are black", "by 255 once only"),
     "mean without std": (GOOD, {"mean": MEAN}, "belong together", ""),
-    "8 bits with a mean": (np.full((1, 3, 4, 4), 9, "u1"), {"mean": MEAN, "std": STD}, "not normalised", "leave out"),
+    "8 bits with a mean": (np.full((1, 3, 4, 4), 9, "u1"), {"mean": MEAN, "std": STD}, "for float images", "leave out"),
     "two numbers": (GOOD, {"mean": (0.5, 0.5), "std": STD}, "mean= cannot be (0.5, 0.5)", "a number, or 3 numbers"),
     "words": (GOOD, {"mean": "imagenet", "std": STD}, "mean= cannot be 'imagenet'", "a number, or 3 numbers"),
     "std of 0": (GOOD, {"mean": 0.5, "std": 0}, "std= cannot be 0", "a number, or 3 numbers"),
@@ -138,7 +138,7 @@ def test_labels():
     [
         (torch.tensor([0.0, 1.0]), "dtype float32", "integers (N,)"),
         ([True, False], "dtype bool", "integers (N,)"),
-        ([1, 2, 3], "2 images, and the labels have the shape (3,)", "one label for each image"),
+        ([1, 2, 3], "2 images, but the labels have the shape (3,)", "one label for each image"),
         (np.eye(2, 5, dtype=int), "the shape (2, 5)", "argmax(1)"),
         ([0, -1], "no class -1", "0 to 3: the model has 4 outputs"),
         ([4, 0], "no class 4", "0 to 3: the model has 4 outputs"),
@@ -158,7 +158,7 @@ def test_devices():
     assert device_of(GOOD.to("meta"), [nn.Identity()]) == "meta"
     assert device_of(GOOD.numpy(), [away]) == "meta"
     for images, models, what, help_ in (
-        (GOOD, [away], "the images are on cpu, and the model is on meta", "images.to('meta')"),
+        (GOOD, [away], "the images are on cpu, but the model is on meta", "images.to('meta')"),
         (GOOD, [here, away], "several devices: cpu, meta", "model.to(device)"),
     ):
         with pytest.raises(StudyError) as caught:

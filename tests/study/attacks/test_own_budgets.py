@@ -113,7 +113,7 @@ def test_what_is_no_budget(budget, message):
 
 
 def test_what_does_not_fit_a_rule():
-    with pytest.raises(ValidationError, match="the budget 'sum' gives no length of a step"):
+    with pytest.raises(ValidationError, match="no step size follows from the budget 'sum'"):
         attack(Sum(), 900.0, step_size=None)
     with pytest.raises(ValidationError, match="a random start is uniform within an epsilon, L2 or RMSD budget"):
         attack(Sum(), 900.0, start="random")

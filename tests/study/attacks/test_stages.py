@@ -99,7 +99,7 @@ def test_a_first_stage_has_the_budget_of_the_attack(own):
         ({**base}, "needs a `first` stage"),
         ({"step": "sign", "epsilon": 4, "first": "mi"}, "remove `first`"),
         ({**base, "first": "mii"}, "no preset named 'mii'"),
-        ({**base, "first": {"preset": "mi", "checkpoints": [3]}}, "without checkpoints"),
+        ({**base, "first": {"preset": "mi", "checkpoints": [3]}}, "cannot have checkpoints"),
     ):
         with pytest.raises(ValueError, match=message):
             Attack.model_validate(wrong)
@@ -225,5 +225,5 @@ def test_features_with_mean_logits_are_refused(own):
             return image
 
     keys = {"step": "sign", "epsilon": 8, "objective": "flat", "fusion": "loss", "views": ["mean-logits"]}
-    with pytest.raises(ValueError, match="needs an objective of logits"):
+    with pytest.raises(ValueError, match="needs an objective that reads logits"):
         Attack.model_validate(keys)

@@ -87,4 +87,4 @@ def test_columns_of_another_probe(door, run):
     status, found, printed = kinds(door, run)
     assert status == 1
     assert {"damaged", "incomplete"} <= found
-    assert "its columns are not those of a" in printed
+    assert "the file's columns are not those of a" in printed

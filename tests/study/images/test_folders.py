@@ -56,7 +56,7 @@ BAD = {
     ),
     "unknown name": ("cifar10", ("cats/1.png",), ["cats is not named by a label", "cat (the nearest)"]),
     "names and numbers": ("cifar10", ("cat/1.png", "4/1.png"), ["folders named by labels (cat) and by numbers (4)"]),
-    "numbers from 1": ("cifar10", ("1/1.png", "10/1.png"), ["10 is not named by a label's number", "subtract 1"]),
+    "numbers from 1": ("cifar10", ("1/1.png", "10/1.png"), ["10 is not the number of a label", "subtract 1"]),
     "has both images and folders": (
         "imagenet",
         ("n01440764/1.png", "n01440764_1.png"),

@@ -105,7 +105,7 @@ def test_without_scipy(tmp_path, monkeypatch):
 BAD = {
     "too few lines": (
         ["n01440764"] * 3,
-        ["labels of 3 images, none of them for ILSVRC2012_val_00000004.JPEG", "has 4"],
+        ["labels of 3 images (no label for ILSVRC2012_val_00000004.JPEG)", "has 4"],
     ),
     "too many lines": (["n01440764"] * 5, ["labels of 5 images", "has 4 images"]),
     "no lines": ([], ["labels of 0 images"]),
@@ -147,7 +147,7 @@ def test_bad_folders(tmp_path):
         path.unlink()
     refused("has 0 images")
     (folder / "n01440764").mkdir()
-    refused("has folders, such as n01440764, and no images")
+    refused("has folders, such as n01440764, but no images")
     folder = tmp_path / "none"
     refused("does not exist")
     folder = validation(tmp_path / "other")

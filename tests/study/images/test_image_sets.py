@@ -99,7 +99,7 @@ BAD = {
     "a list of nothing": ({"records": "x", "list": "y"}, "`list` needs `folder`"),
     "a truth of nothing": ({"parquet": "x", "truth": "y"}, "`truth` needs `folder`"),
     "list and truth": ({"folder": "x", "list": "y", "truth": "z"}, "from `list` or from `truth`"),
-    "a split of a folder": ({"folder": "x", "split": "train"}, "`split` needs `records`"),
+    "a split of a folder": ({"folder": "x", "split": "train"}, "`split: train` needs `records`"),
     "targets without a list": ({"folder": "x", "targets": "list"}, "third column"),
     "a sample of other labels": ({"sample": "foolbox", "labels": "cifar10"}, "has ImageNet's labels"),
     "unknown labels": ({"folder": "x", "labels": "cifar100"}, "'cifar100' is neither a known label set nor a file"),
@@ -165,7 +165,7 @@ def test_records(tmp_path):
     assert len({file_digest(one.file) for one in found.values()}) == 5
     assert str(found["test-00003"].file) == f"{tmp_path}, test image 3"
     too_few = ImageSet(records=str(tmp_path), labels=["a", "b", "c"], size=28)
-    with pytest.raises(StudyError, match="has the label 9, and the study has 3 labels"):
+    with pytest.raises(StudyError, match="has the label 9, but the study has 3 labels"):
         candidates(too_few, 0)
 
 

@@ -141,9 +141,9 @@ IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda whole: whole[:-1], "should have 140 bytes after its header, and has only 139"),
+        (lambda whole: whole[:-1], "should have 140 bytes after its header, but has only 139"),
         (lambda whole: whole[:16], "has only 0"),
-        (lambda whole: whole + b"\0", "and has more"),
+        (lambda whole: whole + b"\0", "but has more"),
         (lambda whole: b"", "begins with nothing"),
         (lambda whole: whole[:9], "announces 7"),
         (lambda whole: b"\0\0\x0d\3" + whole[4:], "begins with 00 00 0d 03"),
@@ -185,7 +185,7 @@ def test_a_bomb_is_read_no_further_than_its_header(tmp_path, monkeypatch):
         return read(self, size)
 
     monkeypatch.setattr(gzip.GzipFile, "read", watched)
-    assert "and has more" in complaint(tmp_path).what
+    assert "but has more" in complaint(tmp_path).what
     assert asked == [16, 141]
 
 

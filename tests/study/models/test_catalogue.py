@@ -77,7 +77,7 @@ def test_networks_without_weights(name):
     [pytest.param(name, marks=pytest.mark.slow) if "Swin" in name or "-L" in name else name for name in WITH_FILES],
 )
 def test_robust_models_need_their_authors_file(name, tmp_path):
-    with pytest.raises(ValidationError, match="come from its authors"):
+    with pytest.raises(ValidationError, match="its authors publish them"):
         Model.model_validate(name)
     drawn = Model.model_validate({"network": name, "weights": "random:0"})
     loading.check(name, drawn)
@@ -105,7 +105,7 @@ def test_a_file_of_robustbench_has_its_mean_and_std_beside_the_network(tmp_path)
     with torch.no_grad():
         expected = network.eval()((pixels / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1))
     assert torch.allclose(classifier(pixels), expected, atol=1e-4)
-    with pytest.raises(StudyError, match=r"belong to mean \[0.485, 0.456, 0.406\]"):
+    with pytest.raises(StudyError, match=r"need the mean \[0.485, 0.456, 0.406\]"):
         loading.load("robust", Model.model_validate(given | {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}))
 
 

@@ -252,7 +252,7 @@ def test_errors_name_layer_and_remedy(resnet):
     summed = changed_backward(resnet, {"layer1": lambda g: g.sum()})
     with pytest.raises(StudyError, match="gradient of the output of layer 'layer1' returned shape"), summed:
         gradient(resnet, x)
-    with pytest.raises(StudyError, match="attention is made visible"), captured(resnet, ["layer1.attention_map"]):
+    with pytest.raises(StudyError, match="only inside `visible_attention`"), captured(resnet, ["layer1.attention_map"]):
         pass
     beit = network("timm:beit")
     negated = changed_forward(beit, {"blocks.0.attn.qkv": torch.neg})

@@ -196,7 +196,7 @@ def test_mnist_networks_take_grey_images():
     given = model({"network": "mnist_fnn2", "weights": "random:1"})
     classifier = loading.load("m", given, labels=label_set("mnist"), channels=1)
     assert classifier(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
-    with pytest.raises(StudyError, match="1 channel, and the image set has 3"):
+    with pytest.raises(StudyError, match="1 channel, but the image set has 3"):
         loading.load("m", given, labels=label_set("mnist"))
 
 

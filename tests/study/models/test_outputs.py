@@ -80,7 +80,7 @@ def test_the_digest_of_a_model_from_before_label_sets():
         ),
         (
             {"network": "timm:test_resnet.r160_in1k", "weights": None, "arguments": {"num_classes": 10}},
-            "for 1000 classes, and num_classes is 10",
+            "for 1000 classes, but num_classes is 10",
         ),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_network_of_one_channel(fold):
     with torch.no_grad():
         expected = classifier.network((image(1) / 255 - 0.2) / 0.3)
         torch.testing.assert_close(classifier(image(1)), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(StudyError, match="takes images with 1 channel, and the image set has 3"):
+    with pytest.raises(StudyError, match="takes images with 1 channel, but the image set has 3"):
         loading.load("m", model(given), channels=3, labels=CIFAR10)
 
 

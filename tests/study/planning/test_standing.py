@@ -87,7 +87,7 @@ def test_additions_are_counted_as_the_launch_counts_them(asked, door, tmp_path, 
     standing, printed = asked(more)
     assert standing["new"] == "1 new model (c), 1 new attack (fgsm), experiment one changed"
     assert standing["predicts_first"] == ["c"]
-    assert f"{run}: 2 of 16 units done, 14 left (10 of them lack only targets)" in printed
+    assert f"{run}: 2 of 16 units done, 14 left (10 of them have rows for some targets)" in printed
     assert "since its last launch: 1 new model (c), 1 new attack (fgsm)" in printed
     assert "first, clean images are predicted: c" in printed
     status, launched, error = door("launch", tmp_path / "spec.yaml", "--output", run)

@@ -75,8 +75,8 @@ def test_workers_of_one_launch_that_differ_are_named(folder):
 
 
 @pytest.mark.parametrize(("before", "now", "message"), [
-    (PLAIN, SLOW, "has MKL_CBWR=COMPATIBLE in its environment, and the rows in .* were computed with no MKL_CBWR"),
-    (SLOW, PLAIN, "has no MKL_CBWR in its environment, and the rows in .* were computed with MKL_CBWR=COMPATIBLE"),
+    (PLAIN, SLOW, "has MKL_CBWR=COMPATIBLE in its environment, but the rows in .* were computed with no MKL_CBWR"),
+    (SLOW, PLAIN, "has no MKL_CBWR in its environment, but the rows in .* were computed with MKL_CBWR=COMPATIBLE"),
 ])  # fmt: skip
 def test_another_environment_is_refused(folder, before, now, message):
     said(folder, before)

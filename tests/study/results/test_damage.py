@@ -235,7 +235,7 @@ def test_a_damaged_part_is_named_by_every_command(door, launched, run, tmp_path,
         status, _, error = door(command[0], run, *command[1:])
         assert status == 2, command
         assert part.name in error, command
-        assert "move it out of results/ and launch the study again" in error, command
+        assert "move the part out of results/ and launch the study again" in error, command
         assert "Traceback" not in error
     before = content(run)
     with pytest.raises(StudyError, match="a part is damaged: it cannot be read") as refused:
@@ -262,7 +262,7 @@ def test_stray_files_are_left_alone_and_told(door, launched, run, undisturbed):
         shutil.copy(part, run / "results" / name)
     (run / "results" / f"._{part.name}").write_bytes(b"\0\5\26\7")
     shutil.copy(part, run / "kept" / "._y.parquet")
-    told = "results/: 6 files are not parts of this run, and ignored: .DS_Store, ._"
+    told = "results/: 6 files are not parts of this run, and are ignored: .DS_Store, ._"
     status, printed = launched(run)
     assert status == 0
     assert printed.count(told) == 1

@@ -90,8 +90,8 @@ def set_list(column, value, dtype):
 
 
 DAMAGES = [
-    (flip, "damaged", "its content does not match the digest in its name|it cannot be read"),
-    (truncate, "damaged", "it cannot be read"),
+    (flip, "damaged", "its content does not match the digest in its name|the part cannot be read"),
+    (truncate, "damaged", "the part cannot be read"),
     (lambda run: parts(run)[0].unlink(), "incomplete", "2 of 4 (unit, target) pairs have no rows"),
     (double, "damaged", "2 rows exist more than once"),
     (edit, "damaged", "its content does not match the digest in its name"),
@@ -136,7 +136,7 @@ def test_rows_of_an_earlier_spec_are_noted(run):
     report = verify(run)
     assert report.whole
     (note,) = report.findings
-    assert (note.kind, note.what) == ("note", "2 rows belong to no cell of the present spec")
+    assert (note.kind, note.what) == ("note", "2 rows have no cell in the present spec")
 
 
 def test_the_command(door, run):

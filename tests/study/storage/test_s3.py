@@ -140,7 +140,7 @@ def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, mo
     spec.write_text(more + probes)
     status, printed, error = door("launch", spec, "--output", run)
     assert status == 0, error
-    assert "0 units crafted, 2 shown from kept images" in printed
+    assert "0 units crafted, 2 shown to targets from kept images" in printed
     assert set(rows(run)["target"]) == {"a", "b", "c"}
 
 

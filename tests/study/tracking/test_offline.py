@@ -31,7 +31,7 @@ def calm(tmp_path_factory):
     assert status == 0, printed
     assert who_holds_files_of(run) == []
     assert _services(folder) == [], "W&B's service goes on"
-    (command,) = re.findall(r"W&B: upload it with: (wandb sync .*)", printed)
+    (command,) = re.findall(r"W&B: upload the run with: (wandb sync .*)", printed)
     name = wandb_id(run)
     with synced(run, command) as service:
         return run, printed, service.history(name), service.run(name)

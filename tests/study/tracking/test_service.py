@@ -110,7 +110,7 @@ def test_a_server_that_was_never_there(from_here, service, calm, tmp_path):
     assert rows(tmp_path / "run").equals(calm)
     assert seconds < END_SECONDS + 5
     assert "repaired: tracking: W&B was not reached, so the study is tracked offline from now on" in printed
-    assert re.search(r"W&B: upload it with: wandb sync \S+offline-run-\S+", printed)
+    assert re.search(r"W&B: upload the run with: wandb sync \S+offline-run-\S+", printed)
 
 
 def test_a_server_that_goes_away_is_sent_the_rest_by_the_next_launch(from_here, service, calm, tmp_path):

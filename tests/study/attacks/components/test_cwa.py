@@ -62,6 +62,6 @@ def test_numbers_of_its_own():
 
 def test_without_epsilon_it_needs_a_length():
     keys = {"step": "sign", "steps": 2, "step_size": 1, "budget": {"rmsd": 5}, "fusion": "cwa"}
-    with pytest.raises(ValueError, match="a fifteenth of epsilon"):
+    with pytest.raises(ValueError, match="back by epsilon / 15"):
         Attack.model_validate(keys)
     Attack.model_validate(keys | {"fusion": {"cwa": {"reverse": 1}}})

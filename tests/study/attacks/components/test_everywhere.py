@@ -87,5 +87,5 @@ def test_the_attack_is_the_authors_loop():
 
 
 def test_more_samples_than_blocks_are_refused():
-    with pytest.raises(ValueError, match="more than its blocks"):
+    with pytest.raises(ValueError, match="at most its `grid` x `grid` blocks"):
         Attack.model_validate(keys_of("everywhere", {"views": [{"everywhere": {"grid": 2}}]}))

@@ -67,7 +67,7 @@ def test_is_the_formula(ridge, goal):
     ("objective", "first", "said"),
     [
         ({"ila++": {"iterates": 4}}, FIRST | {"checkpoints": [2]}, "reads 4 images of the `first` stage, which has 2"),
-        ({"ila": {}}, FIRST, "without checkpoints"),
+        ({"ila": {}}, FIRST, "cannot have checkpoints"),
         ({"ila++": {"iterates": 4}}, None, "needs a `first` stage"),
     ],
 )

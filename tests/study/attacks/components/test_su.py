@@ -120,5 +120,5 @@ def test_passes_of_any_size_compare_both_views(network):
 
 
 def test_the_view_must_stand_first():
-    with pytest.raises(ValueError, match="before all other views"):
+    with pytest.raises(ValueError, match="put `su` first in `views`"):
         Attack.model_validate(keys_of("su", {"views": [{"diversity": {}}, {"su": {}}]}))

@@ -79,9 +79,9 @@ def test_penalty_is_the_gradient_of_its_term():
 
 
 def test_a_box_has_a_centre():
-    with pytest.raises(ValueError, match="is odd"):
+    with pytest.raises(ValueError, match="must be odd"):
         LowFrequency(size=4)
-    with pytest.raises(ValueError, match="is odd"):
+    with pytest.raises(ValueError, match="must be odd"):
         Attack.model_validate(BUDGET | {"penalties": [{"low-frequency": {"size": 2}}]})
 
 

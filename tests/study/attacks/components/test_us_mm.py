@@ -53,5 +53,5 @@ def test_one_scale_and_a_wrong_order():
     image, pool = torch.from_numpy(pixels(6)).double(), others(6)
     single = UniformScaleMixMask(scales=1, low=0.5, masks=1, mix=0)
     torch.testing.assert_close(made([single], image, 0, pool=pool), image / 2)
-    with pytest.raises(ValueError, match="above their `high`"):
+    with pytest.raises(ValueError, match="above its `high`"):
         Attack.model_validate(keys_of("us-mm", {"views": [{"us-mm": {"low": 0.9}}]}))

@@ -113,5 +113,5 @@ def test_a_loss_without_logits_is_refused():
     image = torch.from_numpy(small.images(48)).float().requires_grad_()
     with VirtualDense().applied({"m": network}, None), captured(network, ["blocks.1"]) as found:
         network(image)
-        with pytest.raises(StudyError, match="does not depend on them"):
+        with pytest.raises(StudyError, match="does not depend on the logits"):
             torch.autograd.grad(functional.softplus(found["blocks.1"]).sum(), image)

@@ -282,7 +282,7 @@ def test_equals_the_real_checkout(source, second, clean, name, arguments, gradie
 @pytest.mark.skipif(REAL is None, reason="TRANSFERATTACK names no checkout")
 def test_an_argument_that_the_real_pgn_does_not_use(source, clean):
     (note,) = run("pgn", [source], clean, epoch=2, num_neighbor=1, alpha=1 / 255).notes
-    assert note == "transferattack:pgn: the argument alpha is 0.00392157, and the attack holds alpha = 0.0156863"
+    assert note == "transferattack:pgn: the argument alpha is 0.00392157, but the attack uses alpha = 0.0156863"
 
 
 def test_loading_and_cuda_are_as_before(standin, source, clean):
@@ -299,7 +299,7 @@ def test_loading_and_cuda_are_as_before(standin, source, clean):
 
 def test_an_argument_that_the_attack_overrides(standin, source, clean):
     found = run("stubborn", [source], clean, epoch=5)
-    assert found.notes == ("transferattack:stubborn: the argument epoch is 5, and the attack holds epoch = 3",)
+    assert found.notes == ("transferattack:stubborn: the argument epoch is 5, but the attack uses epoch = 3",)
     assert found.gradients == 3
 
 

@@ -25,7 +25,7 @@ BAD = {
     "a user": ({"url": "http://me:hidden@a/"}, "a user name or a password"),
     "a user alone": ({"url": "http://hidden@a/"}, "a user name or a password"),
     **{
-        f"{key} in url": ({"url": f"http://a/?x=1&{key}=hidden"}, f"url contains '{key}'")
+        f"{key} in url": ({"url": f"http://a/?x=1&{key}=hidden"}, f"`url` contains '{key}'")
         for key in ("key", "token", "api_key", "access_token", "client_secret", "password", "sig_auth")
     },
     **{
@@ -45,16 +45,16 @@ BAD = {
     "no variable": ({"credentials": {"header": "A"}}, "Field required"),
     "two ways": ({"credentials": {"env": "E", "header": "A", "query": "key"}}, "in a header or in the address"),
     "a prefix of two lines": ({"credentials": {"env": "E", "prefix": "a\n"}}, "not plain text"),
-    "a header without name": ({"credentials": {"env": "E", "header": "a b"}}, "has no valid name"),
-    "extra, no json": ({"extra": {"a": 1}}, "extra needs a JSON request"),
-    "extra, a secret": ({"send": "json", "extra": {"a": [{"api-key": "hidden"}]}}, "extra contains 'api-key'"),
+    "a header without name": ({"credentials": {"env": "E", "header": "a b"}}, "is not a valid name"),
+    "extra, no json": ({"extra": {"a": 1}}, "`extra` needs requests in JSON"),
+    "extra, a secret": ({"send": "json", "extra": {"a": [{"api-key": "hidden"}]}}, "`extra` contains 'api-key'"),
     "extra, no number": ({"send": "json", "extra": {"a": float("nan")}}, "a value that JSON cannot hold"),
     "extra, no JSON": ({"send": "json", "extra": {"a": datetime(2020, 1, 1)}}, "a value that JSON cannot hold"),
     "field is taken": ({"send": "json", "extra": {"image": 1}}, "the image cannot be placed"),
     "field past the end": ({"send": "json", "field": "a.1.b"}, "the image cannot be placed"),
     "field through text": ({"send": "json", "field": "a.b", "extra": {"a": "b"}}, "the image cannot be placed"),
     "field everywhere": ({"send": "json", "field": "a.*"}, "the image cannot be placed"),
-    "field is empty": ({"field": ""}, "field is empty"),
+    "field is empty": ({"field": ""}, "`field` is empty"),
     "path": ({"labels": "a..b"}, "is not a valid path"),
     "no path": ({"scores": ""}, "is not a valid path"),
     "names, blank": ({"names": {"a": " "}}, "has an empty name"),
@@ -139,7 +139,7 @@ def test_a_label_named_like_a_number():
         ("a.json", '{"cat": "a", "cat": "b"}', "'cat' occurs twice"),
         ("a.json", "{", "not valid .json text"),
         ("a.json", "[" * 100_000, "not valid .json text"),
-        ("a.yaml", "- cat\n", "holds no mapping"),
+        ("a.yaml", "- cat\n", "is not a mapping"),
         ("a.yaml", "cat: a\ncat: b\n", "is repeated"),
         ("a.yaml", "cat: ]\n", "this is not YAML"),
         ("a.yaml", b"\xff", "not valid .yaml text"),

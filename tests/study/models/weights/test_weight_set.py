@@ -111,7 +111,7 @@ def test_the_digest_covers_all_files(folder):
 def test_missing_and_unfitting_files(folder, tmp_path):
     for pattern, message in (
         ("none/*.safetensors", r"no file matches .*none/\*\.safetensors, so the set of weights is empty"),
-        ("w0.*", r"only .*w0\.safetensors matches .*w0\.\*, and a set has several weights"),
+        ("w0.*", r"only .*w0\.safetensors matches .*w0\.\*, but a set of weights has two or more"),
     ):
         with pytest.raises(StudyError, match=message):
             of_set(folder, pattern)

@@ -130,7 +130,7 @@ def test_what_differs_is_told(many_run, tiny_run, tmp_path):
     assert "Seeds differ: many has 0, 1, 2, 7; tiny has 7" in told
     assert "The target a-jpeg is in many only" in told
     changed = {"one": {**known["many"]}, "two": {**known["many"], "targets": "a 0123, b " + "0" * 12}}
-    assert any(line.startswith("The target a is not one network") for line in differences(changed))
+    assert any(line.startswith("The target a is not the same network in all runs") for line in differences(changed))
     printed = board([many_run, tiny_run], tmp_path / "board.html")
     assert "warning: Images differ" in printed
     assert "These runs do not share a protocol" in (tmp_path / "board.html").read_text()
@@ -139,7 +139,7 @@ def test_what_differs_is_told(many_run, tiny_run, tmp_path):
 def test_messages(many_run, tmp_path):
     with pytest.raises(StudyError, match="no run has an experiment named 'none'"):
         board([many_run], experiments=["none"])
-    with pytest.raises(StudyError, match="no format of a board"):
+    with pytest.raises(StudyError, match="a board cannot have the format"):
         board([many_run], tmp_path / "board.pdf")
     with pytest.raises(StudyError):
         board([tmp_path / "nothing"])
