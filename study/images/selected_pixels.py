@@ -1,4 +1,4 @@
-"""Read the clean images of a run again from their files: kept adversarial images are stored as differences from them."""
+"""Read the clean images of a run from their files again: kept images are stored as differences from clean images."""
 
 from __future__ import annotations
 

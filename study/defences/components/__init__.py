@@ -1,4 +1,4 @@
-"""The project's own defences, a file each. Importing this package registers them; none imports torch at once."""
+"""The project's own defences, a file each. Importing this package registers them, and does not import torch."""
 
 import importlib
 import pkgutil

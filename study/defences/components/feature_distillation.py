@@ -1,4 +1,4 @@
-"""Feature distillation: a compression of 8 x 8 blocks whose table is made against adversarial images."""
+"""Feature distillation: compression of 8 x 8 blocks, as in JPEG, with a table made against adversarial images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Quantum = Annotated[int, Field(ge=1, le=255)]
 
 @register
 class FeatureDistillation(Purifier):
-    """Feature distillation (Liu et al. 2019, arXiv:1803.05787): the cosine transform of 8 x 8 blocks, rounded.
+    """Feature distillation (Liu et al. 2019, arXiv:1803.05787): the cosine transform of 8 x 8 blocks is rounded.
 
-    In each block and channel, the 4 x 4 lowest frequencies are rounded to multiples of `low`, all others to multiples
-    of `high` (pixel values; the authors' code has 25 and 30). Images whose side is no multiple of 8 are continued with
-    their border's pixels.
+    In each block and channel, the 4 x 4 lowest frequencies are rounded to multiples of `low`, and all others to
+    multiples of `high`, in pixel values (25 and 30 in the authors' code). If a side is not a multiple of 8, the image
+    is padded with its border pixels.
 
     The entries of the transform are multiples of 2^-17, so that every sum is exact in float64: no batch, library or
     machine changes a pixel.

@@ -1,4 +1,4 @@
-"""HGD: a U-Net that was trained by a classifier's features removes the perturbation."""
+"""HGD: a U-Net, trained with a loss on a classifier's features, removes the perturbation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _Channels = Annotated[tuple[float, float, float], Field(strict=False)]
 class HGD(Purifier):
     """High-level representation guided denoiser, HGD (Liao et al. 2018, arXiv:1712.02976), with the authors' `weights`.
 
-    The authors' files hold a classifier as well; only the tensors of `denoise` are read. The denoiser sees
-    (x / 255 - mean) / std: its default suits the authors' Inceptions; for their ResNet and ResNeXt write `mean: [0.485,
-    0.456, 0.406]` and `std: [0.229, 0.224, 0.225]`.
+    The authors' files hold a classifier as well; only the tensors of `denoise` are used. The denoiser gets
+    (x / 255 - mean) / std. The default `mean` and `std` are those of the authors' Inceptions; for their ResNet and
+    ResNeXt, write `mean: [0.485, 0.456, 0.406]` and `std: [0.229, 0.224, 0.225]`.
     """
 
     name: ClassVar[str] = "hgd"

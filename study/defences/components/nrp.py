@@ -20,8 +20,8 @@ class NRP(Purifier):
     """Neural representation purifier, NRP (Naseer et al. 2020, arXiv:2006.04924), with the authors' `weights`.
 
     `architecture` is `dense` (NRP.pth: residual-in-residual dense blocks) or `residual` (NRP_resG.pth: residual
-    blocks), with `blocks` blocks. `dynamic` adds keyed Gaussian noise before, of 12.75 pixel values, at most 16, as
-    the authors do against an attacker who knows the purifier.
+    blocks), with `blocks` blocks. `dynamic` first adds keyed Gaussian noise with a standard deviation of 12.75 pixel
+    values, clipped to -16..16, as the authors do against an attacker who knows the purifier.
     """
 
     name: ClassVar[str] = "nrp"

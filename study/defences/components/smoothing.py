@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 @register
 class RandomizedSmoothing(Vote):
-    """Randomized smoothing (PREDICT of Cohen et al. 2019, arXiv:1902.02918): the label with the most votes on `draws`
-    copies with Gaussian noise of `sigma` pixel values.
+    """Randomized smoothing (PREDICT of Cohen et al. 2019, arXiv:1902.02918): the target votes on noisy copies.
 
-    The paper's sigma of 0.25 is 63.75 here. The target abstains where a two-sided binomial test does not tell the label
-    with the most votes from the second one at the level `alpha`; with 0 never. An abstention counts as a wrong answer,
-    for clean images too. The noise is drawn for each image and copy, and is neither clipped nor rounded.
+    The answer is the label with the most votes on `draws` copies with Gaussian noise of `sigma` pixel values. The
+    paper's sigma of 0.25 is 63.75 here. The target abstains if a two-sided binomial test at the level `alpha` does not
+    distinguish the label with the most votes from the second one; with `alpha: 0`, it never abstains. An abstention
+    counts as a wrong answer, for clean images too. The noise is drawn for each image and copy. Noisy copies are neither
+    clipped nor rounded.
     """
 
     name: ClassVar[str] = "smoothing"
