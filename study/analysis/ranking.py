@@ -14,6 +14,7 @@ from study.analysis.experiments import cells as cells_of
 from study.analysis.intervals import interval_of_rate
 from study.analysis.rates import hits
 from study.analysis.significance import difference, holm
+from study.errors import StudyError
 from study.spec.schema import Spec
 
 _SCHEMA: Mapping[str, pl.DataType] = {
@@ -39,8 +40,8 @@ def ranking(
 ) -> pl.DataFrame:
     """The attacks of an experiment, the strongest first, after their last step and at the last length of their budget.
 
-    `goal`: the default is the first goal of the experiment. `cells`: the result of `experiments.averaged`, if known.
-    Columns:
+    `goal`: needed for an experiment with two goals. `cells`: the result of `experiments.averaged`, if known. Raises
+    StudyError for an experiment with two goals without `goal`. Columns:
 
     - `attack`, `steps`, `level` (the budget);
     - `relation`: that of the cells that count: `black`, or, if no attack has black-box cells, `grey` or `white`;
@@ -53,6 +54,8 @@ def ranking(
       comparisons of the table; null for the first attack.
     """
     one = spec.experiments[experiment]
+    if goal is None and len(set(one.goal)) > 1:
+        raise StudyError(f"'{experiment}' has two goals", accepted=", ".join(one.goal), todo="choose a goal with goal=")
     wanted = goal or one.goal[0]
     known = averaged(of_experiment(cells_of(rows, spec), spec, experiment)) if cells is None else cells
     known = known.filter(pl.col("goal") == wanted, pl.col("images") > 0)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from study.errors import StudyError, names
+from study.errors import StudyError
 from study.models.features import changed_backward, hooked
 from study.models.layers.catalogue import layers_of
 from study.models.layers.named import layer, network_of
@@ -190,20 +190,3 @@ def counted_rows(model: nn.Module) -> Iterator[list[int]]:
 
     with network_of(model).register_forward_pre_hook(note):
         yield rows
-
-
-def plain(model: nn.Module, method: str, chosen: Collection[str]) -> None:
-    """Raise StudyError unless the network has two or more stages, and all `chosen` layers are inside them.
-
-    Each block of a plain transformer is a stage. `method` names the attack in the message.
-    """
-    network = network_of(model)
-    stages = layers_of(model).stages
-    outside = [name for name in chosen if not name.startswith(tuple(f"{stage}." for stage in stages))]
-    if outside or len(stages) < 2:
-        raise StudyError(
-            f"{method} does not apply to this {type(network).__name__}"
-            + (f": none of its equal blocks contains {names(outside)}" if outside else ""),
-            accepted="plain transformers, such as ViT, DeiT and BEiT",
-            todo="leave this source out of the attack's experiments",
-        )

@@ -329,10 +329,10 @@ def curve(lines: Mapping[str, Points], along: str, title: str, kind: str = "blac
 
     None if no line has two points. `kind`: the relation of the targets to the sources, for labels.
     """
-    drawn, names = _drawable(lines, kind)
+    drawn, names, part = _drawable(lines, kind)
     if not drawn:
         return None
-    with _blank(len(drawn), _against(title, along)) as (figure, panels):
+    with _blank(len(drawn), _against(title, along) + part) as (figure, panels):
         for axes, (target, of) in zip(panels, drawn.items(), strict=True):
             _panel(axes, target, of, along, names)
         panels[0].set_ylabel(f"success rate on {kind} targets, %")
@@ -342,10 +342,10 @@ def curve(lines: Mapping[str, Points], along: str, title: str, kind: str = "blac
 
 def curve_panels(lines: Mapping[str, Points], along: str, title: str, kind: str = "black-box") -> list[Figure]:
     """The panels of `curve` for the page, each with its legend; a line has the same colour in all panels."""
-    drawn, names = _drawable(lines, kind)
+    drawn, names, part = _drawable(lines, kind)
     found = []
     for target, of in drawn.items():
-        with _blank(1, f"{_against(title, along)} | {target}", page=True) as (figure, (axes,)):
+        with _blank(1, f"{_against(title, along)} | {target}{part}", page=True) as (figure, (axes,)):
             _panel(axes, target, of, along, names)
             axes.set_ylabel("success rate, %")
             _legend(figure, [axes], page=True)
@@ -357,14 +357,23 @@ def _against(title: str, along: str) -> str:
     return f"{title}: success against {axis_words(along).partition(',')[0]}"
 
 
-def _drawable(lines: Mapping[str, Points], kind: str) -> tuple[Mapping[str, Points], Sequence[str]]:
-    """The lines of each panel, and the names of the lines to draw (at most 16); nothing if no line has two points."""
+def _drawable(lines: Mapping[str, Points], kind: str) -> tuple[Mapping[str, Points], Sequence[str], str]:
+    """The lines of each panel, the names of the lines to draw (at most 16), and the words for a title without the rest.
+
+    Nothing if no line has two points.
+    """
     if len(lines) > _MOST_PANELS:
         lines = {f"mean of all {kind} targets": _averaged(lines)}
     drawn = {target: {name: one for name, one in of.items() if one} for target, of in lines.items()}
     if not any(len(one) > 1 for of in drawn.values() for one in of.values()):
-        return {}, []
-    return drawn, list(dict.fromkeys(name for of in drawn.values() for name in of))[:_MOST_LINES]
+        return {}, [], ""
+    every = list(dict.fromkeys(name for of in drawn.values() for name in of))
+    return drawn, every[:_MOST_LINES], _part_of(every)
+
+
+def _part_of(every: Sequence[str]) -> str:
+    """The words for a title if a figure draws only the first of `every` series; otherwise empty."""
+    return f" (the first {_MOST_LINES} of {len(every)})" if len(every) > _MOST_LINES else ""
 
 
 def _panel(axes: Axes, target: str, of: Points, along: str, names: Sequence[str]) -> None:
@@ -467,9 +476,13 @@ def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str, *, page
     if known.height < 2:
         return None
     targets = known["target"].unique(maintain_order=True).to_list()
-    drawn = [attack for attack in dict.fromkeys(attacks) if attack in set(known["attack"])][:_MOST_LINES]
+    every = [attack for attack in dict.fromkeys(attacks) if attack in set(known["attack"])]
+    drawn = every[:_MOST_LINES]
     wide = 1.6 + 0.62 * len(targets)
-    with _blank(1, f"{title}: images that a transformation restores", wide, page=page) as (figure, (axes,)):
+    with _blank(1, f"{title}: images that a transformation restores{_part_of(every)}", wide, page=page) as (
+        figure,
+        (axes,),
+    ):
         for place, attack in enumerate(drawn):
             mine = dict(known.filter(attack=attack).select("target", "destruction").iter_rows())
             beside = (place - (len(drawn) - 1) / 2) * 0.5 / max(1, len(drawn) - 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,12 +80,14 @@ def require_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
 
 def damage_error(folder: RunFolder, found: Sequence[Damage]) -> StudyError:
     """Return an error that names damaged parts, with advice."""
-    first, same = found[0], [each for each in found if each.folder == found[0].folder]
-    where = "\n            ".join(str(each.path) for each in same[:_SHOWN])
-    if len(same) > _SHOWN:
-        where += f"\n            and {len(same) - _SHOWN} more: `study verify {folder.path}`"
+    first = found[0]
+    where = "\n            ".join(str(each.path) for each in found[:_SHOWN])
+    if len(found) > _SHOWN:
+        where += f"\n            and {len(found) - _SHOWN} more: `study verify {folder.path}`"
     parts = "a part is damaged" if len(found) == 1 else f"{len(found)} parts are damaged; the first"
-    return StudyError(f"{parts}: {first.problem}", where=where, todo=advice(first.folder, len(found)))
+    counts = Counter(each.folder for each in found)
+    todo = "; ".join(advice(name, count) for name, count in counts.items())
+    return StudyError(f"{parts}: {first.problem}", where=where, todo=todo)
 
 
 def reads(command: Callable[Concatenate[Run, Rest], Result]) -> Callable[Concatenate[Run, Rest], Result]:

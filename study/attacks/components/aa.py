@@ -74,11 +74,14 @@ class AA(FeatureObjective):
         for label, word in zip(source.wanted.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
             fitting = np.flatnonzero((pool.labels == label) == (source.goal == "targeted"))
             if not len(fitting):
-                what = "the target label" if source.goal == "targeted" else "a label other than"
+                targeted = source.goal == "targeted"
+                what = "the target label" if targeted else "a label other than"
                 raise StudyError(
                     f"none of the {len(pool.labels)} images of the attack's pool has {what} {label}",
-                    accepted="targets among the labels of the study's images, and a pool with images of these labels",
-                    todo="raise the `pool` of `aa`, choose other targets, or leave the attack out",
+                    accepted="a pool with images of the target labels" if targeted else "a pool with several labels",
+                    todo="raise the `pool` of `aa`, "
+                    + ("choose other target labels, " if targeted else "")
+                    + "or leave the attack out",
                 )
             chosen.append(int(fitting[word % len(fitting)]))
         return pool.taken(uploaded(np.array(chosen), source.origin.device), source.origin.dtype)

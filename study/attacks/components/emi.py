@@ -9,7 +9,8 @@ from pydantic import Field
 
 from study.attacks.budget_spec import Positive
 from study.attacks.component import AttackOutline
-from study.attacks.components.places import mean_normalised, not_innermost, with_adam
+from study.attacks.components.normalised import by_mean
+from study.attacks.components.places import not_innermost, with_adam
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
 
@@ -50,7 +51,7 @@ class EnhancedMomentum(Point):
             place = delta if last is None else delta + self._factor(sample) * step.size * last
             total += step.gradient(step.origin + place, sample, place)
         mean = total / self.samples
-        state["last"] = mean_normalised(mean)
+        state["last"] = by_mean(mean)
         return mean
 
     def _factor(self, sample: int) -> float:

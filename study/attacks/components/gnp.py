@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from study.attacks.budget_spec import Positive
-from study.attacks.components.places import mean_normalised
+from study.attacks.components.normalised import by_mean
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
 
@@ -40,7 +40,7 @@ class GradientNormPenalty(Point):
 
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
         here = inner(delta)
-        ahead = delta + self.reach * mean_normalised(here)
+        ahead = delta + self.reach * by_mean(here)
         there = step.gradient(step.origin + ahead, 1, ahead)
         share = -self.beta if self.variant == "paper" else self.beta
         return (1 + self.beta) * here + share * there

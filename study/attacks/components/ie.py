@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from study.attacks.component import AttackOutline
-from study.attacks.components.places import mean_normalised, with_adam
+from study.attacks.components.normalised import by_mean
+from study.attacks.components.places import with_adam
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
 
@@ -32,7 +33,7 @@ class EulersMethod(Point):
         return steps, steps
 
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
-        here = mean_normalised(inner(delta))
+        here = by_mean(inner(delta))
         ahead = delta + step.size * here
-        there = mean_normalised(step.gradient(step.origin + ahead, 1, ahead))
+        there = by_mean(step.gradient(step.origin + ahead, 1, ahead))
         return (here + there) / 2

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from study.attacks.budget_spec import Positive
 from study.attacks.component import AttackOutline
-from study.attacks.components.places import mean_normalised, not_innermost, without_epsilon
+from study.attacks.components.normalised import by_mean
+from study.attacks.components.places import not_innermost, without_epsilon
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
 
@@ -67,6 +68,6 @@ class MaximinFlatness(Point):
                 near = near + reach * last
             gradient = step.gradient(step.origin + near, sample, near)
             total += gradient
-            fresh = mean_normalised(gradient)
+            fresh = by_mean(gradient)
             memories[sample] = fresh if last is None else fresh - self.decay * last
         return total / self.samples

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from study.attacks.budget_spec import Positive
 from study.attacks.component import AttackOutline
-from study.attacks.components.places import mean_normalised, not_innermost, with_adam, without_epsilon
+from study.attacks.components.normalised import by_mean
+from study.attacks.components.places import not_innermost, with_adam, without_epsilon
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
 
@@ -58,7 +59,7 @@ class PenalisedGradientNorm(Point):
             away = step.draws(self, sample).uniform(delta.shape[1:])
             near = delta + self.radius * epsilon * away
             first = step.gradient(step.origin + near, 2 * sample, near)
-            lower = near - length * step.size * mean_normalised(first)
+            lower = near - length * step.size * by_mean(first)
             second = step.gradient(step.origin + lower, 2 * sample + 1, lower)
             total += (1 - self.balance) * first + self.balance * second
         return total / self.samples

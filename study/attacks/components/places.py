@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 from study.attacks.component import AttackOutline
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-
-def mean_normalised(gradient: Tensor) -> Tensor:
-    """Divide each image's gradient (N, C, H, W) by the mean of its absolute values. A zero gradient stays zero."""
-    import torch
-
-    mean = torch.linalg.vector_norm(gradient, 1, dim=(1, 2, 3), keepdim=True) / gradient[0].numel()
-    return gradient / torch.where(mean > 0, mean, 1)
+    pass
 
 
 def not_innermost(name: str, attack: AttackOutline) -> Iterator[str]:
@@ -26,7 +18,8 @@ def not_innermost(name: str, attack: AttackOutline) -> Iterator[str]:
     """
     points = list(attack.parts.get("point", ()))
     if name in points[:-1]:
-        yield f"{name} takes all its gradients itself: put it last in `points`, after {', '.join(points[1:])}"
+        others = ", ".join(one for one in points if one != name)
+        yield f"{name} takes all its gradients itself: put it last in `points`, after {others}"
 
 
 def without_epsilon(name: str, attack: AttackOutline) -> Iterator[str]:

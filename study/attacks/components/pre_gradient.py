@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from study.attacks.budget_spec import Positive
 from study.attacks.component import AttackOutline
-from study.attacks.components.places import mean_normalised, with_adam
+from study.attacks.components.normalised import by_mean
+from study.attacks.components.places import with_adam
 from study.attacks.kinds import Inner, Point, State, StepContext
 from study.attacks.registry import register
 
@@ -37,5 +38,5 @@ class PreGradient(Point):
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
         last = state.get("last")
         gradient = inner(delta if last is None else delta + self.reach * step.size * last)
-        state["last"] = mean_normalised(gradient)
+        state["last"] = by_mean(gradient)
         return gradient
