@@ -416,13 +416,17 @@ class Searches:
     spec: Spec
 
     @property
+    def _title(self) -> str:
+        return self.title + _part_of(self.cdf["target"].unique(maintain_order=True).to_list())
+
+    @property
     def source_sets(self) -> list[str]:
         """The source sets that are drawn, a panel for each."""
         return self.cdf["sources"].unique(maintain_order=True).to_list()[:_MOST_PANELS]
 
     def whole(self) -> Figure:
         """All panels side by side."""
-        with _blank(len(self.source_sets), self.title) as (figure, panels):
+        with _blank(len(self.source_sets), self._title) as (figure, panels):
             for axes, sources in zip(panels, self.source_sets, strict=True):
                 self._panel(axes, sources)
                 axes.legend(fontsize=8)
@@ -433,7 +437,7 @@ class Searches:
         """The panels for the page."""
         found = []
         for sources in self.source_sets:
-            with _blank(1, f"{self.title} | {sources}", page=True) as (figure, (axes,)):
+            with _blank(1, f"{self._title} | {sources}", page=True) as (figure, (axes,)):
                 self._panel(axes, sources)
                 axes.set_ylabel("images, %")
                 _legend(figure, [axes], page=True)
@@ -479,10 +483,8 @@ def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str, *, page
     every = [attack for attack in dict.fromkeys(attacks) if attack in set(known["attack"])]
     drawn = every[:_MOST_LINES]
     wide = 1.6 + 0.62 * len(targets)
-    with _blank(1, f"{title}: images that a transformation restores{_part_of(every)}", wide, page=page) as (
-        figure,
-        (axes,),
-    ):
+    title = f"{title}: images that a transformation restores{_part_of(every)}"
+    with _blank(1, title, wide, page=page) as (figure, (axes,)):
         for place, attack in enumerate(drawn):
             mine = dict(known.filter(attack=attack).select("target", "destruction").iter_rows())
             beside = (place - (len(drawn) - 1) / 2) * 0.5 / max(1, len(drawn) - 1)
