@@ -231,7 +231,7 @@ LISTS = {
     "label that is no number": ("one.png,cat\n", ["'cat' is not a label of ImageNet", "list.csv, line 1", "0 to 999"]),
     "label that counts from one": ("file,label\none.png,1000\n", ["'1000' is not a label", "line 2", "subtract 1"]),
     "image listed twice": ("one.png,3\none.png,4\n", ["'one.png' is listed twice", "line 2"]),
-    "another separator": ("one.png;3\n", ["not an image and its label", "file,label"]),
+    "another separator": ("one.png;3\n", ["does not name an image and its label", "file,label"]),
     "empty list": ("file,label\n", ["names no image"]),
     "binary list": (b"\xff\xfe\x00\x01", ["list.csv cannot be read"]),
     "unreadable image": ("broken.png,3\n", ["broken.png cannot be read", "fetch the file again"]),

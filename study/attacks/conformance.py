@@ -219,8 +219,8 @@ class _Trial:
             faults.append("`measure` must return 0 for an unchanged image")
         if tuple(size.shape) != (len(origin),) or not bool(size.isfinite().all()) or float(size.min()) < 0:
             faults.append(
-                f"`measure` must return a finite number of 0 or more for each image, (N,), and it returned numbers of "
-                f"the shape {tuple(size.shape)} from {float(size.min()):.4g} to {float(size.max()):.4g}"
+                "`measure` must return a tensor (N,) of finite numbers of 0 or more, one per image; the tensor that "
+                f"it returned has the shape {tuple(size.shape)}"
             )
             yield CheckResult("it measures perturbations", "; ".join(faults))
             return

@@ -59,7 +59,7 @@ class Faulty(Program):
     def cost(self, steps, sources, views):
         return 1
 """,
-    "a perturbation that is multiplied by a number above 1 measures less": """
+    "`measure` must not fall if a perturbation is multiplied by a number above 1": """
 class Faulty(BudgetRule):
     name: ClassVar[str] = "faulty"
     def measure(self, delta, origin):

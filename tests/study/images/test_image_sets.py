@@ -105,7 +105,7 @@ BAD = {
     "unknown labels": ({"folder": "x", "labels": "cifar100"}, "'cifar100' is neither a known label set nor a file"),
     "a label twice": ({"folder": "x", "labels": ["a", "b", "a"]}, "the label 'a' occurs twice"),
     "numbers for labels": ({"folder": "x", "labels": [1, 2]}, "1 is not the name of a label"),
-    "one label": ({"folder": "x", "labels": ["a"]}, "needs two labels, and this one has 1"),
+    "one label": ({"folder": "x", "labels": ["a"]}, "needs two labels, but this one has 1"),
     "a rank beyond": (
         {"folder": "x", "labels": "mnist", "targets": {"rank": 10}},
         "rank 10 does not exist among 9 other labels",
