@@ -115,7 +115,7 @@ def tuning_of(options: LaunchOptions) -> Tuning | None:
 def _varied(attack: Attack, numbers: Mapping[str, float], where: str) -> Attack:
     try:
         return with_numbers(attack, numbers)
-    except (KeyError, StopIteration) as error:
+    except KeyError as error:
         accepted = "keys of numeric parameters of the attack, such as smoothing.sigma"
         raise StudyError(f"the attack has no parameter {first_line(error)}", where=where, accepted=accepted) from None
     except ValidationError as error:

@@ -12,8 +12,8 @@ def with_numbers(attack: Attack, numbers: Mapping[str, float]) -> Attack:
     """Return the attack with the parameters in `numbers` replaced, and without `tune`.
 
     A key names a parameter of the recipe, such as `momentum`, `smoothing.sigma` or, in a list, `views.ssa.sigma`.
-    Raises KeyError for a parameter that the recipe does not have, StopIteration for a component that a list does not
-    have, and pydantic's ValidationError for a value that the recipe refuses.
+    Raises KeyError for a parameter or a component that the recipe does not have, and pydantic's ValidationError for a
+    value that the recipe refuses.
     """
     data = attack.model_dump(mode="json") | {"tune": None}
     if attack.step_size == attack.automatic_step_size:
@@ -22,7 +22,9 @@ def with_numbers(attack: Attack, numbers: Mapping[str, float]) -> Attack:
         first, *inner = key.split(".")
         if isinstance(data.get(first), list):
             name, *inner = inner or [""]
-            place = next(at for at, one in enumerate(data[first]) if _names(one) == name)
+            place = next((at for at, one in enumerate(data[first]) if _names(one) == name), None)
+            if place is None:
+                raise KeyError(key)
             data[first][place] = {name: _replaced(_parameters(attack, first, name), inner, value, key)}
         elif first in data:
             data[first] = _replaced(data[first], inner, value, key)

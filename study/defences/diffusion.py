@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from study.defences.kinds import DefenceContext, Purifier, WeightsFile
+from study.spec.frozen import rejected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,12 @@ class DiffusionPurifier(Purifier):
     steps: Annotated[int, Field(ge=1, le=10_000)] = 1000
     first: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     last: Annotated[float, Field(gt=0, lt=1)] = 0.02
+
+    @model_validator(mode="after")
+    def _within_the_schedule(self) -> Self:
+        if self.t > self.steps:
+            raise rejected(f"`t` is {self.t:,}, and the schedule has {self.steps:,} steps", "a `t` of at most `steps`")
+        return self
 
     def noise(self, images: Tensor, step: Tensor, given: DefenceContext) -> Tensor:
         """Return the noise that the network predicts in `images`, which are -1..1 plus noise, at `step` (N,), from 0.

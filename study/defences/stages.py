@@ -250,10 +250,13 @@ def _context(one: _Component, key: Sequence[object], ids: Sequence[str], device:
 def _loaded(index: int, part: Part, device: str) -> _Component:
     component = own_code.loaded_or_placeholder(part)
     if not isinstance(component, Purifier | Vote):
+        if part.python is None:
+            raise StudyError(
+                f"'{part.name}' is neither a purifier nor a vote",
+                accepted="a defence that derives from `Purifier` or from `Vote`",
+            )
         raise StudyError(
-            f"{part.python} is your own code, and is not loaded"
-            if part.python is not None
-            else f"'{part.name}' changes no image",
+            f"{part.python} is your own code, and is not loaded",
             accepted="--allow-code, for code that you trust: it runs with all your rights",
             todo="add --allow-code to the command",
         )

@@ -102,8 +102,8 @@ def in_file(text: str) -> bool:
 def find(text: str, reference: str) -> Path:
     """Return the path of the file or module in `<file or module>:<name>`, which the spec calls `reference`.
 
-    The file or module does not run, but Python imports the parent packages of a module `a.b` to find it. Raises
-    StudyError if the file or module does not exist.
+    Nothing runs, not even the parent packages of a module `a.b`. Raises StudyError if the file or module does not
+    exist.
     """
     found = _CARRIED.get().get(text)
     if found is not None:
@@ -130,7 +130,7 @@ def find(text: str, reference: str) -> Path:
 def read(text: str, reference: str) -> UserFile:
     """Read the file or module in `<file or module>:<name>`, and the files that it imports from its folder.
 
-    These files do not run, with the exception in `find`. Raises StudyError if the file or module does not exist.
+    Nothing runs. Raises StudyError if the file or module does not exist.
     """
     found = _CARRIED.get().get(text)
     if found is not None:
@@ -293,7 +293,14 @@ def _executed(file: UserFile) -> ModuleType:
 
 
 def _spec_of(module: str) -> ModuleSpec | None:
+    """Where Python would find a module; None if it would not. `importlib.util.find_spec` would run parent packages."""
+    first, *inner = module.split(".")
     try:
-        return importlib.util.find_spec(module)
+        found = importlib.util.find_spec(first)
+        for name in inner:
+            if found is None or found.submodule_search_locations is None:
+                return None
+            found = PathFinder.find_spec(f"{found.name}.{name}", found.submodule_search_locations)
     except (ImportError, ValueError):
         return None
+    return found

@@ -83,6 +83,7 @@ def test_the_best_choice_on_other_images_is_used(door, tmp_path):
         ({"experiments": {"e": {"attacks": ["mi"], "sources": "each"}}}, "no experiment uses the attack 'noisy'"),
         ({"experiments": {"e": {"attacks": ["noisy"], "sources": ["a"], "targets": ["a"]}}}, "has no black-box target"),
         ({"over": {"smoothing.sigmaa": [1, 2]}}, "has no parameter"),
+        ({"over": {"views.ssa.sigma": [1, 2]}}, "the attack has no parameter 'views.ssa.sigma'"),
         ({"over": {"smoothing.sigma": [-1, 2]}}, "is not accepted"),
         ({"over": {"smoothing.sigma": [1]}}, "at least 2 entries"),
     ],

@@ -305,6 +305,8 @@ def test_a_diffusion_model_that_knows_the_image_brings_it_back():
         given = made({"known": {"t": 20, "value": 0.25}})
         found = Stages(given, "cpu").changed(shown(photographs(3, side=16)), 4)
         assert (found == round((0.25 + 1) * 127.5)).all()
+        with pytest.raises(ValueError, match="`t` is 30, and the schedule has 20 steps"):
+            Known(t=30, steps=20)
     finally:
         registry.unregister(Known)
 
