@@ -20,7 +20,7 @@ from study.spec.own_parts import NO_CODE, UserCode
 from study.spec.schema import Spec
 from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
-from study.visibility.settings import check_measures
+from study.visibility.check import check_measures
 
 
 @dataclass(frozen=True)

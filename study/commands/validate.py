@@ -22,7 +22,7 @@ from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
 from study.terminal.prose import exactly, say
 from study.terminal.screen import counted
-from study.visibility.settings import check_measures
+from study.visibility.check import check_measures
 
 _MISSING = {
     "not installed": "the package is not installed",

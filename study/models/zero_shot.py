@@ -27,6 +27,9 @@ from study.reproducibility.hashing import digest
 PROMPTS = ("a photo of a {}.",)
 """The default of `prompts` in a spec: the prompt of Radford et al. 2021, section 3.1.4."""
 
+ENCODER = "image"
+"""The name of the image encoder among the layers of a `ZeroShot`; its output is the embedding."""
+
 _TEXTS = 256
 """Number of prompts in one pass of the text encoder."""
 

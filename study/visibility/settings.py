@@ -81,18 +81,3 @@ class VisibilityOptions(Frozen):
             return VisibilityOptions(lpips=self.lpips.with_digest())
         except StudyError as error:
             raise error.located(where("visibility", "lpips")) from None
-
-
-def check_measures(options: VisibilityOptions, where: Callable[..., str]) -> None:
-    """Compare names, shapes and types of the tensors in the file of LPIPS with its network.
-
-    `where("visibility", "lpips")` returns the place in the spec. Raises StudyError, with this place, if they differ.
-    """
-    if options.lpips is None:
-        return
-    from study.visibility.lpips import check_file
-
-    try:
-        check_file(options.lpips)
-    except StudyError as error:
-        raise error.located(where("visibility", "lpips")) from None

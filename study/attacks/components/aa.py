@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from study.attacks.components.feature_layers import Layer, layer_of
+from study.attacks.components.guides import guides
 from study.attacks.components.weighted_features import only
 from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
 from study.attacks.registry import register
-from study.devices.copies import uploaded
-from study.errors import StudyError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +53,7 @@ class AA(FeatureObjective):
         return 1
 
     def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
-        return {"guide": only(source.features(self._guides(source)))}
+        return {"guide": only(source.features(guides(source, self.name)))}
 
     def loss(
         self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
@@ -64,24 +62,3 @@ class AA(FeatureObjective):
 
         distance: Tensor = torch.linalg.vector_norm((only(features) - prepared["guide"]).flatten(1), dim=1)
         return -distance
-
-    def _guides(self, source: PreparingSource) -> Tensor:
-        """A guide image from the pool for each image of the batch, (N, C, H, W)."""
-
-        pool = source.pool
-        assert pool is not None, "the loop has checked that there is a pool"
-        chosen = []
-        for label, word in zip(source.wanted.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
-            fitting = np.flatnonzero((pool.labels == label) == (source.goal == "targeted"))
-            if not len(fitting):
-                targeted = source.goal == "targeted"
-                what = "the target label" if targeted else "a label other than"
-                raise StudyError(
-                    f"none of the {len(pool.labels)} images of the attack's pool has {what} {label}",
-                    accepted="a pool with images of the target labels" if targeted else "a pool with several labels",
-                    todo="raise the `pool` of `aa`, "
-                    + ("choose other target labels, " if targeted else "")
-                    + "or leave the attack out",
-                )
-            chosen.append(int(fitting[word % len(fitting)]))
-        return pool.taken(uploaded(np.array(chosen), source.origin.device), source.origin.dtype)

@@ -25,8 +25,8 @@ IDS = [f"image{index}" for index in range(4)]
 CLEAN = np.random.default_rng(0).integers(0, 256, (4, 3, SIZE, SIZE), dtype=np.uint8)
 
 OFTEN = {
-    "aa", "admix", "bsr", "cwa", "di", "everywhere", "fgs", "i-fgs2m", "ila++", "l2t", "mi", "pgd", "pna-patchout",
-    "s4st", "sia", "smer", "ssa", "su", "ta-bench", "tgr", "ti", "us-mm", "va-i", "vmi",
+    "aa", "admix", "bsr", "cwa", "di", "everywhere", "fgs", "i-fgs2m", "ila++", "l2t", "m-attack", "mi", "pgd",
+    "pna-patchout", "s4st", "sia", "smer", "ssa", "su", "ta-bench", "tgr", "ti", "us-mm", "va-i", "vmi",
 }  # fmt: skip
 """Presets with host work of every kind. The others are tried with `-m slow`."""
 

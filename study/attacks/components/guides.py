@@ -1,0 +1,39 @@
+"""Guides: images of the study's pool towards which an attack moves the features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from study.devices.copies import uploaded
+from study.errors import StudyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from study.attacks.kinds import PreparingSource
+
+
+def guides(source: PreparingSource, method: str) -> Tensor:
+    """Draw a guide from the pool for each image of the batch, (N, C, H, W).
+
+    In a targeted attack, the guide has the image's target label; in an untargeted attack, another label than the true
+    one. Raises StudyError, which names the component `method`, if the pool has no such image.
+    """
+    pool = source.pool
+    assert pool is not None, "the loop has checked that there is a pool"
+    targeted, chosen = source.goal == "targeted", []
+    for label, word in zip(source.wanted.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
+        fitting = np.flatnonzero((pool.labels == label) == targeted)
+        if not len(fitting):
+            what = "the target label" if targeted else "a label other than"
+            raise StudyError(
+                f"none of the {len(pool.labels)} images of the attack's pool has {what} {label}",
+                accepted="a pool with images of the target labels" if targeted else "a pool with several labels",
+                todo=f"raise the `pool` of `{method}`, "
+                + ("choose other target labels, " if targeted else "")
+                + "or leave the attack out",
+            )
+        chosen.append(int(fitting[word % len(fitting)]))
+    return pool.taken(uploaded(np.array(chosen), source.origin.device), source.origin.dtype)
