@@ -235,12 +235,12 @@ NASTY = {
     "a circle of matched budgets": (
         yaml.safe_dump(WHOLE | {"attacks": {
             one: {"preset": "fgsm", "budget": {"rmsd": "matched", "to": other}} for one, other in ("ab", "bc", "ca")
-        }, "experiments": {"x": {"attacks": ["a"], "sources": "each"}}}).encode(), ["circle", "line"],
+        }, "experiments": {"x": {"attacks": ["a"], "sources": "each"}}}).encode(), ["cycle", "line"],
     ),
     "an attack matched to itself": (
         yaml.safe_dump(WHOLE | {"attacks": {"fg": {"budget": {"rmsd": "matched", "to": "fg"}}},
                                 "experiments": {"x": {"attacks": ["fg"], "sources": "each"}}}).encode(),
-                                ["circle", "line"],
+                                ["cycle", "line"],
     ),
     "models of each other": (
         yaml.safe_dump(WHOLE | {"models": {"a": {"model": "b", "transform": {"jpeg": 5}},

@@ -385,7 +385,7 @@ def test_a_credential_is_sent_and_never_leaks(service, way, monkeypatch, caplog,
 
 @pytest.mark.parametrize(
     ("value", "what"),
-    [(None, "not set"), ("", "empty"), ("a\nb", "no valid"), ("a ", "no valid"), ("ä", "no valid")],
+    [(None, "not set"), ("", "empty"), ("a\nb", "not a valid"), ("a ", "not a valid"), ("ä", "not a valid")],
 )
 def test_invalid_credentials(monkeypatch, value, what):
     if value is None:

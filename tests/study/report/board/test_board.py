@@ -128,7 +128,7 @@ def test_what_differs_is_told(many_run, tiny_run, tmp_path):
     assert "Images differ: many has 4 of imagenet" in told
     assert "Clean images differ" in told
     assert "Seeds differ: many has 0, 1, 2, 7; tiny has 7" in told
-    assert "The target a-jpeg is in many only" in told
+    assert "The target a-jpeg is only in many" in told
     changed = {"one": {**known["many"]}, "two": {**known["many"], "targets": "a 0123, b " + "0" * 12}}
     assert any(line.startswith("The target a is not the same network in all runs") for line in differences(changed))
     printed = board([many_run, tiny_run], tmp_path / "board.html")
