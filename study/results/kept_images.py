@@ -164,7 +164,7 @@ class KeptImages:
         if found["image"].to_list() != images * len(points):
             raise _damaged(part, f"unit {unit.id} has other images than the selected ones")
         rmsd, linf, l2 = (found[name].to_numpy() for name in ("rmsd", "linf", "l2"))
-        seen = {
+        seen: dict[str, Any] = {
             name: found[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
             for name in VISIBLE
             if name in found.columns

@@ -112,7 +112,9 @@ class PixelDistances:
 
     def at(self, places: NDArray[np.int64]) -> PixelDistances:
         """The distances of the images at `places`, in this order."""
-        seen = {name: None if values is None else values[places] for name, values in self.visible.items()}
+        seen: dict[str, Any] = {
+            name: None if values is None else values[places] for name, values in self.visible.items()
+        }
         return replace(self, rmsd=self.rmsd[places], linf=self.linf[places], l2=self.l2[places], **seen)
 
     @property

@@ -33,7 +33,8 @@ class Lpips(nn.Module):
     def __init__(self, network: NetworkName) -> None:
         super().__init__()
         build, self._ends, channels = _NETWORKS[network]
-        layers: nn.Sequential = build(weights=None).features
+        layers = build(weights=None).features
+        assert isinstance(layers, nn.Sequential), "all three networks have their layers in a row"
         self.features = layers[: self._ends[-1]]
         self.weights = nn.ParameterList([nn.Parameter(torch.zeros(1, count, 1, 1)) for count in channels])
 
