@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from study.analysis.visibility import Measure
 from study.errors import StudyError
 from study.report.board.card import card_html, card_markdown
 from study.report.board.formats import board_csv, board_latex
 from study.report.board.lines import BoardTable, Entry, board_tables
-from study.report.board.page import MEAN, board_page
+from study.report.board.page import board_page
 from study.report.board.protocol import differences, facts
 from study.results import integrity
 from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
 
 _FORMATS = (".html", ".csv", ".tex")
+_MEASURES: Mapping[Measure, tuple[str, str]] = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f")}
+_NOTE = (
+    "mean: mean of the black-box rates; 95 %: its interval, a bootstrap over images or, where all images agree, "
+    "Wilson's; correct: the mean over the images that each target classifies correctly when clean; cost: gradients for "
+    "one image; front: *, no other line is at least as good in mean, cost and visibility, and better in one of them"
+)
 
 
 def print_board(runs: Sequence[str], console: Console, *, to: Path | None, experiments: Sequence[str]) -> None:
@@ -33,7 +40,7 @@ def print_board(runs: Sequence[str], console: Console, *, to: Path | None, exper
         raise StudyError("these runs have no rows yet", todo="launch them first", status=1)
     for table in tables:
         console.print(_rich(table, several=len(entries) > 1))
-    say(console, MEAN)
+    say(console, _NOTE)
     for line in differences({entry.name: facts(entry) for entry in entries}):
         say(console, f"warning: {line}")
     if to is not None:
@@ -84,13 +91,20 @@ def _write(path: Path, text: str) -> None:
 
 def _rich(table: BoardTable, *, several: bool) -> Table:
     shown = Table(
-        title=f"{table.experiment}, {table.goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold"
+        title=f"{table.experiment}, {table.goal}: success rates, %",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        collapse_padding=True,
+        pad_edge=False,
     )
-    for head in ["#", *(["run"] if several else []), "attack", "sources"]:
+    measures = [one for one in _MEASURES if any(line.visible[one] is not None for line in table.lines)]
+    shown.add_column("#", no_wrap=True)
+    for head in [*(["run"] if several else []), "attack", "sources"]:
         # Without a minimum, the columns of numbers would leave no room for names on a narrow terminal.
-        shown.add_column(head, min_width=1 if head == "#" else 8, overflow="fold")
-    for head in ("mean, %", "95 %", "correct, %", "gradients", "RMSD", "SSIM", "front"):
-        shown.add_column(head, justify="right", overflow="fold")
+        shown.add_column(head, min_width=8, overflow="fold")
+    for head in ("mean", "95 %", "correct", "cost", *(_MEASURES[one][0] for one in measures), "front"):
+        shown.add_column(head, justify="right", no_wrap=True)
     for place, line in enumerate(table.lines, 1):
         ends = "–" if line.low is None or line.high is None else f"{100 * line.low:.1f}–{100 * line.high:.1f}"
         numbers = [
@@ -98,10 +112,9 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
             ends,
             "–" if line.correct_mean is None else f"{100 * line.correct_mean:.1f}",
             "–" if line.gradients is None else f"{line.gradients:,.0f}",
-            *("–" if (value := line.visible[name]) is None else format(value, form)
-              for name, form in (("rmsd", ".2f"), ("ssim", ".3f"))),
+            *("–" if (value := line.visible[one]) is None else format(value, _MEASURES[one][1]) for one in measures),
             "*" if line.front else "",
-        ]  # fmt: skip
+        ]
         first = [line.run] if several else []
         shown.add_row(str(place), *first, line.attack, line.sources.replace("+", " + "), *numbers)
     return shown
