@@ -336,7 +336,8 @@ def table(
         bool, flag("Add the rates over images that each target classifies correctly when clean.", "--clean-correct")
     ] = False,
     name: Annotated[
-        list[str] | None, option("OURS=PRINTED", "Print another name, e.g. mi=MI-FGSM; repeatable.")
+        list[str] | None,
+        option("OURS=PRINTED", "Print another name, e.g. mi=MI-FGSM; LaTeX keeps $…$ as it is; repeatable."),
     ] = None,
     to: Annotated[Path | None, option("FILE", "Write the tables to this file.")] = None,
     spec: NewSpec = None,

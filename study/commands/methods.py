@@ -136,7 +136,9 @@ def _images(finished: RunData) -> str:
     rule = f"that {_listed(images.keep)} classify correctly when clean" if isinstance(images.keep, tuple) else (
         _KEEP[images.keep]
     )  # fmt: skip
-    return f"We use {count:,} {kind} images{where} of {size}, {rule}; seed {finished.spec.seed} orders them."
+    seen = max((right.images for right in finished.clean.values()), default=0)
+    part = f"{count:,} of {seen:,}" if seen > count else f"{count:,}"
+    return f"We use {part} {kind} images{where} of {size}, {rule}; seed {finished.spec.seed} orders them."
 
 
 def _models(finished: RunData) -> str:

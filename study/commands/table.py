@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from rich.console import Console
+from rich.table import Table
 
 from study.errors import StudyError, names
 from study.report.tables import table_formats
+from study.report.tables.grid import grid
 from study.report.tables.layout import Layout
 from study.report.tables.paper_table import TableOptions, layouts
 from study.report.tables.short_names import legend, shortened
 from study.results import integrity
 from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
+from study.terminal.screen import counted
 
 __all__ = ["TableOptions", "print_table"]
 
@@ -64,6 +67,7 @@ def print_table(run: str, console: Console, options: TableOptions) -> None:
             raise StudyError(
                 f"{options.to} cannot be written: {error.strerror}", todo="name another file with --to"
             ) from None
+        say(console, f"{options.to}: {counted(len(made), 'table')}")
 
 
 def names_to_print(given: Iterable[str]) -> dict[str, str]:
@@ -83,22 +87,40 @@ def names_to_print(given: Iterable[str]) -> dict[str, str]:
 def _print(layout: Layout, console: Console) -> None:
     """Print a table with its notes.
 
-    If the table is wider than the terminal, models get shorter names, with a legend. If it is still too wide, standard
-    deviations are left out.
+    If the table is wider than the terminal, models get shorter names, with a legend, or standard deviations are left
+    out. If nothing of that helps, the columns are split over several tables.
     """
-    wide, style = console.options.update(max_width=100_000), layout.style
+    style = layout.style
     used = [*layout.targets, *(name for row in layout.rows for name in row.sources.split("+"))]
     models = [name for name in dict.fromkeys(used) if name not in style.names]
     shorter: list[Mapping[str, str]] = [{}, *shortened(models)]
+    found = []
     for short, spread in [*((one, True) for one in shorter), (shorter[-1], False)]:
         shown = replace(layout, style=replace(style, names={**style.names, **short}, spread=spread))
-        table = table_formats.rich(shown)
-        if console.measure(table, options=wide).maximum <= console.width:
+        found.append((list(_tables(shown, console)), shown, short, spread))
+        if len(found[-1][0]) == 1:
             break
-    console.print(table)
+    # Shorter names are of use only if they give fewer tables.
+    tables, shown, short, spread = min(found, key=lambda one: len(one[0]))
+    for table in tables:
+        console.print(table)
     if short:
         say(console, legend(short))
     for note in shown.notes:
         say(console, note)
     if any(rate.std is not None for row in layout.rows for rate in row.rates if rate is not None) and not spread:
         say(console, "Standard deviations over seeds need a wider terminal, or another --format")
+
+
+def _tables(layout: Layout, console: Console) -> Iterator[Table]:
+    """One table if it fits the terminal; else as few as do. All begin with the RMSD, unless attacks are columns."""
+    wide = console.options.update(max_width=100_000)
+    first = [] if layout.style.across else [0]
+    left = list(range(len(first), len(grid(layout).columns)))
+    while left:
+        for count in range(len(left), 0, -1):
+            table = table_formats.rich(layout, [*first, *left[:count]])
+            if console.measure(table, options=wide).maximum <= console.width:
+                break
+        yield table
+        left = left[count:]

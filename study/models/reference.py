@@ -59,17 +59,17 @@ class Model(Frozen):
     - `remote`: a service that answers over HTTP; it can only be a target.
 
     `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>`, `random:<seed>`,
-    `own` for a `python:` network that loads its own weights, or a set `{set: "<folder>/*.safetensors"}` of two or more
-    files. The components `drawn_weights` and `gaussian_weights` derive the weights of each step from the set; other
-    attacks use the mean of the set. For `file:` and `package:`, `sha256` is the required SHA-256 of the weights file,
-    or at least its first eight hexadecimal digits.
+    `own` (the default of a `python:` network: it loads its weights itself, or has random ones), or a set
+    `{set: "<folder>/*.safetensors"}` of two or more files. The components `drawn_weights` and `gaussian_weights` derive
+    the weights of each step from the set; other attacks use the mean of the set. For `file:` and `package:`, `sha256`
+    is the required SHA-256 of the weights file, or at least its first eight hexadecimal digits.
 
     A model with `role: source` is only a source: it is never a target and makes no predictions, so it does not take
     part in the selection of images. A model with a set of weights must have this role.
 
     These fields describe the input; their defaults are the zoo's own record of the network: `size` in pixels,
-    `interpolation`, `mean` and `std` (for images scaled to 0..1), `channels` (RGB or BGR), and `range` (the largest
-    value of a channel before `mean` and `std` are applied: 1 or 255). `classes` names the outputs in their order; it is
+    `interpolation`, `mean` and `std` (for images scaled to 0..1; with `range: 255`, to 0..255), `channels` (RGB or
+    BGR), and `range` (the largest value of a channel before `mean` and `std` are applied: 1 or 255). `classes` names the outputs in their order; it is
     needed if this order differs from that of the image set's labels. `prompts` are the texts with which a model of
     images and text describes a label. In a prompt, `{}` stands for the first word of the label (default: "a photo of a
     {}."). An image belongs to the label whose prompts have the nearest embedding.

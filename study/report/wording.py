@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ import polars as pl
 
 from study.attacks import Attack
 from study.spec.schema import Spec
+
+_HALF = 1e-9
+"""More than the error of a float at a half, and less than any difference of two rates."""
 
 IMAGE_KINDS: Mapping[str, str] = {
     "imagenet": "ImageNet",
@@ -107,6 +111,11 @@ def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> 
     if len(recipe.budget.levels) > 1:
         parts.append(f"{recipe.budget.kind} {level:g}")
     return ", ".join(parts)
+
+
+def fixed(value: float, decimals: int) -> str:
+    """`value` with this number of decimals. Halves are rounded away from 0: 62.5 becomes 63, not 62 as by `format`."""
+    return f"{value + math.copysign(_HALF, value):.{decimals}f}" if value else f"{value:.{decimals}f}"
 
 
 def rate_decimals(images: int) -> int:

@@ -11,7 +11,7 @@ from study.planning.relation import MARKS
 from study.report.board.lines import BoardTable, Cell, Line
 from study.report.board.page import COST, LOOKS, MEAN
 from study.report.tables.table_formats import escaped
-from study.report.wording import SUCCESS_RATE, rate_decimals
+from study.report.wording import SUCCESS_RATE, fixed, rate_decimals
 
 COLUMNS = (
     *("experiment", "goal", "place", "run", "attack", "sources", "target", "relation"),
@@ -94,7 +94,7 @@ def _value(cell: Cell | None) -> float:
 def _latex_rate(cell: Cell | None, best: float) -> str:
     if cell is None:
         return "--"
-    text = f"{100 * cell['success']:.{rate_decimals(cell['images'])}f}"
+    text = fixed(100 * cell["success"], rate_decimals(cell["images"]))
     mark = MARKS.get(cell["relation"], "")
     if mark:
         return rf"{text}$^{{{_RAISED[mark]}}}$"

@@ -26,7 +26,7 @@ from study.report.html.components import (
     text_cells,
 )
 from study.report.html.environment import environment
-from study.report.wording import SUCCESS_RATE, rate_decimals
+from study.report.wording import SUCCESS_RATE, fixed, rate_decimals
 from study.results.schema import VISIBLE
 
 MEAN = (
@@ -135,9 +135,9 @@ def _mean(line: Line) -> TableCell:
     if line.mean is None:
         return MISSING
     decimals = max(1, rate_decimals(line.images))
-    text, tip = f"{100 * line.mean:.{decimals}f}", f"{line.images:,} images"
+    text, tip = fixed(100 * line.mean, decimals), f"{line.images:,} images"
     if line.low is not None and line.high is not None:
-        text += f" [{100 * line.low:.{decimals}f}, {100 * line.high:.{decimals}f}]"
+        text += f" [{fixed(100 * line.low, decimals)}, {fixed(100 * line.high, decimals)}]"
     return TableCell(text, line.mean, tip)
 
 
@@ -151,7 +151,7 @@ def _rate(cell: Cell | None, correct: Cell | None) -> TableCell:
     if correct is not None:
         tip += f"; {100 * correct['success']:.1f} % of {correct['images']:,} clean-correct images"
     tip += "" if relation == "black" else f"; {relation}-box"
-    text = f"{100 * cell['success']:.{rate_decimals(cell['images'])}f}{MARKS.get(relation, '')}"
+    text = f"{fixed(100 * cell['success'], rate_decimals(cell['images']))}{MARKS.get(relation, '')}"
     return TableCell(text, cell["success"], tip, relation=relation)
 
 

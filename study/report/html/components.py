@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.report.html.colours import LEVELS
+from study.report.wording import fixed
 
 _MOST_ROWS, _MOST_CELLS = 300, 24_000
 
@@ -61,7 +62,7 @@ def range_cell(low: float | None, high: float | None) -> TableCell:
 
 def percent_cell(share: float | None, tip: str = "", decimals: int = 0) -> TableCell:
     """A coloured percentage of a share 0..1; a dash for None."""
-    return MISSING if share is None else TableCell(f"{100 * share:.{decimals}f}", share, tip)
+    return MISSING if share is None else TableCell(fixed(100 * share, decimals), share, tip)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from study.report.wording import (
     SUCCESS_RATE,
     VISIBILITY,
     VISIBILITY_HEAD,
+    fixed,
     point_name,
     rate_decimals,
     rmsd_range,
@@ -122,7 +123,7 @@ def _clean_row(data: ReportData, targets: Sequence[str]) -> list[TableCell]:
     images = max(one.images for one in known if one is not None)
     rates = [
         TableCell(
-            f"{100 * one.share:.0f}", number=True, tip=f"{one.right:,} of {one.images:,} clean images are correct"
+            fixed(100 * one.share, 0), number=True, tip=f"{one.right:,} of {one.images:,} clean images are correct"
         )
         if one is not None and one.images
         else MISSING
@@ -137,7 +138,7 @@ def rate_cell(cell: Mapping[str, Any] | None) -> TableCell:
         return MISSING
     images, value, std, relation = cell["images"], 100 * cell["success"], cell["std"], cell["relation"]
     decimals = rate_decimals(images)
-    text = f"{value:.{decimals}f}" + ("" if std is None else f" ± {100 * std:.{max(1, decimals)}f}")
+    text = fixed(value, decimals) + ("" if std is None else f" ± {fixed(100 * std, max(1, decimals))}")
     seeds = f", {cell['seeds']} seeds" if cell["seeds"] > 1 else ""
     interval = f"95 %: {100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
     tip = f"{value:.2f} % of {images:,} images{seeds}; {interval}; RMSD {cell['rmsd']:.2f}"

@@ -12,7 +12,7 @@ import polars as pl
 from study.analysis.ranking import ranking
 from study.report.html.components import HtmlTable, TableCell, percent_cell
 from study.report.html.report_data import ReportData
-from study.report.wording import IMAGE_KINDS, VISIBILITY, VISIBILITY_HEAD, point_name, visibility_numbers
+from study.report.wording import IMAGE_KINDS, VISIBILITY, VISIBILITY_HEAD, fixed, point_name, visibility_numbers
 from study.spec.schema import Spec
 
 _SEEN_HEAD = VISIBILITY_HEAD[1:]
@@ -97,7 +97,9 @@ def _found(spec: Spec, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> 
     """Yield sentences on the strongest attack, the next attack, the weakest attack, and the targets."""
     first, *others = ranked.to_dicts()
     target = f"a {first['relation']}-box target"
-    interval = "" if first["low"] is None else f" (95 %: {100 * first['low']:.0f} to {100 * first['high']:.0f} %)"
+    interval = (
+        "" if first["low"] is None else f" (95 %: {fixed(100 * first['low'], 0)} to {fixed(100 * first['high'], 0)} %)"
+    )
     equal = [one for one in others if math.isclose(one["success"], first["success"], abs_tol=1e-9)]
     others = others[len(equal) :]
     if not first["success"]:
@@ -106,38 +108,53 @@ def _found(spec: Spec, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> 
     named = _listed([first["attack"], *(one["attack"] for one in equal)])
     begin = "" if not others else "the strongest attack is " if not equal else "the strongest attacks are "
     yield (
-        f"{begin}{named}: on average {100 * first['success']:.0f} % of {'their' if equal else 'its'} images "
+        f"{begin}{named}: on average {_percent(first)} % of {'their' if equal else 'its'} images "
         f"{_VERBS[goal]} {target}{interval}."
     )
     if first["relation"] != "black":
         yield "There is no black-box target."
     if others:
-        yield _next(others[0], first["images"])
-    if len(others) > 1:
-        yield f"The weakest is {others[-1]['attack']} with {100 * others[-1]['success']:.0f} %."
-    ends = {name: spec.attacks[name].scored_points[-1] for name in ranked["attack"]}
+        yield _next(_equal(others, others[0]), first["images"])
+        weakest = _equal(others, others[-1])
+        if others[0] not in weakest:
+            verb = "is" if len(weakest) == 1 else "are"
+            yield f"The weakest {verb} {_listed([one['attack'] for one in weakest])} with {_percent(others[-1])} %."
+    if equal:
+        return
+    attack = first["attack"]
     by_target: dict[str, list[float]] = {}
-    for cell in means.filter(relation=first["relation"]).iter_rows(named=True):
-        if cell["success"] is not None and ends.get(cell["attack"]) == (cell["steps"], cell["level"]):
+    for cell in means.filter(relation=first["relation"], attack=attack).iter_rows(named=True):
+        if cell["success"] is not None and (cell["steps"], cell["level"]) == spec.attacks[attack].scored_points[-1]:
             by_target.setdefault(cell["target"], []).append(cell["success"])
     rates = {name: sum(each) / len(each) for name, each in by_target.items()}
     if len(rates) > 1:
         hardest, easiest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+        least, most = (fixed(100 * rates[one], 0) for one in (hardest, easiest))
         if rates[hardest] + _SEEN < rates[easiest]:
-            yield (
-                f"Over all attacks, {hardest} is the hardest target ({100 * rates[hardest]:.0f} %), {easiest} the "
-                f"easiest ({100 * rates[easiest]:.0f} %)."
-            )
+            yield f"Against {attack}, {hardest} is the hardest target ({least} %), {easiest} the easiest ({most} %)."
 
 
-def _next(second: Mapping[str, Any], images: int) -> str:
-    behind = second["behind"]
+def _equal(ranked: Sequence[Mapping[str, Any]], one: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The attacks with the success of `one`."""
+    return [each for each in ranked if math.isclose(each["success"], one["success"], abs_tol=1e-9)]
+
+
+def _percent(one: Mapping[str, Any]) -> str:
+    return fixed(100 * one["success"], 0)
+
+
+def _next(second: Sequence[Mapping[str, Any]], images: int) -> str:
+    """A sentence on the attack, or the equal attacks, after the strongest."""
+    several, (one, *_) = len(second) > 1, second
+    called, behind = _listed([each["attack"] for each in second]), one["behind"]
     if behind is None:
-        return f"{second['attack']} follows with {100 * second['success']:.0f} %."
-    gap = f"{100 * behind:.1f} percentage points behind"
-    if second["p"] is not None and second["p"] < _LEVEL:
-        return f"{second['attack']} is {gap} ({_chance(second['p'])})."
-    return f"{second['attack']} is {gap}, but {images:,} images are too few to decide ({_chance(second['p'] or 1.0)})."
+        return f"{called} {'follow' if several else 'follows'} with {_percent(one)} %."
+    gap = f"{fixed(100 * behind, 1)} percentage points behind"
+    if several:
+        return f"{called} are {gap}."
+    if one["p"] is not None and one["p"] < _LEVEL:
+        return f"{called} is {gap} ({_chance(one['p'])})."
+    return f"{called} is {gap}, which {images:,} images do not decide ({_chance(one['p'] or 1.0)})."
 
 
 def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: pl.DataFrame) -> HtmlTable:
@@ -179,7 +196,7 @@ def _interval(one: Mapping[str, Any]) -> TableCell:
 def _behind(one: Mapping[str, Any]) -> TableCell:
     if one["behind"] is None or one["p"] is None:
         return TableCell("", number=True)
-    return TableCell(f"{100 * one['behind']:.1f} ({_chance(one['p'])})", number=True)
+    return TableCell(f"{fixed(100 * one['behind'], 1)} ({_chance(one['p'])})", number=True)
 
 
 def _chance(p: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, Relation, marked
-from study.report.wording import BLACK_BOX_MEAN, CLEAN_ACCURACY, CLEAN_CORRECT, RMSD, rate_decimals, rmsd_range
+from study.report.wording import BLACK_BOX_MEAN, CLEAN_ACCURACY, CLEAN_CORRECT, RMSD, fixed, rate_decimals, rmsd_range
 
 _DEFINITIONS = {
     "accuracy": "Accuracy (%): adversarial images whose true label is {rank}; lower means a stronger attack",
@@ -88,9 +88,9 @@ class TableRate:
         decimals = rate_decimals(self.images) if style.decimals is None else style.decimals
         interval = None
         if style.intervals and self.low is not None and self.high is not None:
-            interval = (f"{self.low:.{decimals}f}", f"{self.high:.{decimals}f}")
-        spread = "" if self.std is None or style.intervals or not style.spread else f"{self.std:.{max(1, decimals)}f}"
-        return f"{self.value:.{decimals}f}", spread, interval
+            interval = (fixed(self.low, decimals), fixed(self.high, decimals))
+        spread = "" if self.std is None or style.intervals or not style.spread else fixed(self.std, max(1, decimals))
+        return fixed(self.value, decimals), spread, interval
 
     def text(self, plus_minus: str = "±", style: TableStyle = PLAIN) -> str:
         value, spread, interval = self.parts(style)
@@ -102,7 +102,7 @@ class TableRate:
         if self.clean_correct is None:
             return "–"
         decimals = rate_decimals(self.images) if style.decimals is None else style.decimals
-        return f"{self.clean_correct:.{decimals}f}"
+        return fixed(self.clean_correct, decimals)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,8 @@ class Layout:
     @property
     def clean_accuracies(self) -> tuple[str, ...]:
         """The clean accuracy of each target in percent, as text; empty if none is known."""
-        shown = ("–" if one is None or not one.images else f"{100 * one.share:.0f}" for one in self.clean)
+        decimals = self.style.decimals or 0
+        shown = ("–" if one is None or not one.images else fixed(100 * one.share, decimals) for one in self.clean)
         return tuple(shown) if any(self.clean) else ()
 
 

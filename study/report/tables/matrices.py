@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -21,7 +22,16 @@ from study.planning.relation import MARKS, marked
 from study.report import plausibility
 from study.report.matrix_rows import MatrixRow, matrix_rows
 from study.report.tables.short_names import legend, shortened
-from study.report.wording import AT_COST, CLEAN_ACCURACY, CLEAN_CORRECT, RMSD, SUCCESS_RATE, rmsd_range, service_notes
+from study.report.wording import (
+    AT_COST,
+    CLEAN_ACCURACY,
+    CLEAN_CORRECT,
+    RMSD,
+    SUCCESS_RATE,
+    fixed,
+    rmsd_range,
+    service_notes,
+)
 from study.results.run_reader import RunData
 from study.terminal.prose import say
 
@@ -77,8 +87,8 @@ def matrices(
 ) -> Iterator[tuple[Table, str]]:
     """Yield the tables of every experiment and goal, each with its goal.
 
-    If a table is too wide, models get short names and a legend. If it is still too wide, the targets are split over
-    several tables.
+    If a table is too wide, its targets are split over several tables. Models get short names, with a legend, if this
+    gives fewer tables.
     """
     wide = console.options.update(max_width=100_000)
 
@@ -89,21 +99,29 @@ def matrices(
         averages = averaged(of_experiment(found, finished.spec, name))
         if clean_correct:
             averages = with_clean_correct(averages, of_experiment(finished.rows, finished.spec, name), finished.spec)
+        end = len(finished.spec.targets(experiment))
         for goal in experiment.goal:
             rows = list(matrix_rows(finished.spec, name, goal, averages))
-            start, end = 0, len(finished.spec.targets(experiment))
-            heads = _Heads()
+            ways = []
             for heads in _shorter(_models(finished, name)):
-                if fits(_matrix(finished, name, goal, rows, slice(start, end), heads=heads)):
+                table_of = functools.partial(_matrix, finished, name, goal, rows, heads=heads)
+                ways.append(list(_split(table_of, end, fits)))
+                if len(ways[-1]) == 1:
                     break
-            while start < end:
-                for stop in range(end, start, -1):
-                    table = _matrix(finished, name, goal, rows, slice(start, stop), heads=heads)
-                    if fits(table):
-                        break
-                start = stop
-                if table.row_count:
-                    yield table, goal
+            # Shorter names are of use only if they give fewer tables.
+            yield from ((table, goal) for table in min(ways, key=len) if table.row_count)
+
+
+def _split(table_of: Callable[[slice], Table], end: int, fits: Callable[[Table], bool]) -> Iterator[Table]:
+    """As few tables of the targets 0 to `end` as fit, each as wide as possible; a single target is never split."""
+    start = 0
+    while start < end:
+        for stop in range(end, start, -1):
+            table = table_of(slice(start, stop))
+            if fits(table):
+                break
+        start = stop
+        yield table
 
 
 def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
@@ -122,7 +140,7 @@ def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
                 here = {
                     one["cost"]: one["success"] for one in rows.filter(goal=goal, attack=attack).iter_rows(named=True)
                 }
-                shown = [f"{100 * here[cost]:.1f}" if cost in here else "–" for cost in experiment.at_cost.gradients]
+                shown = [fixed(100 * here[cost], 1) if cost in here else "–" for cost in experiment.at_cost.gradients]
                 if here:
                     table.add_row(attack, *shown)
             if table.row_count:
@@ -187,7 +205,7 @@ def _matrix(
 
 
 def _clean(right: Right | None) -> Text:
-    shown = "– " if right is None or not right.images else f"{100 * right.share:.0f} "
+    shown = "– " if right is None or not right.images else f"{fixed(100 * right.share, 0)} "
     return Text(shown, style="dim")
 
 
@@ -197,5 +215,5 @@ def _rate(cell: Mapping[str, Any] | None) -> Text:
     mark = MARKS.get(cell["relation"], "")
     beside = ""
     if "clean_correct" in cell:
-        beside = " (–)" if cell["clean_correct"] is None else f" ({100 * cell['clean_correct']:.0f})"
-    return Text(f"{100 * cell['success']:.0f}{beside}{mark or ' '}", style="dim" if mark else "")
+        beside = " (–)" if cell["clean_correct"] is None else f" ({fixed(100 * cell['clean_correct'], 0)})"
+    return Text(f"{fixed(100 * cell['success'], 0)}{beside}{mark or ' '}", style="dim" if mark else "")

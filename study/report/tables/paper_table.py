@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,10 +145,15 @@ def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
         rates = []
         for rate, *others in zip(row.rates, *(other.rates for other in rivals), strict=True):
             values = [one.value for one in others if one is not None and one.black]
-            best = rate is not None and rate.black and len(values) > 1 and rate.value == strongest(values)
+            best = rate is not None and rate.black and len(values) > 1 and _same(rate.value, strongest(values))
             rates.append(rate and replace(rate, best=best))
         means = [mean.value for other in rivals if (mean := other.mean) is not None]
         mean = row.mean
-        best_mean = mean is not None and len(means) > 1 and mean.value == strongest(means)
+        best_mean = mean is not None and len(means) > 1 and _same(mean.value, strongest(means))
         marked.append(replace(row, rates=tuple(rates), best_mean=best_mean))
     return tuple(marked)
+
+
+def _same(one: float, other: float) -> bool:
+    """Whether two rates in percent are equal: means of equal counts in another order differ in their last bits."""
+    return math.isclose(one, other, abs_tol=1e-9)

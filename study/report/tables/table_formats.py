@@ -13,6 +13,7 @@ from rich.text import Text
 
 from study.report.tables.grid import Cell, Grid, grid
 from study.report.tables.layout import Layout, TableRate, TableStyle
+from study.report.wording import fixed
 
 _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -26,6 +27,8 @@ _LATEX = {
     ">": "$>$",
     "|": r"\textbar{}",
 }
+_MATHS = re.compile(r"(\$[^$]+\$)")
+
 _TYPST = r"\`*_#$<>@[]~/'" + '"'
 
 _RAISED = {"*": "*", "°": r"\circ"}
@@ -40,21 +43,23 @@ unknown. `clean_correct` is the rate in percent over the `clean_correct_images` 
 when clean. Names are those of the spec."""
 
 
-def rich(layout: Layout) -> Table:
-    """A table for the terminal."""
+def rich(layout: Layout, columns: Sequence[int] | None = None) -> Table:
+    """A table for the terminal, with these `columns` of the grid; None: with all."""
     made = grid(layout)
+    columns = range(len(made.columns)) if columns is None else columns
     table = Table(title=layout.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for corner in made.corner:
         table.add_column(corner)
-    for heading in made.columns:
-        table.add_column(heading, justify="right")
+    for at in columns:
+        table.add_column(made.columns[at], justify="right", no_wrap=True)
     for section in made.sections:
         table.add_section()
         for index, (name, cells) in enumerate(section.rows):
-            table.add_row("" if index else section.heading, name, *(_rich_cell(cell, layout.style) for cell in cells))
+            shown = (_rich_cell(cells[at], layout.style) for at in columns)
+            table.add_row("" if index else section.heading, name, *shown)
     if made.last is not None:
         table.add_section()
-        table.add_row(made.last[0], "", *made.last[1], style="dim")
+        table.add_row(made.last[0], "", *(made.last[1][at] for at in columns), style="dim")
     return table
 
 
@@ -171,7 +176,7 @@ def _siunitx_cell(cell: Cell, style: TableStyle) -> str:
     text, spread, _ = cell.parts(style)
     if spread:
         # siunitx requires that a number and its uncertainty have the same number of decimals.
-        text = rf"{cell.value:.{len(spread.partition('.')[2])}f} \pm {spread}"
+        text = rf"{fixed(cell.value, len(spread.partition('.')[2]))} \pm {spread}"
     if not cell.black:
         return rf"{text}{{$^{{{_RAISED[cell.mark]}}}$}}"
     return rf"\bfseries {text}" if cell.best else text
@@ -247,8 +252,11 @@ def csv(layouts: Iterable[Layout]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text with the special characters of LaTeX escaped."""
-    return "".join(_LATEX.get(mark, mark) for mark in text)
+    r"""Text with the special characters of LaTeX escaped. Mathematics between dollars, as in `$\mu$`, stays as it is."""
+    parts = _MATHS.split(text)
+    return "".join(
+        part if odd % 2 else "".join(_LATEX.get(mark, mark) for mark in part) for odd, part in enumerate(parts)
+    )
 
 
 def _ended(cells: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from study.report.tables import paper_table, table_formats
 from study.report.tables.grid import grid
 from study.report.tables.layout import Layout, TableRate, TableRow, TableStyle
 from study.report.tables.paper_table import TableOptions
+from study.report.wording import fixed
 from study.results.run_reader import open_run
 from tests.conftest import TINY, rows
 
@@ -408,3 +409,50 @@ def test_options_of_the_command(door, tiny_run):
         assert status == 2, words
         for part in parts:
             assert part in error
+
+
+def rates_of(*values: float) -> tuple[TableRate, ...]:
+    return tuple(TableRate(value, None, 12, 1, "black", 4.0) for value in values)
+
+
+def test_equal_means_are_bold_together():
+    """Means of 7 and 7, and of 8 and 6 of 12: the same number, with other last bits."""
+    first = TableRow("a", "a", "s", rates_of(100 * 7 / 12, 100 * 7 / 12))
+    second = TableRow("b", "b", "s", rates_of(100 * 8 / 12, 100 * 6 / 12))
+    assert first.mean.value != second.mean.value
+    marked = paper_table.with_best([first, second], "success")
+    assert [row.best_mean for row in marked] == [True, True]
+    assert [[rate.best for rate in row.rates] for row in marked] == [[False, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (62.5, 0, "63"),
+        (12.5, 0, "13"),
+        (37.5, 0, "38"),
+        (6.25, 1, "6.3"),
+        (-62.5, 0, "-63"),
+        (100 / 3, 1, "33.3"),
+        (0, 0, "0"),
+    ],
+)
+def test_halves_are_rounded_up(value, decimals, text):
+    assert fixed(value, decimals) == text
+
+
+def test_latex_keeps_mathematics():
+    assert table_formats.escaped(r"MI ($\mu=0.5$) & 5 %") == r"MI ($\mu=0.5$) \& 5 \%"
+    assert table_formats.escaped("5 $ a_b") == r"5 \$ a\_b"
+
+
+@pytest.mark.parametrize("words", [("--intervals", "--mean"), ("--across", "--intervals", "--decimals", "1")])
+def test_a_narrow_terminal_gets_several_tables_and_whole_cells(door, tiny_run, words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    status, printed, error = door("table", str(tiny_run), "--experiment", "single", *words)
+    assert status == 0, error
+    lines = [line for line in printed.splitlines() if "[" in line]
+    assert len(lines) > 12
+    assert all(line.count("[") == line.count("]") for line in lines)
+    assert printed.count("top-1 success") > 1
+    assert not re.search(r"^[A-Z0-9]+ = ", printed, re.MULTILINE), "shorter names would not help"
