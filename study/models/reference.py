@@ -69,10 +69,10 @@ class Model(Frozen):
 
     These fields describe the input; their defaults are the zoo's own record of the network: `size` in pixels,
     `interpolation`, `mean` and `std` (for images scaled to 0..1; with `range: 255`, to 0..255), `channels` (RGB or
-    BGR), and `range` (the largest value of a channel before `mean` and `std` are applied: 1 or 255). `classes` names the outputs in their order; it is
-    needed if this order differs from that of the image set's labels. `prompts` are the texts with which a model of
-    images and text describes a label. In a prompt, `{}` stands for the first word of the label (default: "a photo of a
-    {}."). An image belongs to the label whose prompts have the nearest embedding.
+    BGR), and `range` (the largest value of a channel before `mean` and `std` are applied: 1 or 255). `classes` names
+    the outputs in their order; it is needed if this order differs from that of the image set's labels. `prompts` are
+    the texts with which a model of images and text describes a label. In a prompt, `{}` stands for the first word of
+    the label (default: "a photo of a {}."). An image belongs to the label whose prompts have the nearest embedding.
 
     A `transform` changes an image before the model sees it, or lets the model vote on several versions of the image. A
     model with a transform can only be a target. `family` names the family of the model's architecture. It is needed if

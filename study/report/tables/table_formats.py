@@ -252,7 +252,7 @@ def csv(layouts: Iterable[Layout]) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Text with the special characters of LaTeX escaped. Mathematics between dollars, as in `$\mu$`, stays as it is."""
+    r"""Text with the special characters of LaTeX escaped. Mathematics between dollars, such as `$\mu$`, stays."""
     parts = _MATHS.split(text)
     return "".join(
         part if odd % 2 else "".join(_LATEX.get(mark, mark) for mark in part) for odd, part in enumerate(parts)

@@ -417,8 +417,8 @@ def rates_of(*values: float) -> tuple[TableRate, ...]:
 
 def test_equal_means_are_bold_together():
     """Means of 7 and 7, and of 8 and 6 of 12: the same number, with other last bits."""
-    first = TableRow("a", "a", "s", rates_of(100 * 7 / 12, 100 * 7 / 12))
-    second = TableRow("b", "b", "s", rates_of(100 * 8 / 12, 100 * 6 / 12))
+    first = TableRow("a", "a", "s", rates_of(100 * (7 / 12), 100 * (7 / 12)))
+    second = TableRow("b", "b", "s", rates_of(100 * (8 / 12), 100 * (6 / 12)))
     assert first.mean.value != second.mean.value
     marked = paper_table.with_best([first, second], "success")
     assert [row.best_mean for row in marked] == [True, True]
