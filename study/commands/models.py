@@ -184,7 +184,7 @@ def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
     table.add_column("model", overflow="fold")
     table.add_column("family", overflow="fold")
     table.add_column("weights", no_wrap=True)
-    for heading in ("parameters", "pixels", "MiB as\ntarget", "MiB as\nsource"):
+    for heading in ("params", "input\npixels", "MiB as\ntarget", "MiB as\nsource"):
         table.add_column(heading, justify="right")
     table.add_column("digest", no_wrap=True)
     for one in found:
@@ -227,3 +227,8 @@ def _print_accuracies(found: list[Inspected], console: Console) -> None:
         table.add_row(one.name, *(f"{100 * rate:.1f}" for rate in rates))
     console.print()
     console.print(table)
+    say(
+        console,
+        "by its zoo: photographs prepared as the library of the weights records it (for a network of yours: resized to "
+        "its input); by this study: prepared as `images` of the spec says, then resized to the input",
+    )
