@@ -72,7 +72,7 @@ class CallTimeouts:
 
 @runtime_checkable
 class MonitoredBackend(Backend, Protocol):
-    """A backend in other processes, which may die or stop."""
+    """A backend in other processes, which may die or hang."""
 
     awaited: str
     """The name of the process that `heartbeat` waits for at present. Messages quote it."""

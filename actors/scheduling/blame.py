@@ -39,9 +39,9 @@ class Blame:
         self._executed_elsewhere: Counter[Place] = Counter()
 
     def succeeded(self, task: Task, places: Collection[Place]) -> None:
-        """Record that a task succeeded in `places`: the lineage and the device of its actor.
+        """Record that a task succeeded in `places`: the device and the lineage of its actor.
 
-        If the task failed in other places before, these failures now count against those places.
+        A lineage is an actor with those that replaced it.         If the task failed in other places before, these failures now count against those places.
         """
         for place in places:
             self._failed.pop(place, None)

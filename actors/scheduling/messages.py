@@ -90,7 +90,8 @@ class PredictJob:
         batch: Number of images in one pass.
         targets: The names of the targets.
         images: The ids of the images. Without images, the models are only loaded and described.
-        search: The search for the minimal RMSD along rays; None if the pixels of the job are images and not rays.
+        search: The search for the minimal RMSD, if the job's array holds directions from images; None if it holds
+            images.
         probabilities: Whether the results hold the probabilities of all labels.
         truth: The labels and names that the answers of a service are compared with; None for local models.
     """

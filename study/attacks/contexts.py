@@ -40,7 +40,9 @@ class Pool:
         return self._on(places.device).index_select(0, places).to(dtype)
 
     def of_other_labels(self, labels: NDArray[np.int64], words: Tensor) -> Tensor:
-        """Return, for each of `labels` (N,), the index of an image with another label, chosen by `words` (N,).
+        """Return, for each of `labels` (N,), the index of an image of the pool that has another label.
+
+        The random integers `words` (N,) choose among these images.
 
         If the pool has no image with another label, any image may be chosen.
         """

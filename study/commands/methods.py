@@ -47,7 +47,10 @@ _SUCCESS = {
 
 @integrity.reads
 def print_methods(run: str, console: Console, spec: Path | None = None) -> None:
-    """Print the paragraphs of the run at `run`. Raises StudyError if there is no run."""
+    """Print, for a paper, the paragraphs that describe the methods of the run at `run`.
+
+    Raises StudyError if there is no run.
+    """
     finished = open_run(run, spec)
     for text in paragraphs(finished, recorded(RunFolder(run)), versions(run)):
         say(console, text)

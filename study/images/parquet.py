@@ -122,7 +122,7 @@ def _table(file: Path, labels: LabelSet) -> tuple[pa.Table, _Columns]:
                     raise StudyError(
                         f"{file} has no column `{what}`; its columns are {names(schema.names)}",
                         accepted=_ACCEPTED,
-                        todo="rename the column with this content",
+                        todo=f"if another column holds the {what}, rename it to `{what}`",
                     )
             image = columns.pop("image")
             kind = schema.field(image).type

@@ -150,7 +150,7 @@ def _idx_shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
         size = " x ".join(map(str, shape)) or "no"
         raise StudyError(
             f"the header of {path} announces {size} bytes",
-            accepted=f"{dimensions} sizes above 0, and at most {_MOST_BYTES // 2**30} GiB",
+            accepted=f"{dimensions} dimensions, each above 0, and at most {_MOST_BYTES // 2**30} GiB in all",
             todo="fetch the file again",
         )
     return shape

@@ -106,10 +106,10 @@ def check_logits(classifier: Classifier, model: Model, labels: LabelSet, called:
 
 
 def check_determinism(classifier: Classifier, called: str) -> None:
-    """Classify four images twice, and one of them alone; the state of random generators does not change.
+    """Check that the network gives the same logits if it classifies four images twice, and one of them alone.
 
-    Raises StudyError if the logits of an image differ: the network draws random numbers, keeps a state, or mixes the
-    images of a batch.
+    The state of random generators stays as it is. Raises StudyError if the logits of an image differ: then the network
+    draws random numbers, keeps a state, or mixes the images of a batch.
     """
     size, channels = classifier.preprocessing.size, len(classifier.preprocessing.mean)
     images = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))

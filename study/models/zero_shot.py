@@ -97,7 +97,7 @@ def check(name: str, model: Model) -> None:
             f"{model.network} {what}",
             accepted=names([f"{model.network}/{tag}" for tag in tags], f"{model.network}/{model.tag}")
             if tags is not None
-            else "weights: zoo:<revision>, the commit of its repository",
+            else "weights: zoo:<revision>, a commit of the network's repository",
             todo=f"name the weights of model '{name}': the default may change",
         )
 
@@ -116,7 +116,7 @@ def _library(name: str, model: Model) -> Library:
 
 
 def build(model: Model, labels: LabelSet, called: str) -> tuple[ZeroShot, str]:
-    """Return the classifier of `model` into `labels`, with its weights loaded, and its identity for the digest.
+    """Return the classifier of `labels` by `model`, with weights, and the identity of what it consists of, for digests.
 
     Raises StudyError if the tensors of a weights file do not fit. `called` names the model in messages.
     """

@@ -39,7 +39,7 @@ def papers_of(spec: Spec, paper: str | None = None) -> list[str]:
         raise StudyError(
             f"no experiment of {spec.study} names a published table",
             accepted="`published: liu2017:1A` in an experiment, or a list of tables",
-            todo="add `published` to the spec, and pass this file with --spec: no row changes",
+            todo="add `published` to the spec, and pass the changed file with --spec; rows stay as they are",
         )
     return [known for known in registry.PAPERS if known in named]
 

@@ -190,7 +190,7 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG with 200 dots per inch, without the version of the library."""
+    """The figure as PNG with 200 dots per inch. The file does not name the version of matplotlib."""
     from matplotlib import rc_context
 
     written = io.BytesIO()

@@ -39,7 +39,7 @@ def parts(run: str | StoragePath) -> list[StoragePath]:
 
 
 def scan(run: str | StoragePath) -> pl.LazyFrame:
-    """All rows of a run, with the present columns; an empty frame if it has no rows yet.
+    """All rows of a run, with the columns of this version of study; an empty frame if it has no rows yet.
 
     Raises StudyError if there is no run, or a later version of study wrote a part.
     """

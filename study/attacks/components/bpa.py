@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register
 class SmoothBackward(BackwardChange):
-    """Backward propagation attack, BPA: after `layer`, ReLUs get SiLU's derivative; all max-poolings, a soft maximum's.
+    """Backward propagation attack, BPA: smooth derivatives for the ReLUs after `layer`, and for all max-poolings.
 
     Wang et al. 2023, arXiv:2306.12685. The derivative of a ReLU becomes the derivative of x sigmoid(x). This includes
     the ReLU after the addition of a residual block. All max-poolings of the network give their gradient to all pixels

@@ -58,10 +58,10 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
 
 
 def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of several layers of `network`, in its order.
+    """Return the names of the layers of `network` that `chosen` selects, in the order of the network.
 
-    - `blocks`: the residual blocks or dense layers. In a network without such blocks, the activations that are modules;
-      in a network without such modules, the ends of the stages;
+    - `blocks`: the residual blocks, or the layers of a DenseNet's blocks. In a network without such blocks, the
+      activations that are modules; in a network without such modules, the ends of the stages;
     - `stages`: the ends of the stages;
     - a list: each entry as in `layer_of`.
 

@@ -45,8 +45,8 @@ def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
 class NetworkInput(nn.Module):
     """Images (N, C, H, W) in 0..1 -> the input of a classifier's network: resized, normalised, in its channel order.
 
-    For a network of images in 0..1, this is (x - mean) / std, to the last bit the same as in the code of the libraries'
-    users.
+    If the network's own input range is 0..1, this is (x - mean) / std, bit for bit as users of attack libraries
+    write it.
     """
 
     mean: Tensor

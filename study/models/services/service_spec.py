@@ -57,7 +57,7 @@ class Credentials(Frozen):
             raise rejected("a spec cannot contain a credential itself", "{env: NAME, header: …, prefix: …}")
         env = given.get("env", "_")
         if not isinstance(env, str) or not re.fullmatch(r"[A-Za-z_]\w*", env, re.ASCII):
-            raise rejected("env is not a valid name of an environment variable", "letters, digits and _: SERVICE_TOKEN")
+            raise rejected("the value of `env` is not a valid name", "letters, digits and _, such as SERVICE_TOKEN")
         if given.get("query") is not None:
             return given
         header = given.get("header") or "Authorization"
@@ -80,14 +80,14 @@ class Credentials(Frozen):
 class Judge(Frozen):
     """How the sentences of a chat service are judged: which labels an answer names.
 
-    Without `model`, an answer names a label if it contains one of the label's words or `names`. They must stand in the
-    answer as whole words, in upper or lower case, singular or plural. If names overlap, only the longest counts ("hot
-    dog" is not a dog).
+    Without `model`, an answer names a label if it contains one of the label's words, or one of the further words that
+    `names` gives for it: as whole words, in upper or lower case, singular or plural. If such words overlap, only the
+    longest count ("hot dog" is not a dog).
 
     With `model`, a second chat model decides whether the answer names the true label or the target label. `url` is its
     address (default: the address of the service, with the service's credentials). `prompt` is the question to this
     model, with `{answer}` and `{label}`; the model must reply yes or no. `extra` has further keys of the request, and
-    `most` is the limit in requests to this model.
+    `most` is the largest number of requests to this model.
 
     An empty answer is a refusal, and so is an answer that names no label and contains one of the phrases `refusals`. A
     refusal is no success, neither of an untargeted nor of a targeted attack.

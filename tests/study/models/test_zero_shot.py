@@ -103,7 +103,7 @@ def test_weights_of_a_file(tmp_path):
         ({"weights": None}, "names no weights"),
         ({"weights": "zoo:openay"}, "no weights named 'openay'"),
         ({"weights": "file:no.safetensors"}, "does not exist"),
-        ({"network": "transformers:org/model", "weights": None}, "the commit of its repository"),
+        ({"network": "transformers:org/model", "weights": None}, "a commit of the network's repository"),
     ],
 )
 def test_what_a_launch_refuses(given, what):
