@@ -41,7 +41,8 @@ class Blame:
     def succeeded(self, task: Task, places: Collection[Place]) -> None:
         """Record that a task succeeded in `places`: the device and the lineage of its actor.
 
-        A lineage is an actor with those that replaced it.         If the task failed in other places before, these failures now count against those places.
+        A lineage is an actor with those that replaced it. If the task failed in other places before, these failures now
+        count against those places.
         """
         for place in places:
             self._failed.pop(place, None)
