@@ -57,7 +57,9 @@ class Credentials(Frozen):
             raise rejected("a spec cannot contain a credential itself", "{env: NAME, header: …, prefix: …}")
         env = given.get("env", "_")
         if not isinstance(env, str) or not re.fullmatch(r"[A-Za-z_]\w*", env, re.ASCII):
-            raise rejected("the value of `env` is not a valid name", "letters, digits and _, such as SERVICE_TOKEN")
+            raise rejected(
+                "`env` is not a valid name of an environment variable", "letters, digits and _, such as SERVICE_TOKEN"
+            )
         if given.get("query") is not None:
             return given
         header = given.get("header") or "Authorization"
