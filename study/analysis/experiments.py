@@ -14,7 +14,7 @@ import polars as pl
 from study.analysis.intervals import wilson
 from study.analysis.rates import Among, success_rates
 from study.errors import StudyError, names
-from study.spec.schema import Spec
+from study.spec.schema import Experiment, Spec
 
 POINT = ("sources", "attack", "goal", "steps", "level", "target")
 """The keys of a number in a table: the keys of a cell, without the seed."""
@@ -29,6 +29,15 @@ def with_level(rows: pl.LazyFrame, spec: Spec) -> pl.LazyFrame:
     # Without a search, the column `attack` need not be read.
     level = pl.when(~pl.col("attack").is_in(searched)).then(budget) if searched else budget
     return rows.with_columns(level.alias("level"))
+
+
+def one_goal(experiment: Experiment, name: str, goal: str | None) -> str:
+    """`goal`, or the experiment's only goal. Raises StudyError without `goal` for an experiment with two goals."""
+    if goal is None and len(set(experiment.goal)) > 1:
+        raise StudyError(
+            f"'{name}' has two goals", accepted=", ".join(experiment.goal), todo="choose a goal with goal="
+        )
+    return goal or experiment.goal[0]
 
 
 def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = None) -> Frame:

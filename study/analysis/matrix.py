@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from study.analysis.experiments import averaged, cells, of_experiment
+from study.analysis.experiments import averaged, cells, of_experiment, one_goal
 from study.analysis.rates import Among
 from study.errors import StudyError
 from study.spec.schema import Spec
@@ -33,9 +33,7 @@ def transfer_matrix(
     """
     chosen = of_experiment(rows, spec, experiment)
     one = spec.experiments[experiment]
-    if goal is None and len(set(one.goal)) > 1:
-        raise StudyError(f"'{experiment}' has two goals", accepted=", ".join(one.goal), todo="choose a goal with goal=")
-    wanted = goal or one.goal[0]
+    wanted = one_goal(one, experiment, goal)
     if wanted not in one.goal:
         raise StudyError(f"'{experiment}' has no goal '{wanted}'", accepted=", ".join(one.goal))
     found = averaged(cells(chosen.filter(pl.col("goal") == wanted), spec, top=top, among=among))

@@ -9,12 +9,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from study.analysis.bootstrap import interval_of_mean
-from study.analysis.experiments import averaged, of_experiment, with_level
+from study.analysis.experiments import averaged, of_experiment, one_goal, with_level
 from study.analysis.experiments import cells as cells_of
 from study.analysis.intervals import interval_of_rate
 from study.analysis.rates import hits
 from study.analysis.significance import difference, holm
-from study.errors import StudyError
 from study.spec.schema import Spec
 
 _SCHEMA: Mapping[str, pl.DataType] = {
@@ -54,9 +53,7 @@ def ranking(
       comparisons of the table; null for the first attack.
     """
     one = spec.experiments[experiment]
-    if goal is None and len(set(one.goal)) > 1:
-        raise StudyError(f"'{experiment}' has two goals", accepted=", ".join(one.goal), todo="choose a goal with goal=")
-    wanted = goal or one.goal[0]
+    wanted = one_goal(one, experiment, goal)
     known = averaged(of_experiment(cells_of(rows, spec), spec, experiment)) if cells is None else cells
     known = known.filter(pl.col("goal") == wanted, pl.col("images") > 0)
     kind = next((kind for kind in ("black", "grey", "white") if (known["relation"] == kind).any()), None)

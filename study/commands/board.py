@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -14,14 +14,14 @@ from study.errors import StudyError
 from study.report.board.card import card_html, card_markdown
 from study.report.board.formats import board_csv, board_latex
 from study.report.board.lines import BoardTable, Entry, board_tables
-from study.report.board.page import board_page
+from study.report.board.page import SEEN, board_page
 from study.report.board.protocol import differences, facts
 from study.results import integrity
 from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
 
 _FORMATS = (".html", ".csv", ".tex")
-_MEASURES: Mapping[Measure, tuple[str, str]] = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f")}
+_MEASURES: tuple[Measure, ...] = ("rmsd", "ssim")
 _NOTE = (
     "mean: mean of the black-box rates; 95 %: its interval, a bootstrap over images or, where all images agree, "
     "Wilson's; correct: the mean over the images that each target classifies correctly when clean; cost: gradients for "
@@ -103,7 +103,7 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
     for head in [*(["run"] if several else []), "attack", "sources"]:
         # Without a minimum, the columns of numbers would leave no room for names on a narrow terminal.
         shown.add_column(head, min_width=8, overflow="fold")
-    for head in ("mean", "95 %", "correct", "cost", *(_MEASURES[one][0] for one in measures), "front"):
+    for head in ("mean", "95 %", "correct", "cost", *(SEEN[one][0] for one in measures), "front"):
         shown.add_column(head, justify="right", no_wrap=True)
     for place, line in enumerate(table.lines, 1):
         ends = "–" if line.low is None or line.high is None else f"{100 * line.low:.1f}–{100 * line.high:.1f}"
@@ -112,7 +112,7 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
             ends,
             "–" if line.correct_mean is None else f"{100 * line.correct_mean:.1f}",
             "–" if line.gradients is None else f"{line.gradients:,.0f}",
-            *("–" if (value := line.visible[one]) is None else format(value, _MEASURES[one][1]) for one in measures),
+            *("–" if (value := line.visible[one]) is None else format(value, SEEN[one][1]) for one in measures),
             "*" if line.front else "",
         ]
         first = [line.run] if several else []

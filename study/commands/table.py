@@ -14,6 +14,7 @@ from study.report.tables.grid import grid
 from study.report.tables.layout import Layout
 from study.report.tables.paper_table import TableOptions, layouts
 from study.report.tables.short_names import legend, shortened
+from study.report.tables.splitting import split
 from study.results import integrity
 from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
@@ -114,13 +115,6 @@ def _print(layout: Layout, console: Console) -> None:
 
 def _tables(layout: Layout, console: Console) -> Iterator[Table]:
     """One table if it fits the terminal; else as few as do. All begin with the RMSD, unless attacks are columns."""
-    wide = console.options.update(max_width=100_000)
     first = [] if layout.style.across else [0]
     left = list(range(len(first), len(grid(layout).columns)))
-    while left:
-        for count in range(len(left), 0, -1):
-            table = table_formats.rich(layout, [*first, *left[:count]])
-            if console.measure(table, options=wide).maximum <= console.width:
-                break
-        yield table
-        left = left[count:]
+    return split(lambda some: table_formats.rich(layout, [*first, *left[some]]), len(left), console)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
-from study.attacks.components.feature_layers import Layer, layer_of
-from study.attacks.components.guides import guides
+from study.attacks.components.guides import GuidedFeatures
 from study.attacks.components.weighted_features import only
-from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
+from study.attacks.kinds import Goal
 from study.attacks.registry import register
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @register
-class AA(FeatureObjective):
+class AA(GuidedFeatures):
     """Activation attack, AA: lower |f(x + d) - f(x_guide)|_2, where the guide is an image of the target's class.
 
     Inkawhich et al. 2019, "Feature Space Perturbations Yield More Transferable Adversarial Examples", CVPR 2019. x is
@@ -37,23 +34,6 @@ class AA(FeatureObjective):
     """
 
     name: ClassVar[str] = "aa"
-
-    layer: Layer = "middle"
-    pool: Annotated[int, Field(ge=2, le=1000)] = 100
-
-    @property
-    def others(self) -> int:
-        return self.pool
-
-    def layers(self, network: nn.Module) -> Sequence[str]:
-        return [layer_of(network, self.layer, self.name)]
-
-    @property
-    def preparing_forwards(self) -> int:
-        return 1
-
-    def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
-        return {"guide": only(source.features(guides(source, self.name)))}
 
     def loss(
         self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal

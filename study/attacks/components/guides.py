@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from pydantic import Field
 
+from study.attacks.components.feature_layers import Layer, layer_of
+from study.attacks.components.weighted_features import only
+from study.attacks.kinds import FeatureObjective, PreparingSource
 from study.devices.copies import uploaded
 from study.errors import StudyError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from study.attacks.kinds import PreparingSource
+    from torch import Tensor, nn
 
 
-def guides(source: PreparingSource, method: str) -> Tensor:
+class GuidedFeatures(FeatureObjective):
+    """An objective of the features at one layer and those of a guide, prepared once as `guide`."""
+
+    layer: Layer = "middle"
+    pool: Annotated[int, Field(ge=2, le=1000)] = 100
+
+    @property
+    def others(self) -> int:
+        return self.pool
+
+    def layers(self, network: nn.Module) -> Sequence[str]:
+        return [layer_of(network, self.layer, self.name)]
+
+    @property
+    def preparing_forwards(self) -> int:
+        return 1
+
+    def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
+        return {"guide": only(source.features(_guides(source, self.name)))}
+
+
+def _guides(source: PreparingSource, method: str) -> Tensor:
     """Draw a guide from the pool for each image of the batch, (N, C, H, W).
 
     In a targeted attack, the guide has the image's target label; in an untargeted attack, another label than the true

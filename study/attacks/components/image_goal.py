@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, ClassVar
 
 from study.attacks.components.feature_layers import Layer, layer_of
-from study.attacks.components.guides import guides
+from study.attacks.components.guides import GuidedFeatures
 from study.attacks.components.weighted_features import only
-from study.attacks.kinds import FeatureObjective, Goal, PreparingSource
+from study.attacks.kinds import Goal
 from study.attacks.registry import register
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ _SMALLEST = 1e-12
 
 
 @register
-class ImageGoal(FeatureObjective):
+class ImageGoal(GuidedFeatures):
     """Raise cos(f(x + d), f(x_goal)), where the goal image x_goal is an image of the target's class.
 
     The objective of M-Attack: Li et al. 2025, arXiv:2503.10635. x is the clean image, d the perturbation, and f the
@@ -39,32 +37,20 @@ class ImageGoal(FeatureObjective):
     name: ClassVar[str] = "image-goal"
 
     layer: Layer = "embedding"
-    pool: Annotated[int, Field(ge=2, le=1000)] = 100
-
-    @property
-    def others(self) -> int:
-        return self.pool
 
     def layers(self, network: nn.Module) -> Sequence[str]:
         if self.layer != "embedding":
-            return [layer_of(network, self.layer, self.name)]
+            return super().layers(network)
         from study.models.zero_shot import ENCODER, ZeroShot
 
         return [ENCODER if isinstance(network, ZeroShot) else layer_of(network, "depth 1", self.name)]
-
-    @property
-    def preparing_forwards(self) -> int:
-        return 1
-
-    def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
-        return {"goal": only(source.features(guides(source, self.name)))}
 
     def loss(
         self, features: Mapping[str, Tensor], prepared: Mapping[str, Tensor], logits: Tensor, labels: Tensor, goal: Goal
     ) -> Tensor:
         import torch
 
-        here, there = only(features).flatten(1), prepared["goal"].flatten(1)
+        here, there = only(features).flatten(1), prepared["guide"].flatten(1)
         lengths = (torch.linalg.vector_norm(one, dim=1).clamp(min=_SMALLEST) for one in (here, there))
         cosine: Tensor = (here * there).sum(1)
         for length in lengths:

@@ -11,6 +11,7 @@ from importlib.resources import files
 import polars as pl
 
 from study import __version__
+from study.analysis.visibility import Measure
 from study.planning.relation import MARKS
 from study.report import figures
 from study.report.board.lines import BoardTable, Cell, Entry, Line
@@ -44,7 +45,13 @@ def front_note(table: BoardTable) -> str:
     return f"Front: no other line is at least as good in mean, gradients and {measure}, and better in one of them"
 
 
-_SEEN = {"rmsd": ("RMSD", ".2f"), "ssim": ("SSIM", ".3f"), "ciede2000": ("CIEDE2000", ".2f"), "lpips": ("LPIPS", ".3f")}
+SEEN: Mapping[Measure, tuple[str, str]] = {
+    "rmsd": ("RMSD", ".2f"),
+    "ssim": ("SSIM", ".3f"),
+    "ciede2000": ("CIEDE2000", ".2f"),
+    "lpips": ("LPIPS", ".3f"),
+}
+"""Measures of visibility on a board: their headings and number formats."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def page(
 def board_html(table: BoardTable, *, several: bool) -> HtmlTable:
     """The table of one experiment and goal; with a column of runs if there are `several`."""
     rows = []
-    seen = {one: head for one, head in _SEEN.items() if any(line.visible[one] is not None for line in table.lines)}
+    seen = {one: head for one, head in SEEN.items() if any(line.visible[one] is not None for line in table.lines)}
     for place, line in enumerate(table.lines, 1):
         rates = [_rate(line.rates.get(target), line.correct.get(target)) for target in table.targets]
         first = [line.run] if several else []

@@ -100,7 +100,7 @@ def _found(spec: Spec, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> 
     interval = (
         "" if first["low"] is None else f" (95 %: {fixed(100 * first['low'], 0)} to {fixed(100 * first['high'], 0)} %)"
     )
-    equal = [one for one in others if math.isclose(one["success"], first["success"], abs_tol=1e-9)]
+    equal = _equal(others, first)
     others = others[len(equal) :]
     if not first["success"]:
         yield f"no image of any attack {_VERB[goal]} {target}{interval}."

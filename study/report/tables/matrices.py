@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -22,6 +22,7 @@ from study.planning.relation import MARKS, marked
 from study.report import plausibility
 from study.report.matrix_rows import MatrixRow, matrix_rows
 from study.report.tables.short_names import legend, shortened
+from study.report.tables.splitting import split
 from study.report.wording import (
     AT_COST,
     CLEAN_ACCURACY,
@@ -90,11 +91,6 @@ def matrices(
     If a table is too wide, its targets are split over several tables. Models get short names, with a legend, if this
     gives fewer tables.
     """
-    wide = console.options.update(max_width=100_000)
-
-    def fits(table: Table) -> bool:
-        return console.measure(table, options=wide).maximum <= console.width
-
     for name, experiment in finished.spec.experiments.items():
         averages = averaged(of_experiment(found, finished.spec, name))
         if clean_correct:
@@ -105,23 +101,11 @@ def matrices(
             ways = []
             for heads in _shorter(_models(finished, name)):
                 table_of = functools.partial(_matrix, finished, name, goal, rows, heads=heads)
-                ways.append(list(_split(table_of, end, fits)))
+                ways.append(list(split(table_of, end, console)))
                 if len(ways[-1]) == 1:
                     break
             # Shorter names are of use only if they give fewer tables.
             yield from ((table, goal) for table in min(ways, key=len) if table.row_count)
-
-
-def _split(table_of: Callable[[slice], Table], end: int, fits: Callable[[Table], bool]) -> Iterator[Table]:
-    """As few tables of the targets 0 to `end` as fit, each as wide as possible; a single target is never split."""
-    start = 0
-    while start < end:
-        for stop in range(end, start, -1):
-            table = table_of(slice(start, stop))
-            if fits(table):
-                break
-        start = stop
-        yield table
 
 
 def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
