@@ -93,6 +93,25 @@ def _as_in_a_new_process():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _leaves_nothing_to_import():
+    """A test that leaves a module of its temporary folder would decide what another test imports by that name."""
+    modules, path = set(sys.modules), list(sys.path)
+    yield
+    left = {name for name in set(sys.modules) - modules if _is_temporary(sys.modules[name], name)}
+    for name in left:
+        del sys.modules[name]
+    assert not left, "modules of temporary folders are still imported"
+    assert sys.path == path
+
+
+def _is_temporary(module: object, name: str) -> bool:
+    if name.startswith("study_code_"):
+        return False  # the name is a digest of the text, so no test takes another one's
+    places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
+    return any(one is not None and "/pytest-of-" in str(one) for one in places)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     if not SHARED.is_dir():

@@ -21,7 +21,7 @@ from actors.launch.options import LaunchOptions
 from actors.launch.prepare import Inputs, PreparedLaunch, check_inputs, prepare
 from actors.launch.select import select
 from actors.launch.study_plan import plan_study
-from actors.launch.summary import COMPLETE, INCOMPLETE, already_complete, stopped, summarise
+from actors.launch.summary import COMPLETE, INCOMPLETE, already_complete, record_failures, stopped, summarise
 from actors.launch.tracking_session import TrackingSession, tracked
 from actors.launch.tuning import check_apart, chosen, tuning_of
 from actors.launch.workers import start_workers
@@ -161,6 +161,10 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
         except StudyError as error:
             error.status = INCOMPLETE
             raise
+        record_failures(prepared, outcome)
+        if outcome.interrupted is None:
+            # The final results of tracking are made while the summary is printed.
+            session.tracking.display.written()
         used = runtime.scheduler
         return summarise(
             prepared,

@@ -33,7 +33,7 @@ def summarise(
     device_share: float,
     begun: float,
 ) -> Ended:
-    """Print how a launch ended, and write failures.json if units failed.
+    """Print how a launch ended.
 
     `device`: the device of the workers. `device_share`: the GPUs, or on processors the cores, that one worker occupies.
     `begun`: the time of the start of the launch, by the monotonic clock.
@@ -48,10 +48,7 @@ def summarise(
     _print_cost(display, device, device_share)
     folder, seconds = launch.folder, time.monotonic() - begun
     if failures:
-        folder.write_json(folder.failures, {"failures": [vars(failure) for failure in failures]})
         _print_failures(launch, failures, display)
-    else:
-        folder.failures.unlink(missing_ok=True)
     if not failures and not left:
         _print_next(launch, display)
         display.verdict(f"complete in {seconds:.0f} s: {folder.path}")
@@ -62,6 +59,17 @@ def summarise(
     else:
         display.verdict(f"incomplete after {seconds:.0f} s: {_units_are_left(left)}: {folder.path}")
     return Ended(INCOMPLETE, left, len(failures), seconds)
+
+
+def record_failures(launch: PreparedLaunch, outcome: Outcome) -> None:
+    """Write failures.json if units failed; else remove the file of an earlier launch. An interrupt changes nothing."""
+    if outcome.interrupted is not None:
+        return
+    folder, failures = launch.folder, outcome.failures
+    if failures:
+        folder.write_json(folder.failures, {"failures": [vars(failure) for failure in failures]})
+    else:
+        folder.failures.unlink(missing_ok=True)
 
 
 def already_complete(launch: PreparedLaunch, display: Display) -> None:

@@ -180,6 +180,9 @@ class Observer:
     def state(self, event: State) -> None:
         """The state of the scheduler, about once a second."""
 
+    def written(self) -> None:
+        """The units of the plan are over, and all rows are in the run folder."""
+
     def ended(self, event: Ended) -> None:
         """The launch is over: the last event."""
 
@@ -221,6 +224,9 @@ class Observers(Observer):
 
     def state(self, event: State) -> None:
         self._tell("state", event)
+
+    def written(self) -> None:
+        self._tell("written")
 
     def ended(self, event: Ended) -> None:
         self._tell("ended", event)

@@ -54,11 +54,16 @@ def root_of(path: Path) -> Path:
     return folder
 
 
+def is_installed(path: Path) -> bool:
+    """Whether a file or folder belongs to Python, or to an installed package."""
+    return any(path.resolve().is_relative_to(one) for one in _INSTALLED)
+
+
 def _foreign(path: Path, root: Path) -> bool:
     """Whether a source is not the user's own: outside `root`, part of this program, or installed."""
     if not path.is_relative_to(root) or path.is_relative_to(_OURS):
         return True
-    return root not in _INSTALLED and any(path.is_relative_to(one) for one in _INSTALLED)
+    return root not in _INSTALLED and is_installed(path)
 
 
 def _packages(path: Path, root: Path) -> Iterator[Path]:

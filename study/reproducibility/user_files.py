@@ -25,7 +25,7 @@ from typing import Any
 
 from study.error_places import place_in
 from study.errors import StudyError, names
-from study.reproducibility.imported_files import root_of, texts
+from study.reproducibility.imported_files import is_installed, root_of, texts
 
 _PREFIX = "study_code_"
 
@@ -155,9 +155,9 @@ def read(text: str, reference: str) -> UserFile:
 def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
     """Run the file again, or import the module if it is an installed one, and yield the module.
 
-    Within the block, the file can import installed modules, else the files in `file.texts`, else modules in `folder`,
-    if it is given. Modules from these files and from `folder` stay until `forget`, or until another file runs. Files
-    run one at a time. Exceptions of the file pass through.
+    Within the block, the file can import installed modules, else the files in `file.texts`, else modules on Python's
+    search path, else modules in `folder`, if it is given. Modules from these files and from `folder` stay until
+    `forget`, or until another file runs. Files run one at a time. Exceptions of the file pass through.
     """
     if not file.texts:
         yield importlib.import_module(file.place)
@@ -165,6 +165,7 @@ def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
     with _ALONE:
         forget()
         importlib.invalidate_caches()
+        _set_aside(file)
         finder = _Beside(file, folder)
         # The finder is first, and asks the other finders itself: a package of the user must come either from the texts
         # or from the disk, not partly from both.
@@ -180,6 +181,8 @@ def forget() -> None:
     for name in [one for one in sys.modules if one.partition(".")[0] in _FOUND]:
         del sys.modules[name]
     _FOUND.clear()
+    sys.modules.update(_SET_ASIDE)
+    _SET_ASIDE.clear()
 
 
 def function_of(file: UserFile, module: ModuleType) -> Callable[..., Any]:
@@ -218,6 +221,32 @@ _ALONE = threading.RLock()
 _FOUND: set[str] = set()
 """The top-level names of the modules that the last file imported from its own files, or from a folder."""
 
+_SET_ASIDE: dict[str, ModuleType] = {}
+"""Modules that `forget` restores: found on Python's search path, with names that the last file has files for."""
+
+
+def _set_aside(file: UserFile) -> None:
+    """Remove modules from elsewhere that would be imported in place of the files in `file.texts`."""
+    tops = {Path(one).parts[0].removesuffix(".py") for one in file.texts}
+    tops -= {one for one in tops if _is_installed(getattr(sys.modules.get(one), "__spec__", None), one)}
+    for name in [one for one in sys.modules if one.partition(".")[0] in tops]:
+        _SET_ASIDE[name] = sys.modules.pop(name)
+
+
+def _is_installed(spec: ModuleSpec | None, top: str) -> bool:
+    """Whether a module is a built-in or installed one, or part of this program, and no file of a user's."""
+    if top in _PROGRAM:
+        return True
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+    if not places:
+        return spec.origin in ("built-in", "frozen")
+    return all(one is not None and is_installed(Path(one)) for one in places)
+
+
+_PROGRAM = ("__main__", "study", "actors", "cli")
+
 
 class _Text(SourceFileLoader):
     """Loads a module from a text. Tracebacks and debuggers show the path that the text was read from."""
@@ -247,9 +276,13 @@ class _Beside:
         top = name.partition(".")[0]
         if name != top:
             return self._of_text(name) if top in _FOUND else None
-        if any(one.find_spec(name, None) is not None for one in sys.meta_path if not isinstance(one, _Beside)):
+        others = (one.find_spec(name, None) for one in sys.meta_path if not isinstance(one, _Beside))
+        elsewhere = next((one for one in others if one is not None), None)
+        if elsewhere is not None and _is_installed(elsewhere, top):
             return None
         found = self._of_text(name)
+        if found is None and elsewhere is not None:
+            return None
         if found is None and self._folder is not None:
             found = PathFinder.find_spec(name, [self._folder])
         if found is not None:

@@ -78,11 +78,13 @@ class TrackingProcess:
             time.sleep(0.02)
         return self.ready
 
+    def hurry(self) -> None:
+        """Give the process the normal priority, once the study's own work is done."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
+
     def wait(self, seconds: float) -> int | None:
         """Wait at most `seconds` for the end of the process. Returns its exit status; None if it is still running."""
-        with contextlib.suppress(OSError):
-            # The study's own work is done, so the tracking process gets the normal priority from here on.
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
         try:
             return self._process.wait(max(seconds, 0.1))
         except subprocess.TimeoutExpired:

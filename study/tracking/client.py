@@ -24,7 +24,7 @@ from study.storage.s3_path import S3Path
 from study.tracking.child import TrackingProcess
 from study.tracking.history import COLUMNS, Outline
 from study.tracking.live import live_row
-from study.tracking.messages import Begin, End, LiveMetrics, UnitRows
+from study.tracking.messages import Begin, End, LiveMetrics, RowsWritten, UnitRows
 from study.tracking.run_files import Logged, logged_path, run_id
 from study.tracking.settings import Mode, project
 from study.tracking.tracker import RunInfo
@@ -79,7 +79,7 @@ class TrackingClient(Observer):
         self._end_seconds = end_seconds
         self._log = folder.tracking / "wandb.log"
         self._begin: Begin | None = None
-        self._restarted = self._over = False
+        self._restarted = self._over = self._written = False
         self._live_at = time.monotonic()
         self._process: TrackingProcess | None = None
         self._finished: list[UnitResult] = []
@@ -133,6 +133,10 @@ class TrackingClient(Observer):
             if self._process is not None:
                 self._process.send(LiveMetrics(live_row(self._state)))
 
+    def written(self) -> None:
+        if self._begin is not None and self._process is not None:
+            self._send_written(self._process)
+
     def ended(self, event: Ended) -> None:
         self._end(event.status)
 
@@ -158,6 +162,7 @@ class TrackingClient(Observer):
         assert self._begin is not None, "a process is started for a run"
         self._process = self._process or self._new_process()
         self._process.send(self._begin)
+        self._written = False
 
     def _restart(self) -> None:
         """Continue in a new process, offline. This happens at most once."""
@@ -204,10 +209,16 @@ class TrackingClient(Observer):
         """Ask the process to end the run. Returns the exit status of the process; None if it does not end in time."""
         if self._process is None:
             return None
-        self._send_rows()
-        replay = self._process.dropped or self._restarted
-        self._process.send(End(status, live_row(self._state), replay=replay))
+        if not self._written:
+            self._send_written(self._process)
+        self._process.send(End(status))
         return self._process.wait(deadline - time.monotonic())
+
+    def _send_written(self, process: TrackingProcess) -> None:
+        self._send_rows()
+        process.hurry()
+        process.send(RowsWritten(live_row(self._state), replay=process.dropped or self._restarted))
+        self._written = True
 
     def _say_how_to_upload(self, run: str) -> None:
         try:

@@ -44,15 +44,26 @@ class LiveMetrics:
 
 
 @dataclass(frozen=True)
-class End:
-    """The last message. `replay`: whether the process has missed rows and must add the rows of the run folder."""
+class RowsWritten:
+    """All rows of the launch are in the run folder, so the final results can be made and logged.
 
-    status: int
+    Attributes:
+        live: The last state of the launch, as metrics.
+        replay: Whether the process has missed rows and must first add the rows of the run folder.
+    """
+
     live: Row
     replay: bool
 
 
-Message = Begin | UnitRows | LiveMetrics | End
+@dataclass(frozen=True)
+class End:
+    """The last message, after `RowsWritten`: the process waits for the final results and ends the run."""
+
+    status: int
+
+
+Message = Begin | UnitRows | LiveMetrics | RowsWritten | End
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 
 from study.tracking.history import History, Row
-from study.tracking.messages import Begin, End, LiveMetrics, Ready, Trouble, UnitRows
+from study.tracking.messages import Begin, End, LiveMetrics, Ready, RowsWritten, Trouble, UnitRows
 from study.tracking.run_files import Logged, logged_path
 from study.tracking.tracker import STRIDE, Tracker
 from study.tracking.wandb_tracker import WandbTracker
@@ -44,6 +44,7 @@ class RunLog:
             self._logged = Logged(step=on_server, unsent=True)
             self._logged.write(self._path)
         self._history = History(begin.outline, max(self._logged.step, 0) // STRIDE)
+        self._results: Results | None = None
 
     def add(self, rows: pl.LazyFrame) -> None:
         """Add result rows, and log the rows of history that follow from them."""
@@ -62,14 +63,18 @@ class RunLog:
         if step % STRIDE:
             self._write({**row, "live/units_done": int(self._history.done.sum())}, step)
 
-    def finish(self, end: End) -> None:
-        """Log the tables and artifacts, and end the run."""
-        if end.replay:
+    def complete(self, event: RowsWritten) -> None:
+        """Log the last rows, and begin to make and log the tables and artifacts."""
+        if event.replay:
             self.replay()
-        self.live(end.live)
-        results = Results(self._begin, self._tracker, self._logged.step + 1)
-        results.join(RESULTS_SECONDS)
-        trouble = results.trouble
+        self.live(event.live)
+        self._results = Results(self._begin, self._tracker, self._logged.step + 1)
+
+    def finish(self, end: End) -> None:
+        """Wait for the tables and artifacts, and end the run."""
+        assert self._results is not None, "RowsWritten comes before End"
+        self._results.join(RESULTS_SECONDS)
+        trouble = self._results.trouble
         self.close(end.status)
         self._logged.unsent = False
         self._logged.write(self._path)
@@ -172,6 +177,8 @@ def _track(connection: Connection) -> int:
             log.add(pl.DataFrame(message.rows).lazy())
         elif isinstance(message, LiveMetrics):
             log.live(message.row)
+        elif isinstance(message, RowsWritten):
+            log.complete(message)
         elif isinstance(message, End):
             log.finish(message)
             return 0

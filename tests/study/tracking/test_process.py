@@ -15,7 +15,7 @@ from study.planning.resume import selected, spec_of
 from study.storage.run_folder import RunFolder
 from study.tracking import final_results
 from study.tracking.history import Outline
-from study.tracking.messages import Begin, End
+from study.tracking.messages import Begin, End, RowsWritten
 from study.tracking.process import RunLog
 from study.tracking.run_files import Logged, logged_path, run_id
 from study.tracking.tracker import STRIDE, RunInfo
@@ -83,7 +83,8 @@ def test_launches_continue_each_other(begin, units, tmp_path, monkeypatch):
     log = opened(begin, second)
     for unit in units[6:8]:
         log.add(unit.lazy())
-    log.finish(End(0, {"live/seconds": 2.0}, replay=True))
+    log.complete(RowsWritten({"live/seconds": 2.0}, replay=True))
+    log.finish(End(0))
     assert sorted(first.rows) == sorted([STRIDE * n for n in range(1, 10)] + [STRIDE * n + 1 for n in range(1, 10)])
     steps = sorted(second.rows)
     assert steps == [*(STRIDE * n for n in range(10, len(units) + 1)), STRIDE * len(units) + 1]
