@@ -194,7 +194,9 @@ def standin(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(dedent(text))
     monkeypatch.setenv("TRANSFERATTACK", str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    for name in [one for one in sys.modules if one.partition(".")[0] == "transferattack"]:
+        del sys.modules[name]
 
 
 def run(name, models, clean, goal="untargeted", *, epsilon=8.0, batch=3, networks=None, **arguments):
