@@ -139,7 +139,7 @@ class Bench:
             start = torch.from_numpy(self.clean).to(self.device, torch.float32, memory_format=torch.channels_last)
             for _ in range(recipe(attack, steps).gradients(steps, 1)):
                 pixels = start.detach().requires_grad_(True)
-                with numerics.network_pass(precision):
+                with numerics.network_pass(precision, self.device):
                     with numerics.autocast(precision, self.device):
                         logits = network(pixels)
                     torch.autograd.grad(logits.float().logsumexp(1).sum(), pixels)

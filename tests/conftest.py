@@ -29,7 +29,7 @@ from study.images import decoding
 from study.images.image_sets import ImageSet, candidates
 from study.process.command import status_of
 from study.process.interrupt import Interrupt
-from study.reproducibility import numerics
+from study.reproducibility import numerics, user_files
 from tests import tiers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,6 +98,7 @@ def _leaves_nothing_to_import():
     """A test that leaves a module of its temporary folder would decide what another test imports by that name."""
     modules, path = set(sys.modules), list(sys.path)
     yield
+    user_files.forget()
     left = {name for name in set(sys.modules) - modules if _is_temporary(sys.modules[name], name)}
     for name in left:
         del sys.modules[name]

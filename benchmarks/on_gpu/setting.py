@@ -207,7 +207,7 @@ def prepare(threads: int, device: str) -> None:
 @contextmanager
 def passes(device: str, precision: Precision) -> Iterator[None]:
     """A context for bare passes of a network in a precision, which `Classifier.in_precision` has cast."""
-    with numerics.network_pass(precision), numerics.autocast(precision, device):
+    with numerics.network_pass(precision, device), numerics.autocast(precision, device):
         yield
 
 

@@ -235,7 +235,7 @@ class Ascent:
 
         def logits(image: Tensor, model: int) -> Tensor:
             precision = self._gradients.precision
-            with torch.no_grad(), numerics.network_pass(precision):
+            with torch.no_grad(), numerics.network_pass(precision, image.device.type):
                 return forward(everyone.models[model], image, precision)
 
         given = ProgramContext(

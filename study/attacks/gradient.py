@@ -159,7 +159,7 @@ class BatchGradients:
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
         of_images, batch = rows.first(len(labels)), len(self.labels)
-        with numerics.network_pass(self.precision):
+        with numerics.network_pass(self.precision, seen.device.type):
             if isinstance(objective, FeatureObjective):
                 losses = self._feature_losses(objective, group, seen, labels, rows)
                 stacked = torch.stack(losses)
@@ -202,7 +202,7 @@ class BatchGradients:
     def logits(self, model: Logits, image: Tensor, step: int) -> Tensor:
         """Return the logits (N, classes) of one model at `image`, without views and without a gradient."""
         parts = []
-        with torch.no_grad(), numerics.network_pass(self.precision):
+        with torch.no_grad(), numerics.network_pass(self.precision, image.device.type):
             for at in range(0, len(image), self.max_pass_images):
                 if self.running is not None:
                     self.running.begin(step, (0,))

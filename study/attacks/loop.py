@@ -312,7 +312,8 @@ def _batches(run: AttackOnImages, radii: NDArray[np.float64] | None) -> Iterator
                 true=uploaded(batch.true, engine.device),
                 pool=pool,
             )
-            deltas = ascent.run(models)
+            with numerics.elementwise(engine.device):
+                deltas = ascent.run(models)
             own = slice(len(rows))
             ends = [one[own] for one in deltas]
             return Moved(rows, origin[own], ends, ascent.finite[own], gradients.max_pass_images)

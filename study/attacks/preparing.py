@@ -67,4 +67,4 @@ class Preparing:
         return gradient
 
     def _pass(self) -> contextlib.AbstractContextManager[None]:
-        return numerics.network_pass(self.precision)
+        return numerics.network_pass(self.precision, self.origin.device.type)

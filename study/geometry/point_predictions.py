@@ -73,7 +73,8 @@ def _pass(
     padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
     moves = sum(padded[:, axis, None, None, None] * direction for axis, direction in enumerate(directions))
     images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
-    with torch.inference_mode(), numerics.network_pass(precision), numerics.autocast(precision, origin.device.type):
+    device = origin.device.type
+    with torch.inference_mode(), numerics.network_pass(precision, device), numerics.autocast(precision, device):
         return model.logits(images)[: len(part)].float().cpu().numpy()
 
 

@@ -153,7 +153,11 @@ class Classifier(nn.Module):
         if pixels.device.type != "cpu":
             # The matrix products of a resize switch TF32 off and on, which a compiled graph cannot do.
             pixels = in_size(pixels, self.preprocessing)
-        return self._compiled(pixels)
+            return self._compiled(pixels)
+        from study.reproducibility import whole_vectors
+
+        with whole_vectors.off():
+            return self._compiled(pixels)
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Like `forward`, without torch.compile."""

@@ -111,7 +111,7 @@ def _pass(
     if len(held) < size:
         held = torch.cat([held, held[-1:].expand(size - len(held), -1, -1, -1)])
     images = held.to(torch.float32, memory_format=model.memory_format)
-    with torch.inference_mode(), numerics.network_pass(precision):
+    with torch.inference_mode(), numerics.network_pass(precision, device):
         with numerics.autocast(precision, device):
             logits = model.logits(images)
         found = (logits.float() if logits.dtype == torch.bfloat16 else logits).softmax(1)
@@ -124,7 +124,7 @@ def answers(model: Classifier, images: Tensor, device: str, precision: Precision
     `model` is in `precision`, and `images` are one whole pass on the device.
     """
     held = images.contiguous(memory_format=model.memory_format)
-    with torch.inference_mode(), numerics.network_pass(precision):
+    with torch.inference_mode(), numerics.network_pass(precision, device):
         with numerics.autocast(precision, device):
             logits = model.logits(held)
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits

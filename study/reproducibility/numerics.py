@@ -137,9 +137,10 @@ def limit_memory(device: str, share: float) -> None:
 
 
 @contextlib.contextmanager
-def network_pass(precision: Precision) -> Iterator[None]:
+def network_pass(precision: Precision, device: str) -> Iterator[None]:
     """A context for the forward and the backward pass of networks in `precision`. Outside it, TF32 is off.
 
+    On a CPU, the place of an image in its pass changes no activation: see `whole_vectors`.
     For bfloat16, the forward pass must also run within `autocast`, with the classifier of `Classifier.in_precision`,
     whose weights are bfloat16.
     """
@@ -148,9 +149,24 @@ def network_pass(precision: Precision) -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     _allow_tf32(precision == "tf32")
     try:
-        yield
+        with elementwise(device):
+            yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def elementwise(device: str) -> contextlib.AbstractContextManager[None]:
+    """A context in which elementwise functions round an image's numbers equally at every place in a batch."""
+    if torch_type(device) != "cpu":
+        return contextlib.nullcontext()
+    from study.reproducibility.whole_vectors import whole_vectors
+
+    return whole_vectors()
+
+
+def torch_type(device: str) -> str:
+    """Return the type of a device: `cuda` for `cuda:1`."""
+    return device.partition(":")[0]
 
 
 def autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[Any]:
@@ -163,12 +179,12 @@ def autocast(precision: Precision, device: str) -> contextlib.AbstractContextMan
 @contextlib.contextmanager
 def pixel_algebra(device: str) -> Iterator[None]:
     """A context for computations on pixels within passes of networks: float32, without TF32 and bfloat16."""
-    with network_pass("float32"), autocast("float32", device):
+    with network_pass("float32", device), autocast("float32", device):
         yield
 
 
 @contextlib.contextmanager
-def foreign_code(precision: Precision) -> Iterator[None]:
+def foreign_code(precision: Precision, device: str) -> Iterator[None]:
     """A context for another library's attack, whose network passes cannot be separated from computations on pixels.
 
     If `precision` is tf32, the whole attack computes in TF32, else in float32. Operations without a deterministic
@@ -181,7 +197,7 @@ def foreign_code(precision: Precision) -> Iterator[None]:
     if strict:
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with network_pass("tf32" if precision == "tf32" else "float32"):
+        with network_pass("tf32" if precision == "tf32" else "float32", device):
             yield
     finally:
         if strict:

@@ -193,7 +193,7 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str], pre
     """Run the attack, and return its images after checking them: float32 (N, C, H, W), finite, on the device."""
     adapter = libraries.adapter(external.library)
     try:
-        with seeded(call.seed, call.device), torch.enable_grad(), numerics.foreign_code(precision):
+        with seeded(call.seed, call.device), torch.enable_grad(), numerics.foreign_code(precision, call.device.type):
             found = adapter.craft(call)
     except StudyError:
         raise

@@ -24,7 +24,7 @@ def load(network):
 
 def both(model):
     pixels = torch.from_numpy(CLEAN).float().contiguous(memory_format=torch.channels_last).requires_grad_(True)
-    with numerics.network_pass("bfloat16"):
+    with numerics.network_pass("bfloat16", "cpu"):
         with numerics.autocast("bfloat16", "cpu"):
             logits = model(pixels)
         (gradient,) = torch.autograd.grad(logits.float().logsumexp(1).sum(), pixels)

@@ -39,7 +39,7 @@ def test_they_are_pixel_algebra_within_a_network_pass():
             return function(*args, **(kwargs or {}))
 
     leaf = torch.rand(1, 3, 8, 8).requires_grad_(True)
-    with Watch(), numerics.network_pass("tf32"), numerics.autocast("bfloat16", "cpu"):
+    with Watch(), numerics.network_pass("tf32", "cpu"), numerics.autocast("bfloat16", "cpu"):
         made = resized_in_order(leaf, 6, "bilinear")
         torch.autograd.grad(made.float().sum(), leaf)
         assert torch.backends.cuda.matmul.allow_tf32

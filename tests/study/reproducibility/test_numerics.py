@@ -76,7 +76,7 @@ def test_strict_float32_is_strict_in_a_process_that_allows_tf32():
 
 
 def test_flags_are_put_back_after_an_error():
-    with pytest.raises(KeyError), numerics.network_pass("tf32"):
+    with pytest.raises(KeyError), numerics.network_pass("tf32", "cpu"):
         raise KeyError
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
