@@ -154,9 +154,9 @@ class Classifier(nn.Module):
             # The matrix products of a resize switch TF32 off and on, which a compiled graph cannot do.
             pixels = in_size(pixels, self.preprocessing)
             return self._compiled(pixels)
-        from study.reproducibility import whole_vectors
+        from study.reproducibility.whole_vectors import without_whole_vectors
 
-        with whole_vectors.off():
+        with without_whole_vectors():
             return self._compiled(pixels)
 
     def logits(self, pixels: Tensor) -> Tensor:

@@ -39,20 +39,29 @@ def whole_vectors() -> Iterator[None]:
     It acts on torch functions that are called in this thread, by networks and by attacks, if the size of the tensor
     makes it necessary.
     """
-    if getattr(_here, "active", False):
+    if getattr(_here, "mode", None) is not None:
         yield
         return
-    _here.active = True
+    _here.mode = _WholeVectors()
     try:
-        with _WholeVectors():
+        with _here.mode:
             yield
     finally:
-        _here.active = False
+        _here.mode = None
 
 
-def off() -> contextlib.AbstractContextManager[Any]:
-    """A context inside `whole_vectors` that switches it off, for compiled functions."""
-    return torch._C.DisableTorchFunction()
+@contextlib.contextmanager
+def without_whole_vectors() -> Iterator[None]:
+    """A context directly inside `whole_vectors` that switches it off, because torch.compile would trace it."""
+    mode = getattr(_here, "mode", None)
+    if mode is None:
+        yield
+        return
+    mode.__exit__(None, None, None)
+    try:
+        yield
+    finally:
+        mode.__enter__()
 
 
 _here = threading.local()

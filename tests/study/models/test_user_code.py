@@ -82,6 +82,7 @@ def test_a_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     classifier = load({"network": "python:mine_in_a_module:small", "arguments": {"width": 6}, **INPUT})
     assert classifier.network[0].out_channels == 6
+    del sys.modules["mine_in_a_module"]
 
 
 def test_other_weights(file, tmp_path):
@@ -205,6 +206,8 @@ def test_a_module_counts_with_its_package(tmp_path, monkeypatch):
     names = ("helper.py", "net.py", "parts/layers.py", "parts/numbers.py")
     assert sorted(found) == [f"package_of_mine/{name}" for name in names]
     load({"network": "python:package_of_mine.net:make", **INPUT})
+    for name in [one for one in sys.modules if one.partition(".")[0] == "package_of_mine"]:
+        del sys.modules[name]
 
 
 def test_what_is_installed_is_no_part_of_a_file():

@@ -114,6 +114,17 @@ def test_values_are_those_of_pytorch(name):
         torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
 
 
+def test_it_can_be_switched_off_inside():
+    given = torch.randn(3, 7)
+    outside = functional.silu(given)
+    with numerics.elementwise("cpu"):
+        with whole_vectors.without_whole_vectors():
+            assert torch.equal(functional.silu(given), outside)
+        assert steady(functional.silu, (3, 7))
+    with whole_vectors.without_whole_vectors():
+        assert not all(steady(functional.silu, shape) for shape in SHAPES)
+
+
 def test_in_place_changes_the_tensor_itself():
     given = torch.randn(3, 7)
     wanted = functional.silu(given)
