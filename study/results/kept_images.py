@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from study.errors import StudyError, first_line
 from study.planning.plan import Unit
 from study.results import integrity
-from study.results.scanning import scan_files
+from study.results.scanning import collect, scan, scan_files
 from study.results.schema import VISIBLE, PixelDistances, nullable
 from study.results.writer import Writer
 from study.storage import part_file
@@ -40,16 +40,21 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("ssim", pa.float64()),
     pa.field("ciede2000", pa.float64()),
     pa.field("lpips", pa.float64()),
+    pa.field("gradients", pa.int32()),
     pa.field("delta", pa.binary(), nullable=False),
 ]
 SCHEMA = pa.schema(_FIELDS)
-"""One row per image and point of an attack. `delta`: `uint8` (channels, size, size) in C order. Parts of version 1 lack
-`ssim` and `ciede2000`, and parts of versions 1 and 2 lack `lpips`."""
+"""One row per image and point of an attack.
+
+`delta`: `uint8` (channels, size, size) in C order. `gradients`: the number of gradients of this image, if a worker
+counted them; null if the number follows from the recipe. Parts of version 1 lack `ssim` and `ciede2000`, parts before
+version 3 lack `lpips`, and parts before version 4 lack `gradients`.
+"""
 
 _DELTAS = {"craft": pl.String, "image": pl.String, "point": pl.Int32, "delta": pl.Binary}
 _MAX_BYTES = 32 * 2**20
 _ROW_GROUP = 64
-_VERSION = 3
+_VERSION = 4
 Pixels = NDArray[np.uint8]
 
 
@@ -88,6 +93,7 @@ class KeepingWriter(Writer):
             "linf": distances.linf,
             "l2": distances.l2,
             **{name: nullable(values, len(variants)) for name, values in distances.visible.items()},
+            "gradients": [distances.gradients] * len(variants),
             "delta": [image.tobytes() for image in delta],
         }
         self._images.append(pa.table(columns, schema=SCHEMA))
@@ -134,6 +140,7 @@ class KeptImages:
     """Reads the images that a run keeps. Raises StudyError if a part is damaged or does not fit the selected images."""
 
     def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
         self._intact: set[str] = set()
         self._part: dict[str, StoragePath] = {}
         self.crafts: set[str] = set()
@@ -169,12 +176,28 @@ class KeptImages:
             for name in VISIBLE
             if name in found.columns
         }
-        distances = PixelDistances(rmsd, linf, l2, **seen)
+        distances = PixelDistances(rmsd, linf, l2, **seen, gradients=self._gradients(unit, found))
         flat = b"".join(found["delta"].to_list())
         if len(flat) != clean.nbytes * len(points):
             raise _damaged(part, f"the images of unit {unit.id} have the wrong size")
         delta = np.frombuffer(flat, dtype=np.uint8).reshape(len(points), *clean.shape)
         return distances, (delta + clean).reshape(len(points) * len(images), *clean.shape[1:])
+
+    def _gradients(self, unit: Unit, images: pl.DataFrame) -> int | None:
+        """The number of gradients of one image, if a worker counted it."""
+        if "gradients" in images.columns or unit.craft.recipe.external is None:
+            return images["gradients"][0] if "gradients" in images.columns else None
+        # An older version kept the images. The number is in the unit's rows, which it wrote next.
+        rows = scan(self._folder.path).filter(pl.col("unit") == unit.id).select("gradients").head(1)
+        counted = collect(self._folder.path, rows)
+        if counted.is_empty():
+            raise StudyError(
+                f"an older version kept the images of unit {unit.id} without their number of gradients, and wrote no "
+                "rows of the unit",
+                where=str(self._part[unit.id]),
+                todo="move this file out of the folder; the next launch makes its images again",
+            )
+        return int(counted["gradients"][0])
 
 
 def kept_pairs(folder: RunFolder) -> pl.DataFrame:

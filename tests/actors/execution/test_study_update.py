@@ -7,6 +7,7 @@ import json
 import shutil
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
@@ -16,7 +17,9 @@ from actors.launch.launch import launch
 from actors.launch.options import LaunchOptions
 from study.errors import StudyError
 from study.results import current_plan, scanning
+from study.results.kept_images import encode_images
 from study.results.verify import verify
+from study.storage import part_file
 from study.storage.run_folder import RunFolder
 from tests.conftest import rows
 
@@ -279,6 +282,40 @@ def test_a_target_of_a_study_that_kept_its_images_runs_no_attack(grow):
     grow(new_target, folder="whole")
     assert_same(grow.folder, grow.folder.parent / "whole", units=True)
     assert verify(grow.folder).findings == []
+
+
+def external(change=None):
+    def changed(spec):
+        keeping(change)(spec)
+        spec["attacks"] = {"theirs": {"external": "foolbox:LinfPGD", "epsilon": 8, "arguments": {"steps": 3}}}
+        spec["experiments"] = {"one": {"attacks": ["theirs"], "sources": {"each": ["a"]}}}
+
+    return changed
+
+
+def test_kept_images_of_another_librarys_attack_know_their_cost(grow):
+    pytest.importorskip("foolbox")
+    grow(external())
+    backend, _ = grow(external(new_target))
+    assert backend.crafts == []
+    found = rows(grow.folder)
+    assert found.filter(target="c").height == found.filter(target="a").height == 4
+    assert set(found["gradients"]) == {3}
+    assert_same(grow.folder, grow.folder, units=True)
+    assert verify(grow.folder).findings == []
+
+
+def test_images_that_an_older_version_kept_have_the_cost_of_their_rows(grow):
+    """Its parts of kept images have no column for the number of gradients."""
+    pytest.importorskip("foolbox")
+    grow(external())
+    for part in list((grow.folder / "kept").iterdir()):
+        older = encode_images(pq.read_table(part).drop_columns("gradients"))
+        part.unlink()
+        (part.parent / part_file.new_name(older, 3)).write_bytes(older)
+    backend, _ = grow(external(new_target))
+    assert backend.crafts == []
+    assert set(rows(grow.folder)["gradients"]) == {3}
 
 
 def test_images_are_kept_later_by_crafting_them_again(grow):
