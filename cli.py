@@ -11,7 +11,7 @@ if (
     and not sys.flags.safe_path
     and os.path.realpath(sys.path[0]) != os.path.dirname(os.path.realpath(__file__))
 ):
-    # `python -m cli` searches the working folder first. Nothing may be imported from it unless it is this checkout.
+    # `python -m cli` searches the working folder first. If it is not this checkout, nothing may be imported from it.
     del sys.path[0]
 
 from pathlib import Path
@@ -31,7 +31,7 @@ MODELS, IMAGES, DEVELOP = "Models and attacks", "Images and files", "Develop"
 
 
 class Commands(TyperGroup):
-    """The commands. For an unknown name, the error names the command that does what the name suggests."""
+    """The group of all `study` commands. An unknown command raises StudyError, which suggests a command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not ctx.resilient_parsing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
@@ -46,12 +46,12 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 
 
 def option(metavar: str, help: str, *names: str, **limits: Any) -> Any:
-    """An option that takes one value, called `metavar` in the help."""
+    """Return a typer option that takes one value. The help shows `metavar` in place of the value."""
     return typer.Option(*names, metavar=metavar, help=help, **limits)
 
 
 def flag(help: str, *names: str) -> Any:
-    """An option without a value."""
+    """Return a typer option that takes no value, such as `--json`."""
     return typer.Option(*names, metavar="", help=help)
 
 
@@ -60,18 +60,18 @@ Spec = Annotated[
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or s3://bucket/prefix.")]
 NewSpec = Annotated[
-    Path | None, option("SPEC", "A spec whose `published` or `findings` changed after the launch.", "--spec")
+    Path | None, option("SPEC", "Use this spec, whose `published` or `findings` changed after the launch.", "--spec")
 ]
 Set = Annotated[
     list[str] | None, option("KEY=VALUE", "Replace a value of the spec, e.g. images.count=5; repeatable.", "--set")
 ]
-AllowCode = Annotated[bool, flag("Allow Python code that the spec names (`python:` networks).", "--allow-code")]
+AllowCode = Annotated[bool, flag("Run the Python code that the spec names (`python:`).", "--allow-code")]
 Address = Annotated[
-    str | None, option("HOST:PORT", "The Ray cluster. Default: RAY_ADDRESS, else a new Ray on this machine.")
+    str | None, option("HOST:PORT", "A Ray cluster. Default: RAY_ADDRESS, else start Ray on this machine.")
 ]
 Json = Annotated[bool, flag("Print JSON.", "--json")]
 Figures = Annotated[Path | None, option("FOLDER", "Also write each figure into this folder, as SVG, PNG and PDF.")]
-NoTitles = Annotated[bool, flag("Write the figures without titles, for papers, which have captions.", "--no-titles")]
+NoTitles = Annotated[bool, flag("Write the figures without titles, for papers with captions.", "--no-titles")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -155,14 +155,14 @@ def validate(
     images: Annotated[int, option("N", "Decode at most N images.", min=0)] = 1000,
     json: Json = False,
     output: Annotated[
-        Path | None, option("RUN", "The run folder that a launch would go on in. Default: runs/<study>.")
+        Path | None, option("RUN", "The run folder that a launch would use. Default: runs/<study>.")
     ] = None,
     set_: Set = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Check a spec, its models, its images and its run folder without running it.
+    """Check a spec, its models, its images and its run folder, without running the study.
 
-    Exit status: 0 if the spec is valid; 2 if it is invalid, or if the run folder belongs to another spec.
+    Exit status: 0 if the spec is valid, 2 if the spec is invalid or the run folder belongs to another spec.
 
     Example: study validate quickstart
     """
@@ -175,25 +175,27 @@ def validate(
 def plan(
     *,
     spec: Spec,
-    on: Annotated[str | None, option("MACHINES", "Simulate e.g. 64xH100, 8x4xA100 (8 nodes of 4) or 16xcpu.")] = None,
+    on: Annotated[
+        str | None, option("MACHINES", "Simulate machines, e.g. 64xH100, 8x4xA100 (8 nodes of 4 GPUs) or 16xcpu.")
+    ] = None,
     profile: Annotated[
         Path | None, option("FILE", "The output of `study profile`. Default: runs/<study>/profile.json.")
     ] = None,
     images: Annotated[int | None, option("N", "Number of images. Default: as in the spec.", min=1)] = None,
     speed: Annotated[
-        float | None, option("FACTOR", "Speed of the machines relative to the profiled one.", min=1e-6)
+        float | None, option("FACTOR", "Speed of the machines relative to the profiled machine.", min=1e-6)
     ] = None,
     losses: Annotated[float, option("SHARE", "Share of the nodes that fail per hour, e.g. 0.01.", min=0)] = 0.0,
     json: Json = False,
     output: Annotated[
-        Path | None, option("RUN", "The run folder that a launch would go on in. Default: runs/<study>.")
+        Path | None, option("RUN", "The run folder that a launch would use. Default: runs/<study>.")
     ] = None,
     set_: Set = None,
 ) -> None:
     """Count the work in a spec and estimate its duration.
 
     If the run folder exists, the command also prints which work is new, which is done, and what a launch would refuse.
-    The duration is for this machine, or with --on for other, simulated machines. The estimate needs the output of
+    The duration is estimated for this machine, or with --on for simulated machines. The estimate needs the output of
     `study profile`.
 
     Example: study plan quickstart
@@ -240,7 +242,7 @@ def launch(
     quiet: Annotated[bool, flag("Print errors and the last line only.", "--quiet", "-q")] = False,
     json: Annotated[bool, flag("Print events, one JSON object per line.", "--json")] = False,
 ) -> None:
-    """Run a study, or the rest of it.
+    """Run a study, or its unfinished part.
 
     Exit status: 0 complete, 1 incomplete, 2 bad input, 129, 130 or 143 interrupted.
 
@@ -296,10 +298,10 @@ def show(
     *,
     run: Run,
     visibility: Annotated[
-        bool, typer.Option("--visibility", help="Print success, cost and visibility of each attack instead.")
+        bool, typer.Option("--visibility", help="In place of matrices, print success, cost and visibility of attacks.")
     ] = False,
     clean_correct: Annotated[
-        bool, flag("Add the rates over images that each target classifies correctly when clean.", "--clean-correct")
+        bool, flag("Also print rates over the images that a target classifies correctly when clean.", "--clean-correct")
     ] = False,
 ) -> None:
     """Print the transfer matrices of a run.
@@ -322,22 +324,22 @@ def table(
         str,
         option("FORMAT", "rich (the terminal), markdown, latex (booktabs), siunitx, typst or csv.", "--format"),
     ] = "rich",
-    top: Annotated[int, option("K", "Look for the label among the K most probable ones, 1 to 5.")] = 1,
+    top: Annotated[int, option("K", "Look for the label among the K most probable labels, 1 to 5.")] = 1,
     metric: Annotated[
         str | None, option("METRIC", "accuracy, success or match. Default: as in the paper, else success.")
     ] = None,
     decimals: Annotated[
-        int | None, option("N", "Decimals of rates. Default: as many as the number of images supports.")
+        int | None, option("N", "Number of decimals of rates. Default: chosen by the number of images.")
     ] = None,
     mean: Annotated[bool, flag("Add the mean of the black-box rates of each row.", "--mean")] = False,
     intervals: Annotated[bool, flag("Print 95 % intervals in place of standard deviations.", "--intervals")] = False,
-    across: Annotated[bool, flag("Attacks are columns; sources and targets are rows.", "--across")] = False,
+    across: Annotated[bool, flag("Print attacks as columns, and sources and targets as rows.", "--across")] = False,
     clean_correct: Annotated[
-        bool, flag("Add the rates over images that each target classifies correctly when clean.", "--clean-correct")
+        bool, flag("Also print rates over the images that a target classifies correctly when clean.", "--clean-correct")
     ] = False,
     name: Annotated[
         list[str] | None,
-        option("OURS=PRINTED", "Print another name, e.g. mi=MI-FGSM; LaTeX keeps $…$ as it is; repeatable."),
+        option("OURS=PRINTED", "Print another name, e.g. mi=MI-FGSM. LaTeX math ($…$) stays unchanged. Repeatable."),
     ] = None,
     to: Annotated[Path | None, option("FILE", "Write the tables to this file.")] = None,
     spec: NewSpec = None,
@@ -357,9 +359,9 @@ def table(
 
 @app.command(rich_help_panel=LOOK)
 def methods(*, run: Run, spec: NewSpec = None) -> None:
-    """Print a paragraph on the methods of a run, for a paper.
+    """Print a description of the methods of a run, for a paper.
 
-    The paragraph names images, models, attacks with budgets and steps, numerics, versions and hardware.
+    The text names the images, models, attacks with budgets and steps, numerics, versions and hardware.
 
     Example: study methods runs/quickstart
     """
@@ -381,7 +383,8 @@ def report(
 ) -> None:
     """Write a run as one HTML file.
 
-    The file holds matrices, curves, the comparison with papers, sample images and provenance. It needs no network.
+    The file holds matrices, curves, the comparison with papers, sample images and provenance. A browser shows the file
+    without a network.
 
     Example: study report runs/quickstart --figures figures
     """
@@ -420,13 +423,14 @@ def board(
     *,
     runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Run folders, or s3://bucket/prefix.")],
     to: Annotated[
-        Path | None, option("PATH", "A file .html, .csv or .tex; or a folder for board.html, board.csv and board.tex.")
+        Path | None, option("PATH", "A .html, .csv or .tex file, or a folder for board.html, board.csv and board.tex.")
     ] = None,
     experiment: Annotated[list[str] | None, option("NAME", "Only this experiment; repeatable.")] = None,
 ) -> None:
-    """Put runs of one protocol side by side: success with intervals, cost, visibility.
+    """Compare runs of the same protocol side by side: success with intervals, cost, visibility.
 
-    Attacks are ranked by their mean success against black-box targets. The differences between the runs are listed.
+    Attacks are ranked by their mean success against black-box targets. The command also lists how the protocols of the
+    runs differ.
 
     Example: study board runs/ours runs/theirs --to board
     """
@@ -461,7 +465,7 @@ def compare(
     all_: Annotated[bool, flag("Also print numbers that are not comparable, and why.", "--all")] = False,
     spec: NewSpec = None,
 ) -> None:
-    """Print a run's numbers next to the published ones.
+    """Print a run's numbers next to the published numbers of papers.
 
     Example: study compare runs/liu2017 --paper liu2017
     """
@@ -474,7 +478,7 @@ def compare(
 def findings(*, run: Run, json: Json = False, spec: NewSpec = None) -> None:
     """Test the claims (findings) of a spec on the rows of a run.
 
-    Each claim gets a verdict, an effect size, its interval, a test and a reason.
+    For each claim, the command prints a verdict, an effect size with its interval, a test and a reason.
 
     Example: study findings runs/sgm2020 --spec sgm2020
     """
@@ -488,7 +492,7 @@ def models(
     *,
     spec: Spec,
     accuracy: Annotated[bool, flag("Measure clean accuracy on all images.", "--accuracy")] = False,
-    layers: Annotated[str | None, option("MODEL", "Print the names of the layers of one model instead.")] = None,
+    layers: Annotated[str | None, option("MODEL", "Print only the names of the layers of this model.")] = None,
     json: Json = False,
     set_: Set = None,
     allow_code: AllowCode = False,
@@ -511,7 +515,8 @@ def models(
 def fetch(*, spec: Spec, set_: Set = None) -> None:
     """Download the weights of a spec's models.
 
-    Each file is downloaded once and verified; an interrupted download continues. Later commands need no network.
+    Each file is downloaded once and verified. A second call continues an interrupted download. Later commands need no
+    network.
 
     Example: study fetch liu2017
     """
@@ -545,19 +550,19 @@ def profile(
 @app.command(rich_help_panel=MODELS)
 def attacks(
     name: Annotated[
-        str | None, typer.Argument(metavar="PRESET", help="Print all parts of this preset; `check` tests a component.")
+        str | None, typer.Argument(metavar="PRESET", help="Print all parts of this preset. `check` tests a component.")
     ] = None,
     component: Annotated[
-        str | None, typer.Argument(metavar="FILE:CLASS", help="After `check`: the component, or the name of one.")
+        str | None, typer.Argument(metavar="FILE:CLASS", help="After `check`: a component, by its file or its name.")
     ] = None,
     set_: Annotated[
         list[str] | None, option("KEY=VALUE", "After `check`: a parameter of the component; repeatable.", "--set")
     ] = None,
     network: Annotated[
-        list[str] | None, option("REFERENCE", "After `check`: a network to try it on; repeatable.")
+        list[str] | None, option("REFERENCE", "After `check`: a network to try the component on; repeatable.")
     ] = None,
 ) -> None:
-    """List the attack presets with their parts and sources; or test a component of your own.
+    """List the attack presets with their parts and sources, or test a component of your own.
 
     Example: study attacks mi+di+sgm
 
@@ -577,17 +582,17 @@ def images(
     *,
     run: Run,
     to: Annotated[Path, option("FOLDER", "A new folder for the PNG files and labels.csv.")],
-    craft: Annotated[str | None, option("PATTERN", "Ids of attack runs, e.g. 'resnet50.mi.*'.")] = None,
-    attack: Annotated[str | None, option("ATTACK", "An attack of the spec.")] = None,
-    sources: Annotated[str | None, option("MODELS", "Source models, e.g. resnet50+vgg16.")] = None,
-    goal: Annotated[str | None, option("GOAL", "untargeted or targeted.")] = None,
-    seed: Annotated[int | None, option("N", "The seed of the attack.")] = None,
-    steps: Annotated[int | None, option("N", "Images after N steps.")] = None,
-    budget: Annotated[float | None, option("VALUE", "Images of one budget of a sweep.")] = None,
+    craft: Annotated[str | None, option("PATTERN", "Only attack runs whose id matches, e.g. 'resnet50.mi.*'.")] = None,
+    attack: Annotated[str | None, option("ATTACK", "Only this attack of the spec.")] = None,
+    sources: Annotated[str | None, option("MODELS", "Only these source models, e.g. resnet50+vgg16.")] = None,
+    goal: Annotated[str | None, option("GOAL", "Only this goal: untargeted or targeted.")] = None,
+    seed: Annotated[int | None, option("N", "Only this seed of the attack.")] = None,
+    steps: Annotated[int | None, option("N", "Only images after N steps.")] = None,
+    budget: Annotated[float | None, option("VALUE", "Only this budget of an attack with several budgets.")] = None,
 ) -> None:
     """Export the adversarial images that a run kept, as PNG files.
 
-    A run keeps images if its spec has `run: {keep_images: true}`. Without further options, all are exported.
+    A run keeps images if its spec has `run: {keep_images: true}`. Without other options, all kept images are exported.
 
     Example: study images runs/quickstart --attack mi --to adversarial
     """
@@ -605,7 +610,7 @@ def judge(
 ) -> None:
     """Judge the stored answers of chat services again, without asking the services.
 
-    The new folder holds the same rows with the new verdicts. If the judge is itself a chat model, the judge is asked.
+    The new folder holds the same rows with the new verdicts. A judge that is itself a chat model receives requests.
 
     Example: study judge runs/chat --spec stricter.yaml --output runs/chat-stricter
     """
@@ -629,7 +634,7 @@ def verify(*, run: Run, json: Json = False) -> None:
 
 @app.command(rich_help_panel=IMAGES)
 def compact(run: Run) -> None:
-    """Merge the Parquet files of a run into a few, for faster reading.
+    """Merge the Parquet files of a run into fewer files, for faster reading.
 
     The rows stay the same.
 
@@ -660,20 +665,20 @@ def train(
         list[int] | None, option("N", "Number of hidden layers; repeatable. Default: 0, 2, 4 and 8.")
     ] = None,
     network: Annotated[
-        list[str] | None, option("NAME", "In place of --depth: mnist_cnn, mnist_vit or mnist_fnn4; repeatable.")
+        list[str] | None, option("NAME", "Replaces --depth: mnist_cnn, mnist_vit or mnist_fnn4; repeatable.")
     ] = None,
     adversarial: Annotated[
         float | None,
-        option("EPSILON", "Train on adversarial images (PGD) within this many pixel values.", min=0.1, max=255),
+        option("EPSILON", "Train on images attacked by PGD within this many pixel values.", min=0.1, max=255),
     ] = None,
     epochs: Annotated[int, option("N", "Number of epochs.", min=1)] = 5,
     seed: Annotated[int, option("N", "The random seed.", min=0)] = 0,
-    threads: Annotated[int, option("N", "Threads of the processor; they change the rounding.", min=1)] = 1,
+    threads: Annotated[int, option("N", "Number of CPU threads, which changes the rounding.", min=1)] = 1,
 ) -> None:
     """Train small networks on data in MNIST's format.
 
-    By default, the networks are the MNIST networks of the smoothed-gradient paper. With --network, the command trains a
-    small CNN or ViT; with --adversarial, on adversarial images.
+    By default, the networks are the MNIST networks of the smoothed-gradient paper. With --network, the command trains
+    the named networks, such as a small CNN or ViT. With --adversarial, the command trains on adversarial images.
 
     Example: study train /usr/share/datasets/fashion-mnist --network mnist_cnn --adversarial 16
     """
@@ -690,7 +695,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """The console script `study`."""
+    """Run the command that `sys.argv` names, and end the process with its exit status."""
     from functools import partial
 
     from study.process.command import run_command

@@ -1,14 +1,18 @@
-"""What the driver does for a unit: its processor time, and units a second, beside the bare calls of Ray.
+"""Measures what the driver does for a unit: its processor time and the units per second, compared with bare Ray calls.
 
-    python benchmarks/driver.py             some ten minutes on two cores: 1,000 to 100,000 units
+    python benchmarks/driver.py             about ten minutes on two cores: 1,000 to 100,000 units
     python benchmarks/driver.py --quick --json
 
-Workers do nothing and answer at once, so that all the time is the runtime's. Each unit has one image and one target:
-two calls and one row. The driver is that of a launch: calls with a time limit, the log, status.json, rows as Parquet.
+A unit is one attack run on one shard of images. Here it has one image and one target: two calls and one row. The
+workers do nothing and answer at once, so all the time is that of the runtime. The driver works as in a launch, with
+time limits for calls, the log, status.json, and rows as Parquet.
 
-First without Ray: workers in this process, the driver alone. Then on a local Ray, in turns with a tight loop around the
-same number of calls of the same sizes to the same number of actors: the limit of Ray itself on this machine. Processor
-time is that of the whole process of the driver; for all processes, workers and Ray's own daemons are added.
+The first part measures the driver alone, with workers in this process and without Ray. The second part runs on a local
+Ray. It alternates with a tight loop that makes the same number of calls, of the same sizes, to the same number of
+actors. This loop shows the limit of Ray itself on this machine.
+
+Processor time of the driver is that of its whole process. Processor time in all processes includes the workers and
+Ray's own daemons.
 """
 
 from __future__ import annotations
@@ -70,20 +74,20 @@ numerics: {batch: 1, threads: 1}
 run: {flush_seconds: 1}
 """
 CRAFTS = 100
-"""Attack runs of a plan; the units of each are its shards."""
+"""Number of attack runs in a plan. Each attack run has one unit for each shard of images."""
 
 BARE_UNITS = 3000
-"""Most units of a bare loop: its speed does not depend on their number."""
+"""Largest number of units of a bare loop, whose speed does not depend on this number."""
 
 
 class Idle:
     """A worker that does nothing."""
 
     def __init__(self, kit: WorkerConfig, device: str) -> None:
-        """Holds nothing."""
+        """Do nothing: this worker holds no models."""
 
     def hello(self) -> None:
-        """Answers when the process is up."""
+        """Do nothing. An answer to this call shows that the process is up."""
 
     def craft(
         self, pin: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
@@ -98,13 +102,13 @@ class Idle:
 
 
 class IdleActor(WorkerActor):
-    """Its actor."""
+    """The Ray actor that wraps an `Idle` worker."""
 
     kind = Idle
 
 
 class BareActor:
-    """An actor that takes and returns as many bytes as an idle one."""
+    """A plain Ray actor that takes and returns as many bytes as an `IdleActor`."""
 
     def __init__(self, answer: bytes, pixels: NDArray[np.uint8]) -> None:
         self._answer, self._pixels = answer, pixels
@@ -117,17 +121,17 @@ class BareActor:
 
 
 class IdleCluster(RayBackend):
-    """Ray with workers that do nothing."""
+    """The Ray backend with workers that do nothing."""
 
     def __init__(self) -> None:
         super().__init__("local")
-        # Ray's workers cannot import this file.
+        # Ray's workers cannot import this file, so its classes are pickled with their code.
         self._ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         self._worker = self._ray.remote(max_restarts=0, max_task_retries=0)(IdleActor)
 
 
 class AtOnce:
-    """A backend in this process whose workers have answered before they are asked."""
+    """A backend in this process that computes the answer of a call as soon as the call is made."""
 
     name = "nothing"
 
@@ -142,7 +146,7 @@ class AtOnce:
         return [Machine(float(self._workers))]
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> None:
-        """There is nothing to start."""
+        """Return None: there is no process to start."""
 
     def hello(self, actor: None) -> Ref:
         return self._answer(None)
@@ -157,11 +161,11 @@ class AtOnce:
         return ref
 
     def activity(self, actor: None) -> str:
-        """A call takes no time."""
+        """Return an empty text, because a call takes no time."""
         return ""
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        # One answer at a time, as from workers that take a while.
+        # Return one answer at a time, as if workers took some time.
         return list(refs[:1])
 
     def value(self, ref: Ref) -> Any:
@@ -174,17 +178,17 @@ class AtOnce:
         return -1
 
     def stop(self, actor: None) -> None:
-        """There is nothing to stop."""
+        """Do nothing: there is no process to stop."""
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """No device fails."""
+        """Do nothing: no device fails."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 class NoImages:
-    """Gives all units one empty array."""
+    """The source of clean images that gives every unit the same array of zeros."""
 
     def __init__(self, backend: Backend) -> None:
         self._empty = backend.put(np.zeros((1, 3, 8, 8), np.uint8))
@@ -195,7 +199,14 @@ class NoImages:
 
 @dataclass(frozen=True)
 class Loop:
-    """Units, and for one unit: seconds by the clock, and of processors in the driver and in all processes."""
+    """The measurements of a loop over units.
+
+    Attributes:
+        units: Number of units.
+        seconds: Seconds by the clock, for one unit.
+        driver: Processor seconds of the driver, for one unit.
+        everywhere: Processor seconds of all processes, for one unit.
+    """
 
     units: int
     seconds: float
@@ -218,7 +229,7 @@ class Loop:
 
 
 def processor_seconds() -> float:
-    """Processor time of this process and of all processes below it that run now."""
+    """Return the processor seconds of this process and of all its descendants that run now."""
     parents, seconds = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -232,7 +243,7 @@ def processor_seconds() -> float:
 
 
 def _line(process: int, parents: dict[int, int]) -> Iterator[int]:
-    """A process and those above it."""
+    """Yield the ids of a process and of its ancestors."""
     while process in parents:
         yield process
         process = parents[process]
@@ -249,7 +260,7 @@ def nothing_spec(attacks: int, models: int) -> Spec:
 
 
 def plan_of(units: int, models: int) -> Plan:
-    """Units of one image."""
+    """Return a plan of about `units` units with one image each, for `models` models."""
     crafts = CRAFTS // models * models
     spec = nothing_spec(crafts // models, models)
     clean = {name: Clean((0,), (1.0,)) for name in spec.models}
@@ -260,7 +271,7 @@ def plan_of(units: int, models: int) -> Plan:
 
 
 def through_the_loop(backend: Backend, plan: Plan) -> Loop:
-    """Run the units of a plan as a launch does."""
+    """Execute the units of a plan as a launch does, and return the measurements."""
     spec, units = plan.spec, len(plan.crafts) * len(plan.shards)
     kit = WorkerConfig(spec.models, spec.labels, 3, 0, spec.numerics)
     crew = placement.plan_workers(backend.machines(), None, placement.WorkerOptions())
@@ -291,7 +302,10 @@ def through_the_loop(backend: Backend, plan: Plan) -> Loop:
 
 
 def bare(units: int) -> Loop:
-    """The two calls of each unit, by Ray alone: two calls wait at each actor, as in the driver."""
+    """Make the two calls of each unit with Ray alone, and return the measurements.
+
+    Two calls wait or run at each actor, as in the driver.
+    """
     import ray
 
     plan = plan_of(CRAFTS, 1)
@@ -339,8 +353,8 @@ def bare(units: int) -> Loop:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--quick", action="store_true", help="a minute, instead of ten")
-    asked.add_argument("--json", action="store_true", help="one JSON object, last")
+    asked.add_argument("--quick", action="store_true", help="take one minute instead of ten")
+    asked.add_argument("--json", action="store_true", help="print only one JSON object on stdout, at the end")
     given = asked.parse_args()
     sizes = (1000, 2000) if given.quick else (1000, 10_000, 100_000)
     say = (lambda line: print(line, file=sys.stderr, flush=True)) if given.json else print

@@ -1,15 +1,17 @@
-"""The speed of attacks, compared with the bare passes of the network, and with torchattacks, torchattack and foolbox.
+"""Measures the speed of attacks, compared with bare passes of the network, torchattacks, torchattack and foolbox.
 
 Run: python benchmarks/engine.py [--quick] [--json] [--threads 1] [--device cuda].
 
+The sides of the comparison are:
+
 - `ours`: `craft` as a study runs it, on a channels-last network with its batch norms folded;
 - `limit`: only the same number of forward passes and image gradients of that network, in the same precision;
-- `torchattacks`, `torchattack`, `foolbox`: float32, eager, each on a contiguous, unfolded copy of the network with its
-  parameters frozen. Without freezing, foolbox takes longer, because it calls `backward()`.
+- `torchattacks`, `torchattack`, `foolbox`: float32, eager, each on a contiguous, unfolded copy of the network with
+frozen parameters. Without freezing, foolbox takes longer, because it calls `backward()`.
 
-All sides run in one process, interleaved in an order that changes with each round, after an uncounted run of one step;
-numbers are medians. Weights are random: the time of a pass does not depend on them. Peak memory of a side is measured
-in its own process, on top of the loaded network.
+All sides run in one process. They take turns, in an order that changes with each round. Before the first round, each
+side runs one step that is not counted. The numbers are medians. Weights are random, because the time of a pass does not
+depend on them. The peak memory of a side is measured in a process of its own. It does not include the loaded network.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ NETWORKS = {"resnet18": "torchvision:resnet18", "efficientnet_lite0": "timm:tf_e
 STEPS, BATCH, SIZE, EPSILON, NEIGHBOURS = 10, 16, 224, 16, 5
 QUICK_SECONDS, FULL_SECONDS = 44.0, 120.0
 
-# Ours by preset and changed keys; theirs by name, with the same numbers. Foolbox has no DI, TI or VMI.
+# OURS has this project's attacks, by preset and changed keys. The tables of libraries have their attacks by name, with
+# the same numbers. Foolbox has no DI, TI or VMI.
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "FGSM": ("fgsm", {}),
     "PGD": ("pgd", {}),
@@ -66,9 +69,9 @@ ON_GPU: dict[str, tuple[str, dict[str, Any]]] = {
     "Admix": ("admix", {}),
     "SGM": ("mi+sgm", {}),
 }
-"""More of ours, which `gpu.py` measures."""
+"""Further attacks of this project, which only `gpu.py` measures."""
 COSTLY = ("SSA", "BSR", "SIA", "PGN", "GRA")
-"""Attacks of 20 or more gradients a step: one step is measured."""
+"""Attacks with 20 or more gradients per step. Only one step of them is measured."""
 
 TORCHATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "FGSM": ("FGSM", {}),
@@ -84,14 +87,14 @@ FOOLBOX: dict[str, tuple[str, dict[str, Any]]] = {
     "PGD": ("LinfPGD", {"abs_stepsize": 2 / 255, "random_start": True}),
     "MI": ("MIFGSM", {"abs_stepsize": EPSILON / STEPS / 255, "momentum": 1.0}),
 }
-# SIA and PGN are in neither library.
+# No library has SIA and PGN.
 TORCHATTACK: dict[str, str] = {"SSA": "SSA", "BSR": "BSR", "GRA": "GRA", "VMI": "VMIFGSM", "MI": "MIFGSM"}
 Side = Callable[[int], None]
-"""Runs one side's attack with the given number of steps."""
+"""A function that runs the attack of one side with the given number of steps."""
 
 
 class Bench:
-    """The sides for one network on one device, sharing weights and `batch` images."""
+    """Makes the sides for one network on one device. They share the weights and `batch` images."""
 
     def __init__(self, reference: Model, device: str, threads: int, batch: int = BATCH, size: int = SIZE) -> None:
         self.device, self.threads, self.batch = device, threads, batch
@@ -101,7 +104,7 @@ class Bench:
         self._models: dict[tuple[bool, bool | str], Classifier] = {}
 
     def model(self, *, ours: bool, compiled: bool | str = False) -> Classifier:
-        """The network as a study prepares it, or as a library user would."""
+        """Return the network as a study prepares it (`ours`), or as a user of a library has it."""
         if (ours, compiled) not in self._models:
             layout: numerics.Layout = "channels-last" if ours else "contiguous"
             model = loading.load("bench", self._reference, device=self.device, fold=ours, layout=layout)
@@ -119,7 +122,7 @@ class Bench:
         return run
 
     def adversarial(self, attack: str, steps: int, precision: Precision = "float32") -> NDArray[np.uint8]:
-        """The images that ours makes, `uint8` (N, C, H, W)."""
+        """Return the adversarial images that the side `ours` makes, `uint8` (N, C, H, W)."""
         return self._crafted(self.model(ours=True), attack, steps, precision).pixels
 
     def _crafted(self, model: Classifier, attack: str, steps: int, precision: Precision) -> Crafted:
@@ -200,7 +203,7 @@ class Bench:
         return run
 
     def sides(self, attack: str) -> dict[str, Side]:
-        """All sides of one attack, by name; on a GPU, ours also in bf16 and compiled."""
+        """Return all sides of one attack, by name. On a GPU, `ours` and `limit` also run in bf16, and compiled."""
         found = {"ours": self.ours(attack), "limit": self.limit(attack)}
         if self.device != "cpu":
             for compiled in (False, True):
@@ -216,19 +219,19 @@ class Bench:
         return found
 
     def scaled(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images in 0..1, and their labels, on the device."""
+        """Return the images in 0..1 and their labels, both on the device."""
         images = torch.from_numpy(self.clean).to(self.device) / 255
         return images, torch.from_numpy(self.labels).to(self.device)
 
 
 def recipe(attack: str, steps: int) -> Attack:
-    """One of ours with so many steps."""
+    """Return the recipe of one of this project's attacks with `steps` steps."""
     preset, changed = (OURS | ON_GPU)[attack]
     return Attack.model_validate(keys_of(preset, {**changed, "steps": steps}))
 
 
 class Normalised(torch.nn.Module):
-    """A network for images in 0..1."""
+    """A network that takes images in 0..1 and normalises them itself."""
 
     def __init__(self, network: torch.nn.Module, mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__()
@@ -240,7 +243,7 @@ class Normalised(torch.nn.Module):
 
 
 def as_shipped(threads: int) -> None:
-    """PyTorch's default settings, as library users have them: any kernel, and tf32 in convolutions."""
+    """Set PyTorch's default settings, which users of libraries have: any kernel, and tf32 in convolutions."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = False
@@ -261,13 +264,14 @@ def _seconds(side: Side, steps: int, device: str) -> float:
 
 
 def compare(sides: dict[str, Side], *, steps: int, budget: float, device: str) -> tuple[dict[str, float], int, int]:
-    """Median seconds of every side, rounds and steps; rounds repeat as long as another fits into `budget` seconds.
+    """Return the median seconds of every side, the number of rounds, and the number of steps.
 
-    The number of steps is reduced only if not even one round would fit.
+    Rounds are repeated as long as a further round fits into `budget` seconds. The number of steps is reduced only if
+    not even one round would fit.
     """
     began = time.perf_counter()
     one_step = sum(_seconds(side, 1, device) for side in sides.values())
-    if one_step * (1 + steps) > budget:  # or so it seems: first runs are slow
+    if one_step * (1 + steps) > budget:  # measure again, because first runs are slow
         one_step = min(one_step, sum(_seconds(side, 1, device) for side in sides.values()))
         left = budget - (time.perf_counter() - began)
         steps = min(steps, max(2, int(left / one_step)))
@@ -285,7 +289,7 @@ def compare(sides: dict[str, Side], *, steps: int, budget: float, device: str) -
 
 
 def ratios(seconds: dict[str, float]) -> dict[str, float]:
-    """The time of `ours` relative to its limit and to each library, in every measured precision."""
+    """Return the time of `ours` relative to its limit, and the times of libraries relative to `ours`, in every mode."""
     found = {}
     for name, ours in seconds.items():
         if not name.startswith("ours"):
@@ -299,7 +303,10 @@ def ratios(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def peak_mebibytes(side: str, network: str, attack: str, device: str, threads: int) -> float:
-    """Memory of one side on top of its loaded network (MiB), in a fresh process: two steps reach the peak."""
+    """Return the peak memory of one side in MiB, without its loaded network.
+
+    It is measured in a fresh process. Two steps are enough to reach the peak.
+    """
     command = [sys.executable, __file__, "--threads", str(threads), "--device", device]
     command += ["--peak-of", side, "--network", network, "--attack", attack]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -316,7 +323,8 @@ def _peak_here(side: str, network: str, attack: str, device: str, threads: int) 
         before = torch.cuda.memory_allocated()
         run(2)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # The kernel keeps the highest resident size of a process; loading went higher than the network it left.
+    # The kernel stores the highest memory of a process. Reset it here, because loading used more memory than the loaded
+    # network does.
     Path("/proc/self/clear_refs").write_text("5")
     loaded = _status("VmRSS")
     run(2)
@@ -348,13 +356,13 @@ def main() -> None:
     from rich.console import Console
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="10-step MI on resnet18 alone: ends within a minute")
-    parser.add_argument("--json", action="store_true", help="one JSON object, 10-step MI on resnet18, as the last line")
-    parser.add_argument("--threads", type=int, default=1, help="at most the number of idle cores")
-    parser.add_argument("--device", default="cpu", help="cuda adds bf16 and torch.compile")
-    parser.add_argument("--seconds", type=float, help="time for each attack on each network")
-    parser.add_argument("--network", choices=NETWORKS, help="only this one")
-    parser.add_argument("--attack", choices=OURS, help="only this one")
+    parser.add_argument("--quick", action="store_true", help="only MI with 10 steps on resnet18, within a minute")
+    parser.add_argument("--json", action="store_true", help="print MI on resnet18 as one JSON object, in the last line")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads, at most the number of idle cores")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; cuda also measures bf16 and torch.compile")
+    parser.add_argument("--seconds", type=float, help="seconds for each attack on each network")
+    parser.add_argument("--network", choices=NETWORKS, help="only this network")
+    parser.add_argument("--attack", choices=OURS, help="only this attack")
     parser.add_argument(
         "--peak-of", choices=["ours", "limit", "torchattacks", "torchattack", "foolbox"], help=argparse.SUPPRESS
     )

@@ -1,13 +1,15 @@
-"""The effect of rounding: what folding, layout, precision, compilation and batch size change in a study's results.
+"""Measures how rounding changes a study's results: by folding, layout, precision, compilation and batch size.
 
 Run: python benchmarks/exactness.py [--images FOLDER] [--count 200] [--only modes|batches|draws].
 
-A ReLU network's image gradient is not continuous: if rounding moves a unit across its kink, the gradient jumps, and
-sign steps spread the difference from pixel to pixel. So the pixels of two equally exact runs diverge within a few
-steps, while success rates agree. This prints both, with a run in double precision as the reference.
+The image gradient of a ReLU network is not continuous. If rounding moves the input of a ReLU across zero, the gradient
+jumps. Sign steps then spread the difference from pixel to pixel. So the pixels of two equally exact runs diverge within
+a few steps, while their success rates agree. This script prints success rates, and how many pixels differ from a
+reference mode and from a run in double precision.
 
-Images: a folder of WordNet-id folders, else the twenty that foolbox carries. Source EfficientNet-Lite0, targets
-EfficientNet-Lite1 and -Lite2, on the images that all three classify correctly.
+The images come from FOLDER, which has one subfolder for each WordNet id, or else from foolbox, which has twenty. Only
+images that all three models classify correctly are used. The source is EfficientNet-Lite0. The other targets are
+EfficientNet-Lite1 and -Lite2.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class _Double(torch.nn.Module):
 
 
 def chosen_images(folder: Path | None, count: int, targets: list[Classifier]) -> ImageBatch:
-    """`count` images that all models classify correctly, in the order of a study's seed 0."""
+    """Return up to `count` images that all models classify correctly, in the order of a study with seed 0."""
     kept: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     images = ImageSet(sample="foolbox") if folder is None else ImageSet(folder=str(folder))
@@ -70,7 +72,7 @@ def chosen_images(folder: Path | None, count: int, targets: list[Classifier]) ->
 
 
 def interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate."""
+    """Return Wilson's 95 % interval of the rate `hits` / `count`."""
     z, share = 1.96, hits / count
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
@@ -88,7 +90,10 @@ MODES: dict[str, Mode] = {
 
 
 def modes(console: Console, given: ImageBatch, targets: list[Classifier], presets: list[str]) -> None:
-    """Every mode's pixels and success rates, compared with the reference mode."""
+    """Print the success rates of every mode, and how many of its pixels differ.
+
+    Pixels are compared with the reference mode, and with double precision.
+    """
     few = given.take(range(min(DOUBLE_IMAGES, len(given.clean))))
     for preset in presets:
         attack = Attack.model_validate(keys_of(preset, {"checkpoints": [1, 2]}))
@@ -127,7 +132,7 @@ def modes(console: Console, given: ImageBatch, targets: list[Classifier], preset
 
 
 def batches(console: Console, given: ImageBatch, targets: list[Classifier]) -> None:
-    """PGD from a random start, ten steps, in batches of several sizes."""
+    """Print how the results of PGD differ between batch sizes. PGD starts at random and makes ten steps."""
     attack = Attack.model_validate(keys_of("pgd", {}))
     model = loading.load("source", LITE[0], fold=True)
     base = _run(model, attack, given, Engine(batch=8))
@@ -143,7 +148,7 @@ def batches(console: Console, given: ImageBatch, targets: list[Classifier]) -> N
 
 
 def draws(console: Console) -> None:
-    """The time of the random numbers of a smoothed step, relative to its gradient."""
+    """Print the time of the random numbers of a smoothed step, relative to its gradient."""
     model = loading.load("source", LITE[0], fold=True)
     images = torch.rand(8, 3, 224, 224).contiguous(memory_format=torch.channels_last) * 255
     streams = Streams(("bench",), [str(index) for index in range(8)])
@@ -182,10 +187,10 @@ def _by(crafted: Crafted, variants: int) -> list[NDArray[np.uint8]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="a folder of WordNet-id folders")
+    parser.add_argument("--images", type=Path, help="a folder with one subfolder of images for each WordNet id")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--presets", nargs="+", default=["igsm", "mi"], help="iterative ones, for the modes")
+    parser.add_argument("--presets", nargs="+", default=["igsm", "mi"], help="iterative presets, to compare modes")
     parser.add_argument("--only", choices=["modes", "batches", "draws"])
     chosen = parser.parse_args()
     numerics.fix(chosen.threads)

@@ -1,15 +1,16 @@
-"""The acceptance run of a GPU: is what it computes right, and how fast is it? One command, no network, no Ray.
+"""The acceptance run of a GPU: checks whether it computes correctly, and measures how fast it is.
 
 Run: python benchmarks/gpu.py --out FOLDER [--seconds 450] [--only STEP,STEP] [--transferattack CHECKOUT].
 
-Steps run one after the other, the most important first, each in a process of its own with a time limit of its own; what
-a step leaves of its time goes to the later ones. Every case is a line of JSON in FOLDER/results.jsonl as soon as it is
-known, so that a run that is cut off keeps what it has; `--table` prints the tables of a folder again. The run ends with
-Markdown for benchmarks/README.md, which is also FOLDER/table.md.
+The run needs no network and no Ray. Its steps run one after the other, the most important first. Each step runs in its
+own process with its own time limit. Time that a step does not use goes to later steps. As soon as the result of a case
+is known, it is written as a line of JSON to FOLDER/results.jsonl. So a run that is cut off keeps its results. The run
+ends with Markdown for benchmarks/README.md, which is also written to FOLDER/table.md. `--table` prints the tables of a
+folder again.
 
-Weights are random and images are drawn. It needs torch, torchvision, timm, numpy, PyYAML and pydantic; torchattacks and
-foolbox are compared where they are installed. Without a GPU it runs on the CPU, on small networks, to show that it
-runs; checks that need a GPU are skipped.
+Weights and images are random. The run needs torch, torchvision, timm, numpy, PyYAML and pydantic. torchattacks and
+foolbox are compared if they are installed. Without a GPU, the run uses the CPU and small networks, to show that the
+script works. Checks that need a GPU are then skipped.
 
 Exit status: 0 if all checks passed, 1 if one failed, 3 if none failed and some were cut off for lack of time.
 """
@@ -42,17 +43,22 @@ from on_gpu.setting import Setting  # noqa: E402
 
 PASSED, FAILED, CUT_OFF = 0, 1, 3
 _GRACE = 5.0
-"""Seconds that a step may exceed its limit before it is ended: it looks at the clock between cases only."""
+"""Seconds that a step may exceed its limit before it is ended. A step looks at the clock only between cases."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A step: what runs, and its share of the time: about the seconds that it gets of 450."""
+    """One step of the run.
+
+    Attributes:
+        run: The function that executes the step.
+        seconds: The share of the step in the time of the run: about the seconds that it gets if the run has 450 s.
+    """
 
     run: Callable[[Setting, Step], None]
     seconds: float
     networks: bool = True
-    """Whether it builds networks of a zoo."""
+    """Whether the step builds networks of torchvision or timm."""
 
 
 STEPS = {
@@ -70,20 +76,20 @@ STEPS = {
     "study": Planned(processes.study, 10),
     "more-speed": Planned(speed.more, 60),
 }
-"""The most important first."""
+"""The steps, the most important first."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--seconds", type=float, default=450, help="time for everything")
-    parser.add_argument("--only", help=f"these steps, separated by commas: {', '.join(STEPS)}")
+    parser.add_argument("--seconds", type=float, default=450, help="seconds for the whole run")
+    parser.add_argument("--only", help=f"run only these steps, separated by commas: {', '.join(STEPS)}")
     parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads and processes of the host"
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="number of threads and processes on the host"
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="by default a GPU, where there is one")
-    parser.add_argument("--transferattack", type=Path, help="a checkout of TransferAttack, whose classes are timed too")
-    parser.add_argument("--table", action="store_true", help="run nothing: print the tables of the folder")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="the default is a GPU if there is one")
+    parser.add_argument("--transferattack", type=Path, help="a checkout of TransferAttack, to time its classes")
+    parser.add_argument("--table", action="store_true", help="run nothing, and print the tables of the folder")
     chosen = parser.parse_args()
     names = chosen.only.split(",") if chosen.only else list(STEPS)
     unknown = [name for name in names if name not in STEPS]
@@ -96,7 +102,7 @@ def main() -> int:
         return PASSED
     ends = _BEGAN + chosen.seconds
     if any(STEPS[name].networks for name in names):
-        # Steps are forked, and find imported what would take each of them seconds.
+        # Steps run in forked processes. Imports here save each step some seconds.
         for zoo in ("torchvision.models", "timm"):
             importlib.import_module(zoo)
     run = datetime.now().isoformat(sep=" ", timespec="milliseconds")
@@ -117,7 +123,7 @@ def main() -> int:
 
 
 def status(lines: Sequence[Line]) -> int:
-    """The exit status that these lines mean."""
+    """Return the exit status that follows from the outcomes of these lines."""
     outcomes = {line.outcome for line in lines}
     return FAILED if "failed" in outcomes else CUT_OFF if "cut off" in outcomes else PASSED
 
@@ -129,7 +135,7 @@ def _tables(folder: Path, lines: Sequence[Line]) -> str:
 
 
 def _run_step(name: str, setting: Setting, results: Results, seconds: float) -> None:
-    """Run a step in a process of its own: a fault of the device, or a step that hangs, ends that process alone."""
+    """Run a step in a process of its own. If the device fails or the step hangs, only this process is ended."""
     if seconds <= 0:
         results.add(name, "the step", "cut off", "no time was left")
         return
@@ -138,7 +144,7 @@ def _run_step(name: str, setting: Setting, results: Results, seconds: float) -> 
     child.start()
     child.join(seconds + _GRACE)
     late = child.is_alive()
-    # Processes that the step has started are in its group.
+    # Processes that the step has started are in its process group, and must end too.
     _end_group(child.pid)
     child.join()
     if late:
@@ -166,7 +172,10 @@ def _end_group(process: int | None) -> None:
 
 
 def _device(wanted: str | None) -> tuple[str, str]:
-    """The device and its name, found in a process of its own: steps are forked from one that never touched a GPU."""
+    """Return the device and its name, found in a separate process.
+
+    Steps are forked from this process, so this process must never use a GPU.
+    """
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     child = context.Process(target=_look, args=(wanted, there))
@@ -175,7 +184,7 @@ def _device(wanted: str | None) -> tuple[str, str]:
     try:
         found: tuple[str, str] = here.recv()
     except EOFError:
-        raise SystemExit("the process that looks for a GPU died: is the driver in order?") from None
+        raise SystemExit("the process that looks for a GPU died: check the driver of the GPU") from None
     child.join()
     return found
 

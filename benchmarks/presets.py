@@ -1,4 +1,4 @@
-"""The table of all presets, as Markdown, from the run of specs/small/presets.yaml.
+"""Prints the table of all presets as Markdown, from a run of specs/small/presets.yaml.
 
 Run: study launch specs/small/presets.yaml, then python benchmarks/presets.py runs/presets
 """
@@ -18,7 +18,10 @@ WHOLE = ("sources", "attack", "goal", "steps", "target")
 
 
 def table(run: Path, attacks: list[str] | None = None, sources: list[str] | None = None) -> list[str]:
-    """Markdown lines: a row for every attack and source set, sorted by number of gradients, then by name."""
+    """Return the table as Markdown lines, with a row for every attack and source set.
+
+    The rows are sorted by number of gradients, then by name. `attacks` and `sources` select rows; None selects all.
+    """
     rows = scanning.scan(run)
     counted = rows.group_by(pl.col("sources").list.join("+"), "attack").agg(pl.max("gradients"), pl.mean("rmsd"))
     cells = success_rates(rows, by=WHOLE).join(counted.collect(), on=["sources", "attack"], suffix="_all")

@@ -1,13 +1,13 @@
-"""The cost of the runtime: units per second, the driver's memory, how busy workers are, and the speedup of two.
+"""Measures the cost of the runtime: units per second, memory of the driver, busy workers, and speedup of two workers.
 
     python benchmarks/runtime.py            a dozen minutes: 1,000 to 100,000 units
     python benchmarks/runtime.py --quick --json
 
-Real Ray, started here. The first part has workers that do nothing (`driver.py` says more about it); the second crafts
-on a real network.
+The script starts a real local Ray. In the first part, the workers do nothing (see `driver.py`). In the second part,
+they craft images on a real network.
 
-The speedup of two workers is the ratio of units per second after each worker has finished its first unit, because its
-setup happens once, in a study of four units or of a million. The seconds of whole studies are printed too.
+The speedup of two workers is the ratio of units per second, counted after each worker has finished its first unit. The
+first unit is left out, because its setup happens only once in a study. The seconds of whole studies are printed too.
 """
 
 from __future__ import annotations
@@ -58,15 +58,20 @@ run: {shard: 4, actors: WORKERS}
 
 
 def memory_mib() -> float:
-    """This process's memory now."""
+    """Return the memory that this process uses now, in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
 @dataclass(frozen=True)
 class Watched:
-    """One real study: seconds from the first unit to the last answer, seconds of work in its workers, and units per
-    second after each worker has finished one.
+    """The measurements of one real study.
+
+    Attributes:
+        seconds: Seconds from the start of the first unit to the last answer.
+        working: Seconds of work in the workers, added over all workers.
+        workers: Number of workers.
+        pace: Units per second, after each worker has finished its first unit.
     """
 
     seconds: float
@@ -80,7 +85,7 @@ class Watched:
 
 
 def study(workers: int, steps: int) -> tuple[Watched, float]:
-    """Run the real study, and return its measurements and its seconds to start and to end."""
+    """Run the real study. Returns its measurements, and the seconds that it took to start and to end."""
     text = BUSY.replace("STEPS", str(steps)).replace("WORKERS", str(workers))
     seen = Seen()
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +100,10 @@ def study(workers: int, steps: int) -> tuple[Watched, float]:
 
 
 def bare(processes: int, steps: int) -> float:
-    """Seconds of four units of the real study in plain processes (the slowest): the limit of the machine."""
+    """Return the seconds that four units of the real study take in plain processes, which is the limit of the machine.
+
+    If there are several processes, the slowest one counts.
+    """
     context = multiprocessing.get_context("spawn")
     ready, go = context.Barrier(processes + 1), context.Barrier(processes + 1)
     took = context.Queue()
@@ -132,14 +140,14 @@ def _alone(steps: int, units: int, ready: Any, go: Any, took: Any) -> None:
 
 
 class Seen:
-    """The times of the first unit and the last answer, and the seconds of work in the workers between."""
+    """Records when the first unit of a study starts and the last answer arrives, and the workers' time of work."""
 
     def __init__(self) -> None:
         self.first, self.last, self.working = float("inf"), 0.0, 0.0
         self.crafted: list[float] = []
 
     def pace(self, workers: int) -> float:
-        """Units per second between the mean times of the workers' first and last units."""
+        """Return the units per second between the mean end of the workers' first units and that of their last units."""
         begun, ended = statistics.mean(self.crafted[:workers]), statistics.mean(self.crafted[-workers:])
         return (len(self.crafted) - workers) / (ended - begun)
 
@@ -151,7 +159,7 @@ class Seen:
                 super().__init__("local")
 
             def call(self, actor: Any, method: str, arguments: Any, pixels: Ref) -> Any:
-                # Clean predictions have no digest yet; units begin with the first craft.
+                # Clean predictions come first. The units begin with the first call of `craft`.
                 if method == "craft":
                     seen.first = min(seen.first, time.perf_counter())
                 return super().call(actor, method, arguments, pixels)
@@ -170,8 +178,8 @@ class Seen:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--quick", action="store_true", help="a minute, instead of several")
-    asked.add_argument("--json", action="store_true", help="one JSON object, last")
+    asked.add_argument("--quick", action="store_true", help="take one minute instead of several")
+    asked.add_argument("--json", action="store_true", help="print only one JSON object on stdout, at the end")
     given = asked.parse_args()
     sizes = (1000, 2000) if given.quick else (1000, 10_000, 100_000)
     say = (lambda line: print(line, file=sys.stderr)) if given.json else print

@@ -1,8 +1,8 @@
-"""The accuracy of the simulator: five studies of different shape, simulated from a profile and then run.
+"""Measures the accuracy of the simulator: five different studies are simulated from a profile, and then run.
 
     python benchmarks/simulator.py [--json]
 
-It first measures the models, with all workers busy; it takes about five minutes on two cores.
+The script first measures the models, with all workers busy. It takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def text_of(shape: str) -> str:
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--json", action="store_true", help="one JSON object, last")
+    asked.add_argument("--json", action="store_true", help="print only one JSON object on stdout, at the end")
     given = asked.parse_args()
     say = (lambda line: print(line, file=sys.stderr)) if given.json else print
     quiet = Console(file=io.StringIO())

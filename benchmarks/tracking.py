@@ -1,13 +1,15 @@
-"""What tracking costs: a study with and without it, in turns, in this process. Prints JSON last.
+"""Measures what tracking costs: a study runs with and without tracking, in turns, in this process.
 
     python benchmarks/tracking.py [--rounds 5] [--steps 40]
 
-The same small study is launched again and again: not tracked, tracked offline, and tracked online with a server that
-hangs up, delays and corrupts its answers; each round begins with another of the three. What counts is the time from
-the first unit to the last row on disk; the longest end is printed beside it. `ratio_…` is the median over rounds of
-tracked to not tracked; it scatters as the machine's speed does. What can add up to it scatters less: `held_seconds`
-that the driver spends on telling the tracker, and the processor time of W&B's processes. `most_percent` is both over
-the time of the study, as if no core was ever free for them.
+The same small study is launched again and again, in three modes: not tracked, tracked offline, and tracked online. The
+online mode uses a server that hangs up, delays and corrupts its answers. Each round begins with another mode. The time
+from the first unit to the last row on disk counts. The longest time that a launch took to end is printed too.
+
+`ratio_…` is the median over rounds of the ratio of tracked to untracked time. It scatters as much as the speed of the
+machine. Two parts of the cost scatter less: `held_seconds`, which the driver spends in the tracker, and the processor
+time of W&B's processes. `most_percent` is the sum of both parts, relative to the time of the study. It is an upper
+bound, which assumes that no core is free for W&B. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ _SERVER = Path(__file__).resolve().parents[1] / "tests" / "study" / "tracking" /
 
 
 class Held:
-    """Seconds that the driver spends inside the tracker."""
+    """Measures the seconds that the driver spends inside the tracker."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -60,7 +62,7 @@ class Held:
 
 
 class Clock:
-    """When the units of a launch began and ended: the times at which the display was told."""
+    """Records when the units of a launch began and ended, by the events that the display gets."""
 
     def __init__(self) -> None:
         self.begun = self.over = 0.0
@@ -78,7 +80,7 @@ class Clock:
 
 
 def spec(steps: int) -> dict[str, object]:
-    """Some hundred units, each of some hundredths of a second."""
+    """Return a spec with 64 units, each of some hundredths of a second."""
     return {
         "study": "tracking",
         "images": {"sample": "foolbox", "size": 64, "keep": "all", "count": 16},
@@ -101,7 +103,7 @@ def spec(steps: int) -> dict[str, object]:
 
 
 def timed(clock: Clock, file: Path, folder: Path, mode: str) -> tuple[float, float]:
-    """Seconds of the units, and of what came after them."""
+    """Launch the study. Returns the seconds of its units, and the seconds from the last unit to the end."""
     console = Console(file=io.StringIO())
     tracked = "online" if mode == "hostile" else mode
     status = launch(LaunchOptions(file, folder, wandb=tracked), console, InProcess)
@@ -110,14 +112,17 @@ def timed(clock: Clock, file: Path, folder: Path, mode: str) -> tuple[float, flo
 
 
 def _cpu_of_children() -> float:
-    """CPU seconds of the processes that W&B ran in, its service included."""
+    """Return the processor seconds of the processes that W&B ran in, including its service."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 @contextlib.contextmanager
 def hostile(seed: int) -> Iterator[None]:
-    """Online means a server of its own from here on, which drops, delays and corrupts most of what it answers."""
+    """Return a context in which W&B's online mode uses a faulty server, which this function starts.
+
+    The server drops, delays and corrupts most of its answers. `seed` decides which.
+    """
     with subprocess.Popen(
         [sys.executable, str(_SERVER), str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
@@ -132,7 +137,7 @@ def hostile(seed: int) -> Iterator[None]:
 
 
 def rows(folder: Path) -> pl.DataFrame:
-    """All that a study found, in one order."""
+    """Return all rows of a study, in a fixed order."""
     found = pl.read_parquet(folder / "results" / "*.parquet")
     return found.sort("craft", "seed", "steps", "image", "target")
 

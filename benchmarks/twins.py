@@ -1,8 +1,8 @@
-"""The small studies compared with the papers: the mean black-box rate of each table, theirs and ours, as Markdown.
+"""Compares the small studies with the papers: prints the mean black-box rate of each table, as Markdown.
 
     python benchmarks/twins.py [--runs runs]
 
-Networks and images differ, so the numbers differ too; only their order can be compared.
+Networks and images differ from those of the papers, so the numbers differ too. Only their order can be compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ from study.results.run_reader import open_run
 
 @dataclass(frozen=True)
 class Line:
-    """One attack of one table: its name in the paper, and its place in the small study."""
+    """One attack in one table of a paper, and its place in the small study.
+
+    Attributes:
+        paper: The short name of the paper.
+        tables: The number of the table in the paper.
+        called: The name of the attack in the paper.
+        metric: The number that the table shows, such as `top1-success`.
+        run: The run folder of the small study.
+        experiment: The experiment in the small study.
+        attack: The attack in the small study.
+    """
 
     paper: str
     tables: str
@@ -104,8 +114,8 @@ LINES = (
 
 
 def theirs(line: Line) -> tuple[float, int]:
-    """The mean of the paper's black-box numbers, and their count."""
-    # The paper calls a match what study calls a targeted success.
+    """Return the mean of the paper's black-box numbers, and how many numbers there are."""
+    # For this paper, the printed numbers name the metric of a targeted success `success`, and LINES names it `match`.
     metric = line.metric.replace("match", "success") if line.paper == "smoothed2019" else line.metric
     rows = published.load(line.paper).filter(
         pl.col("cited").is_null(),
@@ -120,7 +130,10 @@ def theirs(line: Line) -> tuple[float, int]:
 
 
 def ours(runs: Path, line: Line) -> tuple[float, float, int, int]:
-    """The mean success rate over black-box cells (%), the mean RMSD, and the numbers of cells and images."""
+    """Return the mean of the metric over black-box cells (%), the mean RMSD, and the numbers of cells and of images.
+
+    A cell is one source set against one target.
+    """
     finished = open_run(str(runs / line.run))
     goal: Goal = "targeted" if "match" in line.metric else "untargeted"
     chosen = CellSelection(experiment=line.experiment, attacks=(line.attack,), goal=goal)

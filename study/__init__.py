@@ -8,7 +8,7 @@
     run = study.load("runs/q")
     run.matrix("single-source", attack="mi")
 
-This package never imports Ray. Each name here is imported at its first use, so `import study` is quick.
+This package never imports Ray. Each name above is imported when it is first used, so `import study` is quick.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The console script `study`: finds `cli.py`, which is outside this package, and runs it.
 
-It loads `cli.py` by its path. `import cli` could find a module of another project, because many projects install a
-module of this name.
+This module loads `cli.py` by its path. `import cli` could find a module of another project, because many projects
+install a module named `cli`.
 """
 
 from __future__ import annotations

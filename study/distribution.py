@@ -12,27 +12,27 @@ from pathlib import Path
 from study.errors import StudyError
 
 NAME = "transfer-study"
-"""The name on the package index, for `pip install` and importlib.metadata. The import and the command are `study`."""
+"""The name on the package index, for pip and importlib.metadata. The Python package and the command are `study`."""
 
 TOP_LEVEL = "top_level"
-"""The folder in `study/` of a wheel that holds these files."""
+"""The name of the folder inside `study/` that holds `cli.py` and `specs` in a wheel."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped(name: str) -> Path:
-    """The path of `cli.py` or `specs`, in a wheel and in a checkout."""
+    """Return the path of `name`, which is `cli.py` or `specs`, in a wheel or in a checkout."""
     packed = _PACKAGE / TOP_LEVEL
     return (packed if packed.is_dir() else _PACKAGE.parent) / name
 
 
 def installing(extra: str) -> str:
-    """The command that installs the packages of an extra of pyproject.toml."""
+    """Return the pip command that installs the packages of an extra of pyproject.toml, such as `wandb`."""
     return f"pip install '{NAME}[{extra}]'"
 
 
 def require_own(package: str) -> None:
-    """Raise StudyError if `import package` finds the package of another project instead of ours, or no package."""
+    """Raise StudyError if importing `package` would find no package, or the package of another project."""
     ours = _PACKAGE.parent / package / "__init__.py"
     found = importlib.util.find_spec(package)
     origin = None if found is None else found.origin

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 
 def place_in(error: BaseException, *wanted: Callable[[str], bool]) -> str | None:
-    """Return the place of the innermost frame whose file `wanted` accepts; None if it accepts no frame's file.
+    """Return the place of the innermost traceback frame with an accepted file; None if no frame has an accepted file.
 
-    A place is text: `<file>, line <n>: <text of the line>`. The functions in `wanted` are tried in order, and the first
-    function that accepts the file of any frame decides. A syntax error counts as a frame at its own line.
+    A place is text: `<file>, line <n>: <text of the line>`. Each function in `wanted` gets the path of a file, and says
+    whether the file is accepted. The functions are tried in order: the first function that accepts a frame decides. For
+    a SyntaxError, the line with wrong syntax is the innermost frame.
     """
     frames = list(traceback.extract_tb(error.__traceback__))
     if isinstance(error, SyntaxError) and error.filename is not None and error.lineno:

@@ -42,7 +42,7 @@ class StudyError(Exception):
         return rebuild, ()
 
     def located(self, where: str) -> StudyError:
-        """The same error with the place `where`, unless it already has a place."""
+        """Return the same error with the place `where`. An error that has a place already is returned unchanged."""
         if self.where is not None:
             return self
         return StudyError(self.what, where=where, accepted=self.accepted, todo=self.todo, status=self.status)
@@ -59,14 +59,14 @@ class StudyError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or the name of its class if the text is empty."""
+    """Return the first line of an exception's text, or the name of its class if the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def names(accepted: Iterable[str], given: object = None, most: int = 12) -> str:
-    """The accepted names as text for a message, with the names nearest to `given` first.
+    """Return the accepted names as one text for a message. The names most similar to `given` come first.
 
-    If there are more than `most` names, only a few are listed.
+    If there are more than `most` names, the text has four names and the number of all names.
     """
     known = list(accepted)
     if not known:

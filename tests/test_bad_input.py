@@ -89,7 +89,7 @@ SPECS = {
     ),
     "a falling range": (
         swap("mi: {steps: 2}", "mi: {steps: 1, budget: {epsilon: {from: 8, to: 2, by: 1}}}"),
-        ["a range must rise", "attacks.mi.budget.epsilon"],
+        ["`to` must not be smaller than `from`", "attacks.mi.budget.epsilon"],
     ),
     "a weight for a model that is not there": (
         swap("mi: {steps: 2}", "mi: {weights: {aa: 2}}"),

@@ -1,11 +1,12 @@
-"""Gives every call of a backend a time limit. If a call hangs, the driver names it and ends instead of hanging too.
+"""Gives every call of a backend a time limit. If a call hangs, the launch ends with a message instead of hanging too.
 
-If one of Ray's processes is stopped or dead, Ray's own code may wait for ever, and it blocks all signals meanwhile. So
-one thread makes the calls while the main thread waits for it, and another thread checks Ray's heartbeat regularly.
+If one of Ray's processes is stopped or dead, Ray's own code may wait for ever, and block all signals during this wait.
+So one thread makes the calls while the main thread waits for it. Another thread checks regularly whether Ray still
+answers (the heartbeat).
 
 A switch between two threads takes about as long as a call of Ray. So the main thread does not wait when it starts a
-task, and `wait` fetches the values that are ready. In each step of the driver, the main thread waits for the calling
-thread once.
+task. `wait` also fetches the values that are ready. In each step of the driver, the main thread then waits for the
+calling thread only once.
 """
 
 from __future__ import annotations
@@ -31,24 +32,28 @@ from study.spec.run_options import RunOptions
 
 _TICK_SECONDS = 0.25
 _LONGEST_TICK = 1.0
-"""Most seconds that count between two checks, so that a pause of this process does not count as silence of Ray."""
+"""Longest time that counts as waiting between two checks, in seconds. If this process was paused for longer, the rest
+of the pause does not count as silence of Ray."""
 _GRACE_SECONDS = 1.5
-"""After a signal to stop, a running call may take this long."""
+"""Seconds that a running call may still take after a signal to stop."""
 _HEARTBEAT_SECONDS = 1.0
 _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120.0, 300.0
-"""Ray ends the driver's process without a message 60 s after Ray's GCS has died. So the limit of a call is shorter."""
+"""The least limit of any call, and the largest limits of a usual call, of the start, and of a call that moves pixels.
+If Ray's GCS (its central server) dies, Ray ends the driver's process after 60 s without a message. So the limit of a
+usual call is shorter."""
 _MACHINES_SECONDS = 45.0
-"""Longer than the backend waits for the memory sizes of GPUs."""
+"""Limit of the list of machines. It is longer than the time that the backend waits for the memory sizes of GPUs."""
 _LAST_HEARTBEAT_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
 _FETCH_SECONDS = 1.0
-"""Seconds for fetching several values in one call. The remaining values are fetched singly, each with its own limit."""
+"""Longest time for fetching several values in one call, in seconds. The remaining values are then fetched one by one,
+each with its own limit."""
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class CallTimeouts:
-    """Time limits in seconds. A call that takes longer counts as hanging.
+    """Time limits of calls, in seconds. A call that takes longer counts as hanging.
 
     Attributes:
         start: Limit of the start of the backend.
@@ -64,7 +69,7 @@ class CallTimeouts:
 
     @classmethod
     def of(cls, run: RunOptions) -> CallTimeouts:
-        """Make the limits from `start_seconds` and `call_seconds` of a spec, within sensible bounds."""
+        """Return the limits that follow from `start_seconds` and `call_seconds` of a spec, within fixed bounds."""
         call = max(run.call_seconds, _LEAST_SECONDS)
         start = max(run.start_seconds, _LEAST_SECONDS)
         return cls(min(start, _START_SECONDS), min(call, _PIXELS_SECONDS), min(call, _CALL_SECONDS))
@@ -72,19 +77,19 @@ class CallTimeouts:
 
 @runtime_checkable
 class MonitoredBackend(Backend, Protocol):
-    """A backend in other processes, which may die or hang."""
+    """A backend whose calls depend on other processes, which may die or hang."""
 
     awaited: str
-    """The name of the process that `heartbeat` waits for at present. Messages quote it."""
+    """The name of the process for whose answer `heartbeat` waits now. Messages contain this name."""
 
     def check(self) -> None:
-        """Return at once. Raises BackendGone if a process that calls depend on has died.
+        """Raise BackendGone if a process that calls depend on has died; otherwise return at once.
 
-        Without this check, the next call would end this process without a message.
+        After the death of such a process, Ray would end this process in the next call, without a message.
         """
 
     def heartbeat(self) -> None:
-        """Return once every process that calls depend on has answered. Raises BackendGone if such a process is dead.
+        """Wait until every process that calls depend on has answered. Raises BackendGone if such a process is dead.
 
         A separate thread calls this method repeatedly.
         """
@@ -93,11 +98,11 @@ class MonitoredBackend(Backend, Protocol):
 def bounded(
     make: Callable[[], Backend], timeouts: CallTimeouts, interrupt: Interrupt, tell: Callable[[StudyError], None]
 ) -> Backend:
-    """Make a backend with `make`; if it is a `MonitoredBackend`, wrap it so that every call has a time limit.
+    """Return the backend that `make` makes. If it is a `MonitoredBackend`, all its calls get time limits.
 
-    When a call hangs or the backend is dead, the wrapper calls `tell` at once with the error that ends the launch.
-    Later calls raise the same error. Raises the errors of `make`, BackendGone if `make` exceeds its limit, and
-    Interrupted if a signal comes first.
+    In this case, the backend is wrapped. If a call hangs or the backend is dead, the wrapper calls `tell` at once with
+    the error that ends the launch. Later calls raise the same error. This function raises the errors of `make`,
+    BackendGone if `make` exceeds its limit, and Interrupted if a signal comes first.
     """
     caller = _Caller(interrupt, tell)
     inner = caller.do("start", timeouts.start, make)
@@ -108,7 +113,7 @@ def bounded(
 
 
 class _BoundedBackend:
-    """A backend whose methods all go through one `_Caller`."""
+    """Wraps a backend: the thread of a `_Caller` makes all calls, each with a time limit."""
 
     def __init__(self, inner: MonitoredBackend, caller: _Caller, timeouts: CallTimeouts) -> None:
         self.name = inner.name
@@ -120,7 +125,7 @@ class _BoundedBackend:
         caller.monitor(inner, timeouts.call)
 
     def machines(self) -> list[Machine]:
-        # The backend first asks new machines for the sizes of their GPUs, which takes longer than other calls.
+        # The limit is longer here, because the backend first asks new machines for the sizes of their GPUs.
         return self._caller.do("machines", max(self._timeouts.start, self._timeouts.machines), self._inner.machines)
 
     def scaling(self) -> Scaling | None:
@@ -136,9 +141,10 @@ class _BoundedBackend:
         return self._caller.do("hello", self._timeouts.call, self._inner.hello, actor)
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        """Return at once. The calling thread starts the call before it does any later request.
+        """Let the calling thread start a call on an actor, without waiting for it.
 
-        If the start fails or hangs, the next method raises the error.
+        The calling thread makes its calls in order, so it starts this call before any later one. If the start fails or
+        hangs, the next method raises the error.
         """
         value, crafted = _Later(), _Later() if method == "craft" else None
         self._caller.post(method, self._timeouts.call, self._start, value, crafted, actor, method, arguments, pixels)
@@ -152,11 +158,17 @@ class _BoundedBackend:
             crafted.ref = call.pixels
 
     def activity(self, actor: Any) -> str:
-        """Sends no request: what actors report arrives with their heartbeats."""
+        """Return the progress that the actor last reported.
+
+        This sends no request, because the heartbeat of the backend reads the reports.
+        """
         return self._inner.activity(actor)
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        """Wait for `refs`, and also fetch the values that are ready. `value` then returns the fetched values."""
+        """Wait until at least one of `refs` is ready, and return those that are ready.
+
+        This also fetches the ready values. `value` then returns the fetched values.
+        """
         ready, self._fetched = self._caller.do("wait", seconds + self._timeouts.call, self._wait, refs, seconds)
         return ready
 
@@ -167,7 +179,7 @@ class _BoundedBackend:
         for one in ready:
             fetched[known[one]] = _outcome(self._inner.value, one)
             if time.monotonic() - began > seconds + _FETCH_SECONDS:
-                # The remaining values are fetched singly, each with its own limit.
+                # `value` fetches the remaining values one by one, each with its own limit.
                 break
         return [known[one] for one in ready], fetched
 
@@ -193,16 +205,16 @@ class _BoundedBackend:
         self._caller.do("set aside", self._timeouts.call, self._inner.set_aside, device, actors)
 
     def close(self) -> None:
-        """Close the backend. Never raises; the reaper ends a Ray that hangs."""
+        """Close the backend. Never raises. If a local Ray hangs, its helper process (the reaper) ends it."""
         self._caller.close(self._inner.close)
 
 
 _Outcome = tuple[Any, BaseException | None]
-"""The result of a call, or what it raised."""
+"""The result of a call, and the exception that it raised; None if it raised none."""
 
 
 class _Later:
-    """A reference that the calling thread sets when it starts the task."""
+    """A reference that is not known yet. The calling thread sets it when it has started the call."""
 
     __slots__ = ("ref",)
 
@@ -211,7 +223,7 @@ class _Later:
 
 
 def _now(ref: Ref) -> Ref:
-    """The wrapped backend's own reference for `ref`."""
+    """Return the wrapped backend's own reference, for which `ref` stands."""
     return ref.ref if isinstance(ref, _Later) else ref
 
 
@@ -223,11 +235,11 @@ def _outcome(work: Callable[..., Any], *given: Any) -> _Outcome:
 
 
 class _Request(NamedTuple):
-    """Work for the calling thread.
+    """A call for the calling thread to make.
 
     Attributes:
-        what: Its name, for messages.
-        seconds: Its time limit.
+        what: The name of the call, for messages.
+        seconds: The time limit of the call.
         work: The function to call.
         given: The arguments of `work`.
         awaited: Whether the main thread waits for the result.
@@ -241,7 +253,7 @@ class _Request(NamedTuple):
 
 
 class _Caller:
-    """A thread that makes calls one at a time. Each call has a time limit."""
+    """A thread that makes calls one at a time, each with a time limit."""
 
     def __init__(self, interrupt: Interrupt, tell: Callable[[StudyError], None]) -> None:
         self._interrupt = interrupt
@@ -249,11 +261,11 @@ class _Caller:
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
         self._doing: tuple[str, float] | None = None
-        """The name and the limit of the call that runs now."""
+        """The name and the limit of the call that runs now; None if no call runs."""
         self._made = 0
         """Number of calls that have returned."""
         self._failed: BaseException | None = None
-        """The error of a call that the main thread did not wait for. The next call raises it."""
+        """The error of a posted call, for which the main thread did not wait. The next call raises this error."""
         self._broken: BackendGone | Interrupted | None = None
         self._inner: MonitoredBackend | None = None
         self._silence_allowed = 0.0
@@ -265,22 +277,33 @@ class _Caller:
         threading.Thread(target=self._make_calls, name="ray", daemon=True).start()
 
     def monitor(self, inner: MonitoredBackend, seconds: float) -> None:
-        """Check the heartbeat of `inner` from now on. After `seconds` without one, `inner` counts as hanging."""
+        """Check regularly, in another thread, whether `inner` still answers.
+
+        After `seconds` without an answer, `inner` counts as hanging.
+        """
         self._inner, self._silence_allowed = inner, seconds
         threading.Thread(target=self._check_heartbeat, args=(inner,), name="heartbeat", daemon=True).start()
 
     def post(self, what: str, seconds: float, work: Callable[..., object], *given: Any) -> None:
-        """Let the thread call `work(*given)` without waiting for it. If it fails, the next `do` raises its error."""
+        """Let the thread call `work(*given)`, without waiting for the result.
+
+        If the call fails, the next `do` raises the error. `what`: the name of the call, for messages. `seconds`: the
+        time limit of the call.
+        """
         if self._broken is not None:
             raise self._broken
         self._requests.put(_Request(what, seconds, work, given, awaited=False))
 
     def do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any) -> Value:
-        """Return the result of `work(*given)`. Raises BackendGone after `seconds`, Interrupted soon after a signal."""
+        """Let the thread call `work(*given)`, and return the result.
+
+        Raises BackendGone if the call takes longer than `seconds`, and Interrupted soon after a signal. `what`: the
+        name of the call, for messages.
+        """
         return self._do(what, seconds, work, *given, grace=_GRACE_SECONDS)
 
     def _do(self, what: str, seconds: float, work: Callable[..., Value], *given: Any, grace: float = math.inf) -> Value:
-        """As `do`. `grace`: seconds that the call may still take after a signal."""
+        """Do the same as `do`. `grace`: seconds that the call may still take after a signal."""
         if self._broken is not None:
             raise self._broken
         with self._interrupt.patient():
@@ -294,15 +317,18 @@ class _Caller:
         return value  # type: ignore[no-any-return]
 
     def close(self, work: Callable[[], None]) -> None:
-        """Make the last call, `work`. Skip it if the backend hangs or is dead, because `work` would hang too."""
+        """Make the last call, `work`, and end the thread.
+
+        If the backend hangs or is dead, `work` is not called, because it would hang too.
+        """
         self._over.set()
         inner, self._inner = self._inner, None
         self._tell = lambda _: None
         if self._broken is None:
             with contextlib.suppress(BackendGone):
                 if inner is not None:
-                    # If the heartbeat hangs, the next call raises BackendGone. An error of an earlier call that the
-                    # main thread did not wait for no longer matters.
+                    # If the heartbeat hangs, `_do` refuses to call `work`. Other errors, such as those of an earlier
+                    # posted call, no longer matter.
                     with contextlib.suppress(Exception):
                         self._do("heartbeat", _LAST_HEARTBEAT_SECONDS, inner.heartbeat)
                 self._do("close", _CLOSE_SECONDS, work)
@@ -321,7 +347,8 @@ class _Caller:
                 return self._answers.get(timeout=_TICK_SECONDS)
             except queue.Empty:
                 passed = min(time.monotonic() - began, _LONGEST_TICK)
-            # Calls posted earlier run first, and each has its own limit: when one returns, the time starts again.
+            # Calls that were posted earlier run first. Each call has its own limit, so the time starts again when a
+            # call returns.
             waited, made = (waited if made == self._made else 0.0) + passed, self._made
             interrupted += passed if self._interrupt.status is not None else 0.0
             if interrupted >= grace:
@@ -332,7 +359,7 @@ class _Caller:
                 raise self._give_up(_hangs(f"'{running}' has not returned for {limit:g} s"))
 
     def _check(self) -> None:
-        """Raise BackendGone if the backend is dead, or has had no heartbeat for too long."""
+        """Raise BackendGone if the backend is dead, or has not answered for too long."""
         now = time.monotonic()
         passed, self._checked = min(now - self._checked, _LONGEST_TICK), now
         if self._inner is None:
@@ -349,7 +376,10 @@ class _Caller:
             raise self._give_up(_hangs(f"{self._inner.awaited} has not answered for {self._silence_allowed:g} s"))
 
     def _give_up(self, why: BackendGone | Interrupted) -> BackendGone | Interrupted:
-        """Refuse all further calls, and return `why`: Ray's code would hang, or end this process without a message."""
+        """Refuse all further calls from now on. Returns the reason `why`, for the caller to raise.
+
+        In a further call, Ray's code would hang, or end this process without a message.
+        """
         self._broken = why
         hurry()
         if isinstance(why, BackendGone):
@@ -366,7 +396,7 @@ class _Caller:
                 self._answers.put(outcome)
             elif outcome[1] is not None:
                 self._failed = outcome[1]
-            # A reference left here would keep its object in Ray's store.
+            # If these variables kept a reference, its object would stay in Ray's object store.
             del request, outcome
 
     def _make(self, request: _Request) -> Any:
@@ -385,7 +415,7 @@ class _Caller:
             except BackendGone as error:
                 self._dead = error
                 return
-            except Exception as error:  # noqa: BLE001 - counts as silence
+            except Exception as error:  # noqa: BLE001 - the error counts as silence
                 inner.awaited = f"{inner.awaited} ({first_line(error)})"
                 continue
             self._heartbeats += 1

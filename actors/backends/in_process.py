@@ -1,4 +1,4 @@
-"""A backend that runs every call in this process: for notebooks, for a debugger, and for tests in milliseconds."""
+"""A backend that runs every call in this process: for notebooks, for debuggers, and for fast tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from study.reproducibility import hardware
 
 
 class _Held:
-    """A reference that holds its own value, so that pixels are freed with the last reference to them."""
+    """A reference that contains its value. Pixels are freed when nothing refers to them any more."""
 
     def __init__(self, number: int, value: Any = None) -> None:
         self.number = number
@@ -36,7 +36,7 @@ class _Held:
 
 
 class InProcess:
-    """Runs a call when the driver waits for it, one at a time."""
+    """Runs calls in this process, one at a time. A call runs when the driver waits for its result."""
 
     name = "this process"
     fixed = True
@@ -49,12 +49,13 @@ class InProcess:
         interrupt: Interrupt | None = None,
         raises: bool = False,
     ) -> None:
-        """The defaults suit tests.
+        """Create the backend. The defaults are for tests.
 
-        `order` draws the call that runs next; None runs the oldest call. `machine`: the machine that workers are
-        planned for; by default four cores. `interrupt`: if it is given, a signal ends a running call at once. `raises`:
-        if a call fails with an error other than StudyError, `wait` raises that error itself, for a debugger. Without
-        `raises`, the error is the outcome of the call, as on Ray.
+        `order` chooses at random the call that runs next. If it is None, the oldest call runs next. `machine`: the
+        machine for which workers are planned; by default it has four cores. `interrupt`: if it is given, a signal ends
+        a running call at once. `raises`: for a debugger, whether `wait` raises the original error of a call that fails.
+        If it is False, the error becomes the outcome of the call, as on Ray. A StudyError always becomes the outcome of
+        the call.
         """
         self._order = order
         self._machine = machine or Machine(cpus=4.0)
@@ -66,11 +67,11 @@ class InProcess:
         return [self._machine]
 
     def scaling(self) -> Scaling | None:
-        """None: no autoscaler can add machines to this process."""
+        """Return None, because no autoscaler can add machines to this process."""
         return None
 
     def request(self, workers: int, resources: ResourceRequest) -> None:
-        """Does nothing: no autoscaler can add machines to this process."""
+        """Do nothing, because no autoscaler can add machines to this process."""
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Worker | ServiceWorker:
         return (Worker if role == WORKER else ServiceWorker)(config.of(role), resources.device)
@@ -104,7 +105,7 @@ class InProcess:
         return Call(value, crafted)
 
     def activity(self, actor: Worker | ServiceWorker) -> str:
-        """The activity of this process, because one call runs at a time."""
+        """Return the progress of the only call that runs in this process."""
         return activity.here.text
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
@@ -115,7 +116,7 @@ class InProcess:
         return [ref for ref in refs if _held(ref).work is None]
 
     def _run(self, call: _Held) -> None:
-        assert call.work is not None, "the call has not run"
+        assert call.work is not None, "a call runs only once"
         with self._interrupt.impatient() if self._interrupt else contextlib.nullcontext():
             call.work()
         call.work = None
@@ -136,13 +137,13 @@ class InProcess:
         return self._new(frozen)
 
     def stop(self, actor: Worker | ServiceWorker) -> None:
-        """Does nothing: an actor here is an object without a process."""
+        """Do nothing, because an actor of this backend is an object without a process."""
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """Does nothing: all actors share one device."""
+        """Do nothing, because all actors share the only device."""
 
     def close(self) -> None:
-        """Does nothing: Python frees each object of this backend with its last reference."""
+        """Do nothing, because Python frees the objects of this backend when nothing refers to them any more."""
 
     def _new(self, value: Any = None) -> _Held:
         return _Held(next(self._ids), value)
@@ -150,7 +151,10 @@ class InProcess:
 
 @contextlib.contextmanager
 def _device_failures() -> Iterator[None]:
-    """Turn the failure of a device into BackendGone: this process cannot use the device any more."""
+    """Return a context that turns the failure of a device into BackendGone.
+
+    After such a failure, this process cannot use the device any more.
+    """
     try:
         yield
     except Exception as error:
@@ -164,7 +168,10 @@ def _device_failures() -> Iterator[None]:
 
 
 def this_machine() -> Machine:
-    """This machine, for one worker in this process: cores, free memory, and the first GPU that torch can use."""
+    """Return the description of this machine, for one worker in this process.
+
+    It has the number of cores, the free memory, and, if torch can use a GPU, one GPU with its free memory.
+    """
     cores, memory = float(os.cpu_count() or 1), object_store.free_memory()
     if not hardware.gpu_available():
         return Machine(cores, memory=memory)

@@ -1,4 +1,7 @@
-"""The interface of backends, which run actors on Ray, in this process or in a simulation; and the errors they raise."""
+"""The interface of backends, and the errors that they raise.
+
+A backend runs actors: on Ray, in this process, or in a simulation.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
 
 Ref = Hashable
-"""A reference to the value that a call will return, or to pixels, wherever they are stored."""
+"""A reference to the value that a call will return, or to pixels. Only the backend knows where the value is stored."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class ActorInfo:
 
     Attributes:
         device: The device of the actor.
-        answer: The answer of its worker to `hello`.
-        gpu_memory: Bytes of its GPU, as its process sees it; None without a GPU.
+        answer: What the `hello` of the actor's worker returned.
+        gpu_memory: Bytes of the actor's GPU, as the actor's process sees it; None without a GPU.
     """
 
     device: Device
@@ -54,10 +57,13 @@ class ActorInfo:
 
 
 class CallFailed(Exception):
-    """A call raised an error, or an actor could not be created. Can be pickled even if the original error cannot."""
+    """A call raised an error, or an actor could not be created.
+
+    This error can be pickled even if the original error cannot.
+    """
 
     def __init__(self, what: str, traceback: str = "", device: Device | None = None) -> None:
-        """`what`: the cause in one line. `traceback`: Python's full text. `device`: where the error happened."""
+        """`what`: the cause in one line. `traceback`: the traceback as text. `device`: where the error happened."""
         super().__init__(what, traceback, device)
         self.what = what
         self.traceback = traceback
@@ -68,7 +74,7 @@ class CallFailed(Exception):
 
     @classmethod
     def of(cls, error: BaseException, device: Device | None = None) -> CallFailed:
-        """Describe `error` as text, so that it can be sent between processes."""
+        """Return a CallFailed that describes `error` as text, so that it can be sent between processes."""
         message = (str(error).strip().splitlines() or [""])[0]
         kind = type(error).__name__
         whole = "".join(tracebacks.format_exception(error)).strip()
@@ -76,11 +82,11 @@ class CallFailed(Exception):
 
 
 class ActorLost(Exception):
-    """The actor died: its process, its machine or the network failed. The call may or may not have been executed."""
+    """The actor died: its process, its machine or the network failed. The call may have been executed or not."""
 
 
 class MachineLost(ActorLost):
-    """The actor died with its machine: neither the actor nor its call is to blame."""
+    """The actor died together with its machine. Neither the actor nor its call is to blame."""
 
 
 class MemoryLost(ActorLost):
@@ -88,9 +94,10 @@ class MemoryLost(ActorLost):
 
 
 class DeviceLost(ActorLost):
-    """The device of the actor failed, and the process of the actor cannot use it any more.
+    """The device of the actor failed, and the process of the actor cannot use the device any more.
 
-    The call is blamed only after several such failures. Can be pickled even if the original error cannot.
+    The call counts as the cause only after several such failures. This error can be pickled even if the original error
+    cannot.
     """
 
     def __init__(self, what: str, traceback: str, device: Device) -> None:
@@ -112,16 +119,17 @@ class BackendGone(StudyError):
 
 
 class PixelsLost(Exception):
-    """The pixels that a call needs no longer exist: the machine that held them is gone."""
+    """The pixels that a call needs no longer exist, because the machine that held them is gone."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A started call.
+    """A call that was started.
 
     Attributes:
-        value: The reference to the result, which is small and which the driver fetches.
-        pixels: The reference to the adversarial images, which go from actor to actor; None if the call returns none.
+        value: The reference to the result. The result is small, and the driver fetches it.
+        pixels: The reference to the adversarial images, which go from actor to actor and not through the driver. None
+            if the call returns no images.
     """
 
     value: Ref
@@ -130,61 +138,68 @@ class Call:
 
 @dataclass(frozen=True)
 class Scaling:
-    """The state of a cluster's autoscaler. `coming`: the number of machines that it is about to add."""
+    """The state of a cluster's autoscaler. `coming`: the number of machines that are about to join."""
 
     coming: int = 0
 
 
 class Backend(Protocol):
-    """Runs actors. Only `machines`, `wait`, `value`, `pixels` and `close` may block."""
+    """Runs actors. Only the methods `machines`, `wait`, `value`, `pixels` and `close` may block."""
 
     name: str
     fixed: bool
     """Whether no further machine can join."""
 
     def machines(self) -> list[Machine]:
-        """The machines that are available now."""
+        """Return the machines that are available now."""
 
     def scaling(self) -> Scaling | None:
-        """The state of the autoscaler; None if there is no autoscaler."""
+        """Return the state of the autoscaler; None if there is no autoscaler."""
 
     def request(self, workers: int, resources: ResourceRequest) -> None:
-        """Ask the autoscaler for machines that hold `workers` workers in all; 0 withdraws earlier requests."""
+        """Ask the autoscaler for machines that can hold `workers` workers in all; 0 withdraws earlier requests.
+
+        `resources`: what each worker reserves.
+        """
 
     def start(self, role: Role, resources: ResourceRequest, config: WorkerConfig) -> Any:
-        """Start an actor of `role`."""
+        """Start an actor of `role`, and return the handle of the actor."""
 
     def hello(self, actor: Any) -> Ref:
-        """Start a call that returns once the actor is up."""
+        """Start the first call of an actor, which returns once the actor is up. Returns the reference of the call."""
 
     def call(self, actor: Any, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
-        """Start `actor.<method>(*arguments, pixels)`: `predict`, `probe`, or `craft`, which also returns pixels."""
+        """Start the call `actor.<method>(*arguments, pixels)`, without waiting for it.
+
+        `method`: `predict`, `probe` or `craft`. Only `craft` also returns pixels.
+        """
 
     def activity(self, actor: Any) -> str:
-        """How far an actor is in its call, as it last reported, such as `step 34 of 100`; empty if unknown."""
+        """Return the progress of an actor's call, as last reported, such as `step 34 of 100`; empty if unknown."""
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        """Wait until at least one of `refs` is ready, `seconds` at most. Returns all that are ready."""
+        """Wait until at least one of `refs` is ready, `seconds` at most. Returns all references that are ready."""
 
     def value(self, ref: Ref) -> Any:
-        """The value of a ready call. Raises ActorLost, PixelsLost, CallFailed, or the StudyError of the call.
+        """Return the value of a call that is ready.
 
-        If the device failed, the value of `hello` raises CallFailed, and the value of every other call DeviceLost.
+        Raises ActorLost, PixelsLost, CallFailed, or the StudyError of the call. If the device failed, this raises
+        CallFailed for a call of `hello`, and DeviceLost for every other call.
         """
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
-        """Fetch pixels to the driver as a read-only array. Raises PixelsLost."""
+        """Fetch pixels to the driver, and return them as a read-only array. Raises PixelsLost if they are gone."""
 
     def put(self, pixels: NDArray[np.uint8]) -> Ref:
-        """Store pixels where every actor can read them."""
+        """Store pixels where every actor can read them, and return a reference to them."""
 
     def stop(self, actor: Any) -> None:
         """Kill an actor."""
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
-        """Stop using `device` and the `actors` on it. `machines` does not count the device any more.
+        """Stop using `device` and the `actors` on it. From now on, `machines` does not count the device.
 
-        This method may be called again with the same device, if another actor was started there meanwhile.
+        This method may be called again with the same device, if another actor was started there in the meantime.
         """
 
     def close(self) -> None:

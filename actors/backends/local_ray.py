@@ -1,6 +1,7 @@
-"""The processes of a local Ray: the environment that they start with, and the helper process that ends them.
+"""The processes of a local Ray: the environment in which they start, and the helper process that ends them.
 
-The helper (`reaper.py`) ends no other process. It outlives the driver, so a killed driver leaves no process behind.
+The helper (`reaper.py`) ends only these processes. It outlives the driver, so that a killed driver leaves no process of
+Ray behind.
 """
 
 from __future__ import annotations
@@ -18,28 +19,35 @@ from contextlib import AbstractContextManager
 from actors.backends import reaper
 from study.process import children
 
-# Ray's agents rename themselves, which overwrites a part of their environment. With many marks, some are left.
+# These variables mark the processes of a local Ray. Ray's agents rename themselves, which overwrites a part of their
+# environment. So there are many variables, of which some remain.
 _MARKS = tuple(f"STUDY_LOCAL_RAY_{index}" for index in range(64))
 
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 _GRACE_SECONDS = 3.0
-"""Time for Ray's processes to end by themselves."""
+"""Seconds that Ray's processes have to end by themselves."""
 
 _PATIENCE_SECONDS = 4.0
-"""Further time for the reaper to kill them."""
+"""Further seconds that the reaper (the helper process) has to kill these processes."""
 
 _LEFT_SECONDS = 5.0
 
 
 @functools.cache
 def _secret() -> str:
-    """The token of every local Ray of this process. Ray reads the token once in a process, so it must stay the same."""
+    """Return the authentication token of every local Ray of this process.
+
+    Ray reads the token only once in a process, so the token must stay the same.
+    """
     return secrets.token_hex(32)
 
 
 class LocalRay:
-    """Marks and ends the processes of one local Ray. Create it first, start Ray inside `starting()`, close it last."""
+    """Marks the processes of one local Ray, and ends them.
+
+    Create this object first, start Ray inside `starting()`, and call `close` last.
+    """
 
     def __init__(
         self,
@@ -47,7 +55,11 @@ class LocalRay:
         grace_seconds: float = _GRACE_SECONDS,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        """`hidden`: names of environment variables that Ray's processes must not get."""
+        """Start the helper process that ends Ray's processes.
+
+        `hidden`: names of environment variables that Ray's processes must not get. `grace_seconds`: time for Ray's
+        processes to end by themselves. `patience_seconds`: further time for the helper to kill them.
+        """
         self._hidden = hidden
         self._patience = grace_seconds + patience_seconds
         self._mark = uuid.uuid4().hex
@@ -63,11 +75,11 @@ class LocalRay:
 
     @property
     def reaper(self) -> int:
-        """The process id of the reaper."""
+        """The process id of the reaper, the helper process."""
         return self._reaper.pid
 
     def starting(self) -> AbstractContextManager[None]:
-        """A context manager. Only processes that are started inside it belong to this Ray."""
+        """Return a context for starting Ray. Exactly the processes that are started inside it belong to this Ray."""
         environment = children.environment(children.RAY, os.environ, self._hidden) | dict.fromkeys(_MARKS, self._mark)
         if not any(os.environ.get(name) for name in _TOKENS):
             # Without a token, Ray would write a new one into the home directory.
@@ -75,11 +87,11 @@ class LocalRay:
         return children.replaced_environment(environment)
 
     def close(self, *, orderly: bool = False) -> str | None:
-        """End all processes of this Ray. Returns a warning for the user if the reaper did not answer.
+        """End all processes of this Ray. Returns a warning for the user if the reaper did not answer, else None.
 
-        `orderly`: Ray has been shut down, so its remaining processes have nothing to finish.
+        `orderly`: whether Ray was shut down in an orderly way. Its remaining processes then have nothing to finish.
         """
-        assert self._reaper.stdin is not None, "it was started with a pipe"
+        assert self._reaper.stdin is not None, "the reaper was started with a pipe"
         with contextlib.suppress(OSError):
             if orderly:
                 self._reaper.stdin.write(b".")

@@ -1,7 +1,7 @@
 """The autoscaler of a Ray cluster: whether there is one, how many machines it is about to add, and requests to it.
 
-Ray has two autoscalers, and no public call reads the state of both. The first writes its state as JSON under a key of
-the GCS; the second reports it to the GCS.
+Ray has two versions of its autoscaler. Version 1 writes its state as JSON under a key of the GCS (Ray's central
+server). Version 2 reports its state to the GCS. No public function of Ray reads the state of both.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from actors.backends.interface import Scaling
 from actors.resources.placement import ResourceRequest
 
 _MIRRORED = "node_"
-"""If Ray's autoscaler cannot add machines, it reports each machine as a node type, named by this prefix and an id."""
+"""Prefix of the names of node types if Ray's autoscaler cannot add machines. It then reports each machine as a node
+type of its own, whose name is this prefix and an id."""
 
 _STATUS = "__autoscaling_status"
-"""The key of the first autoscaler's state."""
+"""The key under which version 1 of the autoscaler writes its state."""
 
 _log = logging.getLogger(__name__)
 
 
 def scaling(gcs: str) -> Scaling | None:
-    """The state of the autoscaler of the cluster at `gcs`; None if there is none or its state cannot be read."""
+    """Return the state of the autoscaler of the cluster whose GCS is at `gcs`.
+
+    Returns None if there is no autoscaler, or if its state cannot be read.
+    """
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
     try:
@@ -36,7 +40,10 @@ def scaling(gcs: str) -> Scaling | None:
 
 
 def request(workers: int, resources: ResourceRequest) -> None:
-    """Ask for machines that hold `workers` workers in all; 0 withdraws the request. A request replaces earlier ones."""
+    """Ask for machines that can hold `workers` workers in all; 0 withdraws the request.
+
+    A request replaces all earlier requests. `resources`: what each worker reserves.
+    """
     from ray.autoscaler.sdk import request_resources
 
     bundle: dict[str, Any] = {"GPU": 1} if resources.gpus else {"CPU": math.ceil(resources.cpus)}
@@ -45,7 +52,7 @@ def request(workers: int, resources: ResourceRequest) -> None:
 
 
 def _written() -> Scaling | None:
-    """The state that the first autoscaler has written; None without an autoscaler that can add machines."""
+    """Return the state that version 1 of the autoscaler has written; None if no autoscaler can add machines."""
     from ray.experimental import internal_kv
 
     text = internal_kv._internal_kv_get(_STATUS)
@@ -53,7 +60,7 @@ def _written() -> Scaling | None:
 
 
 def of_status(status: dict[str, Any]) -> Scaling | None:
-    """Read the state from the JSON of the first autoscaler; None if it cannot add machines."""
+    """Return the state in the JSON of version 1 of the autoscaler; None if this autoscaler cannot add machines."""
     report = status.get("autoscaler_report")
     if not report or all(name.startswith(_MIRRORED) for name in report["active_nodes"]):
         return None
@@ -61,7 +68,7 @@ def of_status(status: dict[str, Any]) -> Scaling | None:
 
 
 def _reported(gcs: str) -> Scaling | None:
-    """The state that the second autoscaler has reported; None without an autoscaler that can add machines."""
+    """Return the state that version 2 of the autoscaler has reported; None if no autoscaler can add machines."""
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     status = get_cluster_status(gcs)

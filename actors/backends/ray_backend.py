@@ -36,7 +36,7 @@ _OBJECT_STORE_BYTES = 2**30
 _NODE_ID = "ray.io/node-id"
 _MIG = re.compile(r"\bMIG \S*\b(\d+)gb\b")
 _QUIET = {"task_events_report_interval_ms": 0, "enable_metrics_collection": False, "event_stats": False}
-"""Without these settings, a local Ray records every call, which takes a fifth of the time of the call."""
+"""Settings with which a local Ray does not record every call. Recording takes a fifth of the time of a call."""
 _ACCEPTED = "host:port of a cluster's head, auto, or local"
 _CONNECT_SECONDS = 10.0
 _IDLE_SECONDS = 0.2
@@ -54,7 +54,7 @@ def _to_stderr(line: str) -> None:
 
 
 class RayBackend:
-    """Actors on Ray, without Ray's own restarts and retries: the scheduler replaces actors and repeats calls."""
+    """Runs actors on Ray, without Ray's own restarts and retries: the scheduler replaces actors and repeats calls."""
 
     def __init__(
         self,
@@ -63,11 +63,13 @@ class RayBackend:
         say: Callable[[str], None] = _to_stderr,
         store: Callable[[int], int] = lambda gpus: _OBJECT_STORE_BYTES,
     ) -> None:
-        """Connect to the cluster at `address`, or at RAY_ADDRESS; if both are empty, start a local Ray.
+        """Connect to a Ray cluster, or start a local Ray.
 
-        Ray sets RAY_ADDRESS in submitted jobs. `hidden`: names of environment variables that a local Ray's processes
-        must not get. `say` prints a line for the user. `store` takes the number of GPUs and returns the bytes of a
-        local Ray's object store. Raises StudyError if no cluster answers at the address or a local Ray cannot start.
+        The address of the cluster is `address`, or else the value of the environment variable RAY_ADDRESS. Ray sets
+        this variable in submitted jobs. If both are empty, a local Ray is started. `hidden`: names of environment
+        variables that a local Ray's processes must not get. `say` prints a line for the user. `store` takes the number
+        of GPUs, and returns the bytes of a local Ray's object store. Raises StudyError if no cluster answers at the
+        address, or if a local Ray cannot start.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -77,7 +79,8 @@ class RayBackend:
             check_machine()
         import ray
 
-        # Outside the main thread, Ray warns that it handles no signals. The launch handles them.
+        # Outside the main thread, Ray warns that it cannot handle signals. The warning is hidden, because the launch
+        # handles them.
         logging.getLogger("ray").setLevel(logging.ERROR)
         self._ray: Any = ray
         self._gpus: dict[str, float | None] = {}
@@ -113,7 +116,10 @@ class RayBackend:
         self._service: Any = ray.remote(max_restarts=0, max_task_retries=0)(ServiceActor)
 
     def _note_daemons(self, *, auto: bool) -> None:
-        """Remember the daemons that calls depend on. `auto`: put the cluster that Ray has found into `name`."""
+        """Remember Ray's raylet and GCS, the processes that calls depend on.
+
+        `auto`: whether Ray itself has found the cluster. The name of this backend then says which cluster it is.
+        """
         here = self._ray.get_runtime_context()
         self._here, self._gcs = here.get_node_id(), here.gcs_address
         near: dict[str, Any] = next((node for node in self._ray.nodes() if node["NodeID"] == self._here), {})
@@ -125,11 +131,14 @@ class RayBackend:
             self.name = f"Ray at {self._gcs} (found by auto: {Path(socket_path).parent.parent.name}{owner})"
 
     def check(self) -> None:
-        """Raise BackendGone if the raylet or the GCS has died: in its next call, Ray would end the driver."""
+        """Raise BackendGone if the raylet or the GCS has died.
+
+        If one of them has died, the next call of Ray would end the driver without a message.
+        """
         self._daemons.check()
 
     def heartbeat(self) -> None:
-        """Return once the raylet runs and the GCS has answered. Raises BackendGone if one of them is dead."""
+        """Wait until the raylet runs and the GCS has answered. Raises BackendGone if one of them is dead."""
         while stopped := self._daemons.stopped():
             self.awaited = stopped
             time.sleep(_STOPPED_POLL_SECONDS)
@@ -143,7 +152,7 @@ class RayBackend:
         self._read_activities()
 
     def _read_activities(self) -> None:
-        """Read how far actors are in their calls, for the actors that displays have asked about in the last seconds."""
+        """Read the progress of calls, for those actors about which a display has asked in the last seconds."""
         for one in list(self._activities.values()):
             if time.monotonic() - one.asked < _WATCHED_SECONDS:
                 found = self._ray.experimental.internal_kv._internal_kv_get(one.key)
@@ -156,7 +165,7 @@ class RayBackend:
         for node in nodes:
             name, size = node["NodeID"], node["Resources"]
             if name in self._probes:
-                # The machine counts once the memory of its GPUs is known.
+                # A machine is listed only when the memory of its GPUs is known.
                 continue
             gpus = float(size.get("GPU", 0)) - len(self._parked[name])
             cpus, own = float(size.get("CPU", 0)), float(size.get("memory", 0)) or None
@@ -165,9 +174,9 @@ class RayBackend:
         return found
 
     def _measure_gpus(self, nodes: Sequence[str]) -> None:
-        """Measure the GPU memory of new `nodes`, all at the same time.
+        """Measure the GPU memory of all `nodes` (ids of machines) that are new, at the same time.
 
-        Until the GPU memory of at least one machine is known, this method waits for the answers; later it does not.
+        As long as the GPU memory of no machine is known, this method waits for the answers. Later it does not wait.
         """
         wait = 0.0 if self._gpus else _GPU_MEMORY_SECONDS
         for node in nodes:
@@ -200,7 +209,8 @@ class RayBackend:
         if resources.memory and not resources.gpus:
             options["memory"] = int(resources.memory)
         if role != WORKER:
-            # On the driver's machine: services' answers go into the run folder, which other machines may not see.
+            # A service's actor runs on the driver's machine, because it writes answers into the run folder. Other
+            # machines may not see this folder.
             here = self._ray.get_runtime_context().get_node_id()
             near = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
             options["scheduling_strategy"] = near
@@ -216,7 +226,7 @@ class RayBackend:
         return actor
 
     def _too_small(self, resources: ResourceRequest) -> set[str]:
-        """The ids of the machines whose GPUs have too little memory for an actor with these resources."""
+        """Return the ids of the machines whose GPUs have too little memory for an actor with these resources."""
         if not resources.gpus:
             return set()
         return {node for node, memory in self._gpus.items() if not resources.fits_on_gpu(memory)}
@@ -242,7 +252,7 @@ class RayBackend:
         if not refs:
             time.sleep(min(seconds, _IDLE_SECONDS))
             return []
-        # In a busy driver some values are ready already, and no second call is needed.
+        # If the driver is busy, some values are ready already. Then no second call is needed.
         ready: list[Ref]
         ready, rest = self._ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=False)
         if not ready:
@@ -277,7 +287,7 @@ class RayBackend:
 
     def set_aside(self, device: Device, actors: Sequence[Any]) -> None:
         if device.gpu:
-            # These actors stay alive to keep the GPU reserved. Otherwise Ray would give it to the next actor.
+            # These actors stay alive to keep the GPU reserved. Otherwise Ray would give the GPU to the next actor.
             self._parked[device.node].setdefault(device, []).extend(actors)
             return
         self._left_out.add(device.node)
@@ -286,15 +296,15 @@ class RayBackend:
 
     def close(self) -> None:
         if not self.fixed:
-            # The cluster goes on without this process, and would keep the reports of its actors.
+            # The cluster outlives this process, and would keep the progress reports of its actors.
             with contextlib.suppress(Exception):
                 self._ray.experimental.internal_kv._internal_kv_del(self._activity_prefix, del_by_prefix=True)
         if self._asked:
-            # A request outlives the process that made it.
+            # A request to the autoscaler outlives the process that made it, so withdraw it.
             with contextlib.suppress(Exception):
                 self.request(0, ResourceRequest(0, 0))
         if self._local is not None:
-            # The autoscaler of a local Ray has nothing to do, but takes a second to end by itself.
+            # The autoscaler of a local Ray takes a second to end by itself, so kill it. It has nothing to do.
             kill = getattr(getattr(self._ray._private.worker, "_global_node", None), "kill_monitor", None)
             if kill is not None:
                 kill(check_alive=False)
@@ -309,10 +319,11 @@ class RayBackend:
 
 
 def _job_config(ray: Any) -> Any:
-    """A job configuration that lets workers import modules from their own Python's search path only.
+    """Return a job configuration with which workers import modules only from their own Python's search path.
 
-    Ray puts the driver's working folder and the folder of its script first on every worker's search path, unless the
-    job ships a working folder. No public option of Ray prevents this.
+    By default, Ray puts the driver's working folder and the folder of its script first on every worker's search path.
+    It does not do so for a job that ships a working folder. No public option of Ray prevents this. So this
+    configuration claims that the job ships a working folder.
     """
 
     class Job(ray.job_config.JobConfig):  # type: ignore[misc]
@@ -323,7 +334,7 @@ def _job_config(ray: Any) -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Raise StudyError at once if nothing listens at `address`; Ray itself would try for minutes."""
+    """Raise StudyError if `address` is not valid, or if nothing listens there. Ray itself would try for minutes."""
     if address in ("local", "auto"):
         return
     host, colon, port = address.rpartition(":")
@@ -344,7 +355,10 @@ def _check_address(address: str) -> None:
 
 
 def _not_connected(chosen: str, error: Exception) -> StudyError:
-    """Explain why Ray at `chosen` cannot be used. The reason is often only in the causes of Ray's error."""
+    """Return the error that says why Ray at the address `chosen` cannot be used.
+
+    `error` is Ray's error. Its causes are read too, because often only they contain the reason.
+    """
     if chosen == "local":
         return StudyError(f"a local Ray cannot be started: {first_line(error)}", accepted=_ACCEPTED)
     text = "\n".join(_messages(error))
@@ -378,16 +392,17 @@ def _not_connected(chosen: str, error: Exception) -> StudyError:
 
 
 def _messages(error: BaseException | None) -> Iterator[str]:
-    """The messages of an exception and of all its causes."""
+    """Yield the messages of an exception and of all its causes."""
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
 
 
 class _Told:
-    """The last report of an actor on its call.
+    """The last report of an actor on the progress of its call.
 
-    `key`: the key of the report in Ray's store. `text`: the report. `asked`: when a display last asked for it.
+    `key`: the key of the report in the key-value store of Ray's GCS. `text`: the report. `asked`: the time when a
+    display last asked for the report.
     """
 
     def __init__(self, key: str) -> None:
@@ -395,18 +410,19 @@ class _Told:
         self.text = ""
         self.asked = -_WATCHED_SECONDS
         self.actor: Any = None
-        """The actor. It is kept here, so that no other object gets its `id`."""
+        """The handle of the actor. Reports are found by the `id` of this handle. As long as it is kept here, no other
+        object gets this `id`."""
 
 
 def put_activity(key: str, text: str) -> None:
-    """Write how far this actor is in its call into the store of Ray's GCS. The driver's heartbeat reads it there."""
+    """Write the progress of this actor's call into the key-value store of Ray's GCS, where the driver reads it."""
     import ray
 
     ray.experimental.internal_kv._internal_kv_put(key, text)
 
 
 def node_id() -> str:
-    """Ray's id of the machine that this actor runs on."""
+    """Return Ray's id of the machine on which this actor runs."""
     import ray
 
     found: str = ray.get_runtime_context().get_node_id()
@@ -414,25 +430,26 @@ def node_id() -> str:
 
 
 def gpu_memory() -> float | None:
-    """Bytes of this machine's smallest GPU or MIG part of a GPU, from nvidia-smi; None if it reports no size."""
+    """Return the bytes of this machine's smallest GPU, or MIG part of a GPU; None if nvidia-smi reports no size."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     listed = children.command_output(["nvidia-smi", "--list-gpus"], _SMI_SECONDS) or ""
     return smallest(listed, children.command_output(command, _SMI_SECONDS) or "")
 
 
 def smallest(listed: str, totals: str) -> float | None:
-    """Bytes of the smallest GPU or MIG part of a GPU; None if nvidia-smi reports no size.
+    """Return the bytes of the smallest GPU, or MIG part of a GPU; None if nvidia-smi reports no size.
 
     `listed`: the output of `nvidia-smi --list-gpus`. `totals`: the MiB of each whole GPU, separated by white space.
     """
-    # A line such as `MIG 3g.40gb  Device  0: …` is a part of a GPU. No process can use such a GPU as a whole.
+    # A line such as `MIG 3g.40gb Device 0: …` names a part of a GPU. If a GPU has parts, no process can use it as a
+    # whole.
     parts = [float(one) * 1e9 for one in _MIG.findall(listed)]
     whole = [] if parts else [float(one) * 2**20 for one in totals.split() if one.isdecimal()]
     return min(parts or whole, default=None)
 
 
 def _gpus_here(ray: Any) -> int:
-    """The number of GPUs that a local Ray will find on this machine."""
+    """Return the number of GPUs that a local Ray will find on this machine."""
     nvidia = ray._private.accelerators.NvidiaGPUAcceleratorManager
     visible = nvidia.get_current_process_visible_accelerator_ids()
     count: int = nvidia.get_current_node_num_accelerators()

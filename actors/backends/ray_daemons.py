@@ -1,4 +1,4 @@
-"""The state of the processes of Ray that a driver depends on: its raylet and its GCS."""
+"""Checks whether the processes of Ray that a driver depends on still run: the raylet and the GCS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONNECT_SECONDS = 2.0
 
 
 class Daemons:
-    """The raylet that the driver talks to, and the GCS if the driver has started it."""
+    """The raylet with which the driver communicates, and the GCS if the driver has started it."""
 
     def __init__(self, raylet_socket: str) -> None:
         """`raylet_socket`: the path of the raylet's Unix socket. The raylet need not be a child of this process."""
@@ -36,12 +36,15 @@ class Daemons:
         self._ends = _Ends(self._pids.values())
 
     def check(self) -> None:
-        """Return at once, after one system call. Raises BackendGone if a daemon has died."""
+        """Raise BackendGone if a daemon has died. This takes only one system call."""
         if self._ends.any:
             self.stopped()
 
     def stopped(self) -> str | None:
-        """A description of a daemon that is stopped (SIGSTOP), or None. Raises BackendGone if a daemon has died."""
+        """Return a description of a daemon that is stopped (SIGSTOP), or None if no daemon is.
+
+        Raises BackendGone if a daemon has died.
+        """
         for name, pid in self._pids.items():
             state = _state(pid)
             if state in "ZX":
@@ -56,7 +59,7 @@ class Daemons:
 
 
 class _Ends:
-    """Tells in one system call whether one of several processes has ended."""
+    """Finds out with one system call whether one of several processes has ended."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._known = hasattr(os, "pidfd_open") and hasattr(select, "epoll")
@@ -68,21 +71,23 @@ class _Ends:
             try:
                 descriptor = os.pidfd_open(pid)
             except OSError:
-                # The process has ended already, or the system forbids the call. Then `check` looks at each process.
+                # The process has ended already, or the system forbids the call. `check` then looks at each process
+                # instead.
                 self._known = False
                 return
-            # Readable once the process has ended, even before its parent has asked for its status.
+            # The descriptor becomes readable when the process ends, even before the parent process asks for its exit
+            # status.
             self._ended.register(descriptor, select.EPOLLIN)
             weakref.finalize(self, os.close, descriptor)
 
     @property
     def any(self) -> bool:
-        """Whether one of the processes has ended; also true if the system cannot tell."""
+        """Whether one of the processes has ended; also True if the system cannot tell."""
         return not self._known or bool(self._ended.poll(0))
 
 
 def _children() -> Iterator[tuple[str, int]]:
-    """Name and process id of each of Ray's daemons that this process has started."""
+    """Yield the name and the process id of each of Ray's daemons that this process has started."""
     for entry in _PROCESSES.iterdir() if _PROCESSES.is_dir() else ():
         with contextlib.suppress(OSError):
             if entry.name.isdecimal():
@@ -93,9 +98,9 @@ def _children() -> Iterator[tuple[str, int]]:
 
 
 def _peer(path: str) -> tuple[int, int] | None:
-    """Process id and user id of the process that listens at a Unix socket; None if unknown.
+    """Return the process id and the user id of the process that listens at a Unix socket; None if unknown.
 
-    The process id is 0 if the process is in another namespace.
+    The process id is 0 if that process is in another namespace.
     """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
@@ -116,7 +121,10 @@ def _user_name(user: int) -> str:
 
 
 def _state(pid: int) -> str:
-    """The system's letter for the state of a process (R, S, D, T …): X if it is gone, S if its state is unknown."""
+    """Return the letter with which Linux describes the state of a process, such as R (running) or T (stopped).
+
+    Returns X if the process is gone, and S (sleeping) if its state is unknown.
+    """
     if not _PROCESSES.is_dir():
         return "S"
     try:

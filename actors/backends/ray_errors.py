@@ -1,4 +1,4 @@
-"""Translates Ray's errors into the errors of the backend interface, and Ray's pages of coloured text into one line."""
+"""Translates Ray's errors, with their long coloured texts, into errors of the backend interface, with one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _GIB = 2.0**30
 
 
 def translate(error: Exception, errors: Any) -> Exception:
-    """Translate Ray's `error` into an error of the backend interface. `errors`: the module `ray.exceptions`."""
+    """Return the error of the backend interface that corresponds to Ray's `error`.
+
+    `errors`: the module `ray.exceptions`.
+    """
     text = _COLOURS.sub("", str(error))
     inner = getattr(error, "cause", None)
     if isinstance(inner, StudyError | CallFailed | DeviceLost):
@@ -36,7 +39,7 @@ def translate(error: Exception, errors: Any) -> Exception:
     deaths = (errors.RayActorError, errors.WorkerCrashedError)
     kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), None)
     if kind is None and isinstance(error, deaths):
-        # Only the text tells the death of a machine from the death of an actor.
+        # Only the text says whether the machine died or only the actor.
         kind = MachineLost if _NODE_DIED in text else ActorLost
     if kind is None:
         return CallFailed(cause(text), text)
@@ -44,7 +47,11 @@ def translate(error: Exception, errors: Any) -> Exception:
 
 
 def cause(text: str) -> str:
-    """The exception at the end of Ray's text, in one line: the last line that is not indented."""
+    """Return the exception at the end of Ray's text, in one line.
+
+    This is the last line that begins with the name of an exception. Without such a line, it is the last line that is
+    not indented.
+    """
     lines = [line for line in text.splitlines() if not _FRAME.match(line)]
     raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)(: |$)", line)]
     found = (raised or lines or [text.strip() or "Ray gives no reason"])[-1]
@@ -52,7 +59,7 @@ def cause(text: str) -> str:
 
 
 def death(text: str, *, machine: bool) -> str:
-    """Describe the death of an actor, or (`machine`) of its whole machine, in one line."""
+    """Return one line about the death of an actor, or, if `machine` is True, of its whole machine."""
     address, detail = _ADDRESS.search(text), _DETAIL.search(text)
     where = f" on {address[1]}" if address else ""
     if machine:
@@ -64,7 +71,10 @@ def death(text: str, *, machine: bool) -> str:
 
 
 def out_of_memory(text: str) -> str:
-    """Say in one line that memory ran out: machine, limit, and memory used by Ray's workers and other processes."""
+    """Return one line that says that memory ran out.
+
+    It names the machine, the limit, and the memory that Ray's workers and other processes used.
+    """
     node, exact, rounded = _NODE.search(text), _EXCEEDED.search(text), _ROUNDED.search(text)
     where = node[1] if node else "a machine"
     if exact:

@@ -13,13 +13,14 @@ _LOOPBACK = "127.0.0.1"
 _CONNECT_SECONDS = 5.0
 _SOCKET = "ray/session_2000-01-01_00-00-00_000000_{process}/sockets/plasma_store"
 _LONGEST_SOCKET_PATH = 107
-"""Most bytes in the path of a Unix socket, without its final zero."""
+"""Largest number of bytes in the path of a Unix socket, without the final zero byte."""
 _LEAST_FREE = 64 * 2**20
-"""Bytes for the logs and sockets of one session, and its first spilled objects."""
+"""Bytes that one session of Ray needs on disk, for its logs, its sockets, and the first objects that it writes to
+disk."""
 
 
 def check_machine() -> None:
-    """Raise StudyError if no local Ray can start on this machine."""
+    """Raise StudyError if a local Ray cannot start on this machine."""
     _check_temporary_folder(Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"))
     _check_loopback()
 

@@ -1,11 +1,14 @@
-"""The program of a small process that outlives the driver and ends every process of its local Ray.
+"""The program of a small process that outlives the driver and ends every process of the driver's local Ray.
 
-Ray's own processes end with the driver, but if the driver was killed, some take a minute. The processes that the driver
-starts carry a mark in their environment. Once the driver is gone, this program ends them and their descendants by
-process id, and no other process. The driver writes a byte to its standard input after an orderly shutdown of Ray. The
-remaining processes then have nothing to finish and get less time. Some of Ray's processes rename themselves, which can
-overwrite their whole environment, and their parents may end before them. So the program notes the ids of Ray's
-processes while their parents live.
+Ray's own processes end with the driver. But if the driver was killed, some of them take a minute to end.
+
+The processes of a local Ray carry a mark in their environment. Once the driver is gone, this program ends the marked
+processes and their descendants by process id, and no other process. Some of Ray's processes rename themselves, which
+can overwrite their whole environment. Their parents may also end before them. So the program notes the ids of Ray's
+processes while their parents still run.
+
+After an orderly shutdown of Ray, the driver writes a byte to the standard input of this program. The remaining
+processes then have nothing to finish, and get less time to end.
 
 The driver runs this file by its path, without site packages. So it imports only the standard library.
 """
@@ -23,7 +26,7 @@ from pathlib import Path
 _KILLED_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _ORDERLY_SECONDS = 0.3
-"""After an orderly shutdown, Ray's remaining processes have this long to end by themselves."""
+"""Seconds that Ray's remaining processes have to end by themselves after an orderly shutdown."""
 _NOTE_SECONDS = 1.0
 _PROCESSES = Path("/proc")
 
@@ -31,10 +34,11 @@ _PROCESSES = Path("/proc")
 def reap(
     mark: str, grace_seconds: float, killed_seconds: float = _KILLED_SECONDS, noted: dict[int, int] | None = None
 ) -> list[int]:
-    """Wait until no process of Ray is left; after `grace_seconds`, kill the remaining processes.
+    """Wait until no process of Ray is left. After `grace_seconds`, kill the remaining processes.
 
-    `noted`: start times of Ray's known processes by process id (see `note`). Returns the ids of the processes that
-    still exist `killed_seconds` later: usually none.
+    Returns the ids of the processes that still exist `killed_seconds` later; usually there are none. `mark`: the mark
+    in the environment of Ray's processes. `noted`: the start times of known processes of Ray, by process id (see
+    `note`).
     """
     known = {} if noted is None else noted
     grace = time.monotonic() + grace_seconds
@@ -50,9 +54,9 @@ def reap(
 
 
 def note(mark: str, known: dict[int, int]) -> dict[int, int]:
-    """Update `known` (start times by process id), and return `known`.
+    """Update `known`, the start times of Ray's processes by process id, and return `known`.
 
-    Afterwards, `known` holds the running processes that carry the mark or were known, and all their descendants.
+    Afterwards, `known` has the running processes that carry the mark or were known before, and all their descendants.
     """
     alive = _alive()
     ours = {pid for pid, (_, started) in alive.items() if known.get(pid) == started or _has_mark(pid, mark)}
@@ -66,7 +70,7 @@ def note(mark: str, known: dict[int, int]) -> dict[int, int]:
 
 
 def _alive() -> dict[int, tuple[int, int]]:
-    """The parent and the start time (clock ticks since boot) of each running process, by process id."""
+    """Return the parent's id and the start time (clock ticks since boot) of each running process, by process id."""
     found = {}
     for entry in _PROCESSES.iterdir() if _PROCESSES.is_dir() else ():
         if entry.name.isdecimal():
@@ -78,7 +82,7 @@ def _alive() -> dict[int, tuple[int, int]]:
 
 
 def _kill(pid: int, started: int) -> None:
-    """Kill a process, unless its id already belongs to another process."""
+    """Kill the process `pid` that started at `started`. Do nothing if the id belongs to another process by now."""
     with contextlib.suppress(OSError):
         descriptor = os.pidfd_open(pid)
         try:

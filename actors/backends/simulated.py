@@ -1,6 +1,7 @@
-"""A discrete-event simulation of a cluster. The driver and the scheduler are real; calls take only simulated time.
+"""A discrete-event simulation of a cluster, for a real driver and a real scheduler.
 
-A measured profile gives the time of each call. A seeded generator draws the losses of machines.
+Calls compute nothing, and take only simulated time. A measured profile gives the duration of each call. A seeded random
+generator decides when machines are lost.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from study.reproducibility import numerics
 from study.results.schema import PixelDistances, TargetAnswers
 
 _TOGETHER_SECONDS = 0.02
-"""`wait` returns all answers that arrive within this time together, as a busy driver would see them."""
+"""`wait` returns answers together if they arrive within this time. A busy driver would also see them together."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Costs:
     """Measured costs, in seconds on one worker.
 
     Attributes:
-        gradient: One gradient of one image, by model.
-        predict: One prediction of one image, by model.
-        load: Loading a model, by model.
+        gradient: Seconds for one gradient of one image, by name of the model.
+        predict: Seconds for one prediction of one image, by name of the model.
+        load: Seconds to load a model, by name of the model.
         call: Overhead of a call on its worker.
-        driver: Overhead of a call in the driver (`benchmarks/runtime.py`).
-        start: Start of an actor.
+        driver: Overhead of a call in the driver (measured by `benchmarks/runtime.py`).
+        start: Seconds to start an actor.
         hardware: The device and the name of the measured processor or GPU, such as `cuda:0: NVIDIA H100 80GB HBM3`. The
-            costs hold only for this hardware. Empty in profiles of early versions.
+            costs hold only for this hardware. It is empty in profiles of early versions.
         memory: Bytes of memory of the measured GPU, or of the machine; None if unknown.
         torch: The release of torch.
         numerics: The section `numerics:` of the spec that was measured.
@@ -58,7 +59,7 @@ class Costs:
 
     @property
     def on_cores(self) -> bool:
-        """Whether the profile was measured on a processor, not on a GPU."""
+        """Whether the costs were measured on a processor, and not on a GPU."""
         return self.hardware.startswith("cpu:")
 
     @property
@@ -73,13 +74,13 @@ class Machines:
 
     Attributes:
         nodes: Number of machines.
-        slots: Workers on each machine.
+        slots: Number of workers on each machine.
         speed: Speed relative to the measured hardware.
-        losses: Losses of each machine per hour, on average.
+        losses: How often each machine is lost per hour, on average.
         back: Seconds after which a lost machine comes back.
         gpus: Whether workers run on GPUs.
-        broken: The numbers of machines whose device fails every call.
-        grows_to: Number of machines up to which an autoscaler grows the cluster; 0: there is no autoscaler.
+        broken: The numbers of the machines whose device fails in every call.
+        grows_to: Number of machines up to which an autoscaler lets the cluster grow; 0 without an autoscaler.
         boot: Seconds from a request until a machine joins.
     """
 
@@ -99,11 +100,11 @@ class Totals:
     """Totals of a simulation.
 
     Attributes:
-        busy: Seconds of work, without loading.
-        loading: Seconds of loading models.
-        loads: Models loaded.
-        calls: Calls started.
-        lost: Machines lost.
+        busy: Seconds of work on all workers, without loading.
+        loading: Seconds of loading models on all workers.
+        loads: Number of model loads.
+        calls: Number of calls that were started.
+        lost: Number of machines that were lost.
     """
 
     busy: float = 0.0
@@ -118,7 +119,7 @@ class _Actor:
     node: int | None
     role: Role
     free: float
-    """The time when the last of its calls ends."""
+    """The time when the last call of the actor ends."""
     holds: set[str] = field(default_factory=set)
     hello: Ref | None = None
     dead: bool = False
@@ -139,7 +140,7 @@ class Simulated:
     fixed = False
 
     def __init__(self, costs: Costs, machines: Machines, *, batch: int, seed: int = 0) -> None:
-        """`batch`: images in one pass of a network. `seed`: seed of the losses of machines."""
+        """`batch`: number of images in one pass of a network. `seed`: seed of the random losses of machines."""
         self._costs, self._machines, self._batch = costs, machines, batch
         self._draw = random.Random(seed)
         self._ids = itertools.count()
@@ -158,7 +159,7 @@ class Simulated:
             self._plan_loss(node)
 
     def clock(self) -> float:
-        """Simulated seconds since the start."""
+        """Return the simulated seconds since the start."""
         return self.now
 
     def machines(self) -> list[Machine]:
@@ -209,7 +210,7 @@ class Simulated:
             count = self._pixels.get(pixels, len(job.images))
             work = sum(self._costs.predict[name] for name in job.targets) * self._padded(count)
             answer = replace(_prediction(job, count), loads=loads)
-        # The driver starts one call at a time.
+        # The driver starts calls one after another, so each start delays the next one.
         self.now += self._costs.driver
         took = seconds + work / self._machines.speed
         answer = replace(answer, seconds=took)
@@ -218,7 +219,7 @@ class Simulated:
         return Call(value, crafted)
 
     def _padded(self, count: int) -> int:
-        """Number of images after padding to the pass size."""
+        """Return the number of images after padding to a multiple of the pass size."""
         size = numerics.pass_size(self._batch, "cuda" if self._machines.gpus else "cpu")
         return -(-count // size) * size
 
@@ -230,7 +231,10 @@ class Simulated:
         return {name: self._costs.load[name] for name in new}
 
     def _run(self, ref: Ref, actor: _Actor, seconds: float | None, answer: Any) -> None:
-        """Add a call that starts when the actor is free. `seconds` is None while the actor waits for a machine."""
+        """Add a call that starts when the actor is free.
+
+        `seconds`: the duration of the call; None while the actor waits for a machine. `answer`: the result of the call.
+        """
         begins = max(self.now, actor.free)
         self._runs[ref] = run = _Run(actor, begins, begins + (seconds or 0.0), answer)
         if actor.dead:
@@ -240,11 +244,11 @@ class Simulated:
             heapq.heappush(self._due, (run.ends, ref))
 
     def activity(self, actor: _Actor) -> str:
-        """Empty, because a simulated call computes nothing."""
+        """Return an empty text, because a simulated call computes nothing."""
         return ""
 
     def wait(self, refs: Sequence[Ref], seconds: float) -> list[Ref]:
-        """Advance the simulated time to the next answers, by at most `seconds`."""
+        """Advance the simulated time to the next answers, by at most `seconds`. Returns the `refs` that are ready."""
         if not self._ready:
             until = self.now + seconds
             while self._next() <= until and not self._ready:
@@ -318,10 +322,10 @@ class Simulated:
             self.stop(actor)
 
     def close(self) -> None:
-        """Does nothing: no process was started."""
+        """Do nothing, because no process was started."""
 
     def _place(self) -> None:
-        """Place waiting actors on machines with free slots."""
+        """Place waiting actors on machines that have a free slot for a worker."""
         for node, free in self._free_slots.items():
             for _ in range(free):
                 if not self._waiting:
@@ -357,7 +361,7 @@ class Simulated:
 
 
 def _device(node: int, *, gpu: bool) -> Device:
-    """The only device of a machine. All slots of the machine are on it."""
+    """Return the only device of a machine, which all workers of the machine share."""
     return Device(str(node), f"machine {node}", "GPU 0" if gpu else "the processor", gpu)
 
 

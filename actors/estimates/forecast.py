@@ -1,4 +1,4 @@
-"""`study plan`: count the work in a spec and estimate its duration, optionally on simulated machines."""
+"""The command `study plan`: counts the work in a spec, and estimates how long the work takes on given machines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,17 @@ _SMI_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class ForecastOptions:
-    """The command line of `study plan`."""
+    """The options of `study plan`.
+
+    Attributes:
+        on: The machines for which the duration is estimated, such as `64xH100`; None for this machine.
+        profile: The file that `study profile` wrote; None for `runs/<study>/profile.json`.
+        images: Number of images; None for the number in the spec, or in the image set.
+        speed: Speed of the machines relative to the machine that was measured; None if it is not given.
+        losses: Share of the machines that are lost per hour.
+        as_json: Whether the output is JSON.
+        output: The run folder; None for `runs/<study>`.
+    """
 
     on: str | None = None
     profile: Path | None = None
@@ -48,7 +58,10 @@ class ForecastOptions:
 
 
 def print_plan(file: SpecFile, console: Console, options: ForecastOptions) -> None:
-    """Print the amounts of work in a spec and their duration. Raises StudyError if `--on` or the profile is invalid."""
+    """Print how much work a spec has and how long the work takes.
+
+    Raises StudyError if `--on` or the profile is not valid, or if the number of images is unknown.
+    """
     spec = file.spec
     count = _image_count(file, options)
     basis = _on(file, options) if options.on is not None else _here(file, options)
@@ -76,12 +89,12 @@ def print_plan(file: SpecFile, console: Console, options: ForecastOptions) -> No
         if line := _other_numerics(basis.costs, spec):
             say(console, line)
     else:
-        say(console, f"{basis}for the duration, measure first: study profile {file.document.name}")
+        say(console, f"{basis}to get a duration, measure the models first: study profile {file.document.name}")
 
 
 @dataclass(frozen=True)
 class _Basis:
-    """The basis of a duration: machines, measured costs, and a name of the machines to print."""
+    """The basis of an estimated duration: machines, measured costs, and a name of the machines for the output."""
 
     machines: Machines
     costs: Costs
@@ -110,7 +123,11 @@ def _print_counts(spec: Spec, found: dict[str, Any], shards: int, console: Conso
 
 
 def _standing(file: SpecFile, folder: RunFolder) -> dict[str, Any] | None:
-    """Compare the spec with its run folder. Returns plain data, with a key `refused` if a launch refuses the spec."""
+    """Compare the spec with its run folder, and return as plain data what is new, done and left.
+
+    If a launch would refuse the spec, the data have only the key `refused`, with the error. Returns None if no launch
+    has selected images yet.
+    """
 
     def found() -> list[Candidate] | None:
         try:
@@ -130,15 +147,16 @@ def _bytes(count: int) -> str:
 
 
 def _on(file: SpecFile, options: ForecastOptions) -> _Basis:
-    """The machines of `--on` with their costs. Raises StudyError if their description or the profile is invalid."""
+    """Return the machines of `--on`, with their costs. Raises StudyError if `--on` or the profile is not valid."""
     machines, costs = _machines(options), _costs(file, options)
     return _Basis(_of_kind(machines, costs, options, file), costs, options.on or "")
 
 
 def _here(file: SpecFile, options: ForecastOptions) -> _Basis | str:
-    """This machine with its costs, or the reason why no duration can be computed, for the user.
+    """Return this machine with its costs, or a text for the user that says why there is no estimate.
 
-    The profile must have been measured on this kind of machine, or `--speed` must give the ratio.
+    The costs must have been measured on this kind of machine, or `--speed` must give the ratio of the speeds. If there
+    is no profile, the text is empty.
     """
     if options.profile is None and not _profile(file, options).is_file():
         return ""
@@ -153,7 +171,7 @@ def _here(file: SpecFile, options: ForecastOptions) -> _Basis | str:
 
 
 def gpu_names() -> list[str]:
-    """The names of this machine's GPUs, from nvidia-smi; empty without nvidia-smi."""
+    """Return the names of this machine's GPUs, from nvidia-smi. The list is empty without nvidia-smi."""
     listed = children.command_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], _SMI_SECONDS)
     return [line.strip() for line in (listed or "").splitlines() if line.strip()]
 
@@ -163,7 +181,10 @@ def _or_none(names: list[str]) -> str:
 
 
 def _other_numerics(costs: Costs, spec: Spec) -> str | None:
-    """A warning that names each value of `numerics:` that differs from the profile's; None without a difference."""
+    """Return a warning that names each value of `numerics:` in the spec that differs from the profile.
+
+    Returns None if no value differs.
+    """
     now = spec.numerics.model_dump(mode="json")
     other = [
         f"{key} {then} instead of {now[key]}" for key, then in costs.numerics.items() if now.get(key, then) != then
@@ -215,10 +236,11 @@ def _machines(options: ForecastOptions) -> Machines:
 
 
 def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: SpecFile) -> Machines:
-    """Check that the costs were measured on the same kind of machine, or that `--speed` gives the ratio.
+    """Return `machines`, after a check that they are of the kind on which the costs were measured.
 
-    Returns `machines` with the measured kind of device. Raises StudyError if the kinds differ or the profile names no
-    hardware, and `--speed` is not given.
+    The result has the measured kind of device (processor or GPU). With `--speed`, machines of another kind are
+    accepted, and keep their kind. Without `--speed`, StudyError is raised if the kinds differ, or if the profile names
+    no hardware.
     """
     kind = (_MACHINES.fullmatch(options.on or "") or {"kind": None})["kind"]
     if costs.names and _is_of(kind, costs):
@@ -242,9 +264,10 @@ def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: S
 
 
 def _is_of(kind: str | None, costs: Costs) -> bool:
-    """Whether `kind` names the measured hardware; True if `kind` is None.
+    """Return whether `kind` names the hardware on which the costs were measured; True if `kind` is None.
 
-    `kind` is `cpu`, `gpu`, or words that stand in the name of every measured processor or GPU.
+    `kind` is `cpu`, `gpu`, or a name such as `H100`. All words of such a name must occur in the name of every measured
+    processor or GPU.
     """
     if kind is None:
         return True
@@ -258,7 +281,7 @@ def _words(name: str) -> set[str]:
 
 
 def _described(basis: _Basis, options: ForecastOptions) -> str:
-    """Describe the machines, and the hardware on which the costs were measured."""
+    """Return a text that names the machines, and the hardware on which the costs were measured."""
     costs = basis.costs
     memory = f", {costs.memory / 2**30:.0f} GiB" if costs.memory else ""
     torch = f", torch {costs.torch}" if costs.torch else ""

@@ -1,4 +1,7 @@
-"""`study profile`: measure gradients, predictions and model loads, while all workers are busy at once."""
+"""The command `study profile`: measures how long gradients, predictions and model loads take.
+
+All workers are busy at the same time, as in a study.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,12 @@ _ROUNDS = 4
 def profile(
     file: SpecFile, output: Path | None, console: Console, start: Callable[[], Backend], *, allow_code: bool
 ) -> Costs:
-    """Measure the models of a spec and write `profile.json`, which `study plan --on` reads.
+    """Measure the models of a spec, write the costs to `profile.json`, and return them. `study plan` reads this file.
 
-    The images are noise, because their content does not change the time. A service is not called: its time follows from
-    the rate in the spec. Raises StudyError, before workers start, if a model is missing, or if a model runs code of its
-    own and `allow_code` is False.
+    The images are noise, because their content does not change the duration. A remote service is not called: its
+    duration follows from the rate in the spec. `output`: another path of the file. `start` makes the backend. Raises
+    StudyError before workers start if a model is missing, or if a model runs the user's own code and `allow_code` is
+    False.
     """
     from study.models.check import check_models
 
@@ -128,13 +132,13 @@ def _profile(
 
 
 def _memory(machines: Sequence[placement.Machine], *, gpus: bool) -> float | None:
-    """Bytes of the smallest GPU, or else of the smallest machine; None if unknown."""
+    """Return the bytes of the smallest GPU, or without `gpus` of the smallest machine; None if unknown."""
     found = [one.gpu_memory if gpus else one.memory for one in machines]
     return min((one for one in found if one is not None), default=None)
 
 
 class _Stopwatch:
-    """Measures calls by the seconds that the workers report."""
+    """Measures the duration of calls, as the workers report it."""
 
     def __init__(self, backend: Backend, pool: placement.WorkerPool, file: SpecFile, check: Callable[[], None]) -> None:
         self._check = check
@@ -149,9 +153,9 @@ class _Stopwatch:
         self._attack = Attack.model_validate(keys_of("igsm", {"steps": _STEPS}))
 
     def measure(self, scheduler: Scheduler, name: str, method: str) -> tuple[float, float]:
-        """Measure the model `name`: seconds of one image, and seconds of loading the model.
+        """Measure the model `name`. Returns the seconds for one image, and the seconds to load the model.
 
-        `method`: `craft` measures a gradient, `predict` a prediction.
+        `method`: with `craft`, one gradient of an image is measured; with `predict`, one prediction.
         """
         ids = tuple(str(number) for number in range(self._count))
         zeros = (0,) * self._count

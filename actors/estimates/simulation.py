@@ -1,4 +1,4 @@
-"""A simulated run: the driver, the scheduler and the policy of a launch, on simulated machines."""
+"""Simulates a run: the driver, the scheduler and the policy are those of a launch, and the machines are simulated."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Forecast:
     """The result of a simulated run.
 
     Attributes:
-        clean_seconds: Simulated seconds of the clean pass. `seconds`, shares and rates leave the clean pass out.
-        seconds: Simulated seconds of the attack runs.
-        busy_share: Share of the workers' time in which they compute, 0..1.
-        loading_share: Share of the workers' time in which they load models, 0..1.
-        model_loads: Models loaded, including the clean pass.
-        most_waiting_bytes: Most bytes of adversarial images that wait for targets at one time.
-        calls_per_second: Calls per simulated second.
-        nodes_lost: Machines lost, including the clean pass.
-        units: Units that were completed.
+        clean_seconds: Simulated seconds of the clean pass, in which all models predict the clean images.
+        seconds: Simulated seconds of the attack runs, without the clean pass.
+        busy_share: Share of the workers' time in which they compute, 0..1, without the clean pass.
+        loading_share: Share of the workers' time in which they load models, 0..1, without the clean pass.
+        model_loads: Number of model loads, including the clean pass.
+        most_waiting_bytes: Largest number of bytes of adversarial images that wait for targets at one time.
+        calls_per_second: Calls per simulated second, without the clean pass.
+        nodes_lost: Number of machines that were lost, including the clean pass.
+        units: Number of completed units (an attack run on one shard of the images).
     """
 
     clean_seconds: float
@@ -56,9 +56,10 @@ class Forecast:
 
 
 def plan_without_images(spec: Spec, count: int, machines: Machines | None = None) -> Plan:
-    """The plan of a spec for `count` images, on `machines`; None stands for one worker on a processor.
+    """Return the plan of a spec for `count` images, without reading any image or model.
 
-    No image and no model is read, so the ids in this plan differ from the ids in a run.
+    `machines` decides the number of images in a unit. None stands for one worker on a processor. The ids in this plan
+    differ from those in a real run, because they do not contain the digests of images and models.
     """
     predictions = {name: Clean((0,), (1.0,)) for name in spec.models}
     images = [Selected(f"{number:08d}", 0, 1, "0" * 64, predictions) for number in range(count)]
@@ -70,9 +71,9 @@ def plan_without_images(spec: Spec, count: int, machines: Machines | None = None
 def simulate(
     plan: Plan, costs: Costs, machines: Machines, *, seed: int = 0, say: Callable[[str], None] = lambda line: None
 ) -> Forecast:
-    """Simulate a run of `plan`, in which calls take the measured time.
+    """Simulate a run of `plan`, in which each call takes the time that `costs` has for it.
 
-    `say` gets a line for each device that is set aside.
+    `seed` decides when machines are lost. `say` gets a line for each device that is set aside (not used any more).
     """
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)
@@ -109,7 +110,10 @@ def simulate(
 
 
 def _clean_pass(plan: Plan, scheduler: Scheduler, backend: Simulated) -> float:
-    """Let every model predict all images; return the simulated seconds. Workers load their models meanwhile."""
+    """Simulate the clean pass, in which every model predicts all images. Returns its simulated seconds.
+
+    In this pass, the workers load their first models.
+    """
     begun, batch = backend.now, plan.spec.numerics.batch
     ids = [one.image for shard in plan.shards for one in shard.images]
     for name in plan.spec.predicting:
@@ -123,7 +127,7 @@ def _clean_pass(plan: Plan, scheduler: Scheduler, backend: Simulated) -> float:
 
 
 class _NoImages:
-    """A simulation has no pixels."""
+    """The source of clean images in a simulation, which has no pixels."""
 
     def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
         return -1
@@ -136,13 +140,13 @@ class _NoImages:
 
 
 class _NoRows:
-    """A simulation writes no rows."""
+    """The writer of rows in a simulation, which writes nothing."""
 
     sinks: Collection[Sink] = ()
     waiting_bytes = 0
 
     def keep(self, opened: OpenUnit) -> None:
-        """There are no images to keep."""
+        """Do nothing: a simulation has no images to keep."""
 
     def write(self, opened: OpenUnit) -> None:
-        """There are no rows to write."""
+        """Do nothing: a simulation has no rows to write."""

@@ -1,1 +1,1 @@
-"""Runs all work on images: attack runs, clean predictions and probes, through the same loop."""
+"""Executes all work on images (attack runs, clean predictions and probes) with one loop."""

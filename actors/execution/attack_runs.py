@@ -1,7 +1,7 @@
-"""The attack runs of a study: craft the images of each unit, show them to its targets, write the rows.
+"""Executes the attack runs of a study: crafts the images of each unit, shows them to its targets, and writes the rows.
 
-A unit is one attack run on one shard of the images. The driver handles references and small numbers; of all pixels,
-only kept images pass through it.
+A unit is one attack run on one shard of the images. The driver handles references and small numbers. Most pixels go
+from worker to worker. Only images that the run keeps pass through the driver.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from study.planning.plan import Craft, Finished, Plan, Unit
 from study.results.kept_images import KeptImages
 
 _AHEAD = 4
-"""The driver shows further kept images only while fewer units per worker than this wait for targets."""
+"""Largest number of units per worker that wait for targets. Only below this number, the driver shows the kept images of
+further units."""
 
 
 class AttackRuns(Workload):
-    """The units of `plan` that are not `done`, as tasks for workers."""
+    """The workload of the units of `plan` that are not `done`: makes their tasks, and handles the answers."""
 
     def __init__(
         self,
@@ -49,11 +50,11 @@ class AttackRuns(Workload):
         kept: KeptImages | None = None,
         whole: bool = True,
     ) -> None:
-        """Plan the units that are left.
+        """Prepare the units that are left.
 
-        `done`: targets that need no answer, by unit id. `rmsd`: the known RMSDs of attack runs that other budgets are
-        matched to, by id of the attack run and by image, in pixel values 0..255. For `kept` and `whole` see
-        RemainingUnits.
+        `done`: the targets that need no answer, by unit id. `rmsd`: the known RMSDs of references, the attack runs to
+        which other budgets are matched. They are in pixel values 0..255, by id of the reference and then by image.
+        `kept` and `whole`: as in RemainingUnits.
         """
         self.progress = progress
         self.outcome = Outcome()
@@ -76,8 +77,8 @@ class AttackRuns(Workload):
 
     @property
     def crafts_allowed(self) -> bool:
-        """Whether there is memory for more images that wait for targets or wait to be written."""
-        # The number of workers may change while they work.
+        """Whether there is memory for further images, which wait for targets and then wait to be written."""
+        # The limit follows the number of workers, which may change during the launch.
         most = self._budget * self._runtime.scheduler.workers
         return self._open.bytes + self._rows.waiting_bytes < most
 
@@ -95,7 +96,7 @@ class AttackRuns(Workload):
             self._feed(craft, shards)
 
     def give_out(self) -> bool:
-        """Show kept images to targets, as long as there is memory for more units."""
+        """Show kept images to targets, as long as there is memory for more units. Returns whether more may follow."""
         most = _AHEAD * self._runtime.scheduler.workers
         while self._kept is not None and self.crafts_allowed and len(self._open) < most:
             unit = next(self._to_show, None)
@@ -120,7 +121,7 @@ class AttackRuns(Workload):
             self._answered(opened, targets, event)
 
     def finish(self) -> None:
-        """Report the units whose budget is matched to a failed attack run as failed."""
+        """Report units as failed if the attack run to which their budget is matched has failed."""
         for unit in self._dependencies.blocked():
             why = f"its budget is matched to {unit.craft.reference}, which is not complete"
             self._fail_unit(unit, StudyError(why))
@@ -135,7 +136,7 @@ class AttackRuns(Workload):
         return self._tasks.craft(unit, self._rmsd.of(unit))
 
     def _expect(self, craft: Craft, images: int) -> None:
-        """Announce predictions of `images` images; a negative number withdraws an announcement."""
+        """Announce predictions of `images` images. A negative number withdraws an announcement."""
         for key, cost in self._tasks.expected(craft, images):
             self._runtime.scheduler.expect(key, cost)
 
@@ -148,7 +149,7 @@ class AttackRuns(Workload):
         self._show(OpenUnit(unit, result.distances, pixels, set(unit.targets), seconds))
 
     def _report_remark(self, unit: Unit, remark: str | None) -> None:
-        """Print the remark of another library's attack, once for each attack run."""
+        """Print the remark about an attack of another library, once for each attack run."""
         if remark is not None and unit.craft.id not in self._remarked:
             self._remarked.add(unit.craft.id)
             sources = " + ".join(unit.craft.sources)
@@ -160,7 +161,7 @@ class AttackRuns(Workload):
         self._open.open(opened)
         for targets in self._tasks.groups(unit.craft, unit.targets):
             self._show_to(opened, targets)
-        # The images of the finished attack come last, after those of the earlier points.
+        # The images of the finished attack come last, after the images of earlier points (steps and budgets).
         rmsd = opened.distances.rmsd[-len(unit.shard.images) :].tolist()
         if self._rmsd.is_reference(unit.craft) and self._rmsd.learn(unit, rmsd):
             for craft, shards in self._dependencies.released(unit):
@@ -179,7 +180,7 @@ class AttackRuns(Workload):
         elif isinstance(event.error, PixelsLost) and self._retried(opened):
             return
         elif len(targets) > 1:
-            # One of the targets may be the cause; the others may still answer.
+            # One of the targets may be the cause. The other targets may still answer.
             repaired("call", f"{unit.id} is shown to its targets one by one: {first_line(event.error)}")
             for target in targets:
                 self._show_to(opened, (target,))
@@ -191,7 +192,7 @@ class AttackRuns(Workload):
             self._close(opened)
 
     def _retried(self, opened: OpenUnit) -> bool:
-        """Start a unit again because its images are lost. Returns False if they were lost too often."""
+        """Start a unit again, because its images are lost. Returns False if they were lost too often."""
         if not self._open.retry(opened):
             return False
         repaired("batch", f"the images of {opened.unit.id} are lost, and are made again")
@@ -202,7 +203,10 @@ class AttackRuns(Workload):
         return True
 
     def _close(self, opened: OpenUnit) -> None:
-        """Write a unit once all its targets have answered or failed: first its images, then all its rows together."""
+        """Write a unit whose targets have all answered or failed.
+
+        Images that the run keeps are written first, and then all rows together.
+        """
         unit, display = opened.unit, self._runtime.display
         try:
             self._rows.keep(opened)

@@ -24,29 +24,30 @@ class Images(Protocol):
     """The source of clean images."""
 
     def of(self, unit: Unit, pool: Sequence[Selected]) -> Ref:
-        """The clean images of a unit, followed by the images of `pool`.
+        """Return the reference to the clean images of a unit, followed by the images of `pool`.
 
-        For a precomputed attack, the precomputed adversarial images follow instead.
+        The attack mixes the images of the pool into the others. For an attack with precomputed images, the adversarial
+        images follow instead of the pool.
         """
 
     def some(self, shard: Shard) -> Ref:
-        """The images of `shard`, which may hold only a part of a shard of the plan."""
+        """Return the reference to the images of `shard`, which may be only a part of a shard of the plan."""
 
     def pixels(self, shard: Shard) -> NDArray[np.uint8]:
-        """The images of a shard, read-only `uint8` (N, C, H, W), for the driver itself."""
+        """Return the images of a shard, read-only `uint8` (N, C, H, W), for the driver itself."""
 
 
 class CleanImages:
-    """Reads images when the first unit that needs them starts, and checks their digests.
+    """Reads clean images when the first unit that needs them starts, and checks their digests.
 
-    As many shards stay in memory as the budget `run.clean_mib` allows. The least recently used shard is dropped first,
-    and read again when a unit needs it.
+    Shards (groups of images) stay in memory within the limit `run.clean_mib`. The least recently used shard is dropped
+    first. It is read again when a unit needs it.
     """
 
     def __init__(
         self, plan: Plan, files: Mapping[str, Stored], backend: Backend, budgets: PixelBudgets | None = None
     ) -> None:
-        """`files`: the file of each image, by image id. `budgets`: by default those of the spec."""
+        """`files`: the file of each image, by image id. `budgets`: limits for pixels; None for those of the spec."""
         self._images = plan.spec.images
         self._files = files
         self._backend = backend
@@ -91,7 +92,10 @@ class CleanImages:
 
 
 def unchanged(image: Selected, file: Stored, images: Prepared) -> NDArray[np.uint8]:
-    """Read a selected image, `uint8` (C, H, W). Raises StudyError if its pixels have changed since it was selected."""
+    """Read and return a selected image, `uint8` (C, H, W).
+
+    Raises StudyError if its pixels have changed since it was selected.
+    """
     read = decoding.read(file, images)
     if decoding.digest(read) != image.digest:
         raise StudyError(

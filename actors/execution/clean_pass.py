@@ -1,6 +1,6 @@
-"""The clean pass: every model predicts candidate images until enough are selected.
+"""The clean pass: every model predicts candidate images until enough images are selected.
 
-Remote services come last and predict selected images only, because each request may cost money.
+Remote services come last, and predict selected images only, because each request may cost money.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from study.spec.schema import Spec
 from study.terminal.screen import counted
 
 _SPARE = 1.5
-"""A round reads this many candidates for each missing image, because some are not admitted."""
+"""Number of candidates that a round reads for each missing image. It is above 1 because some candidates are not
+admitted."""
 _MOST_AT_ONCE = 1024
-"""Most images in a round: all pixels of a round are in memory at once."""
+"""Largest number of images in a round. All pixels of a round are in memory at once."""
 
 
 def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
-    """Select images, in the order of `candidates`.
+    """Select images in the order of `candidates`, and return them with the clean predictions.
 
     The candidates are read in rounds. The size of a round does not change the selection. Raises StudyError if too few
     images are admitted, and Interrupted if a signal comes.
@@ -45,18 +46,20 @@ def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Select
 def extend(
     spec: Spec, before: Selection, candidates: Sequence[Candidate], runtime: Runtime, *, more: bool
 ) -> Selection:
-    """Add the predictions of new models to an earlier selection. With `more`, also select further images.
+    """Return an earlier selection with the predictions of new models added. With `more`, also select further images.
 
-    An image stays selected whatever a new model predicts for it. Further images come from the candidates after the last
-    selected one, then from earlier candidates that were not selected. They go into new shards. Raises StudyError if too
-    few images are admitted, or if a selected image or a known model has changed, and Interrupted if a signal comes.
+    An image stays selected even if a new model misclassifies it. Further images are taken first from the candidates
+    after the last selected one, then from earlier candidates that were not selected. Further images go into new shards.
+
+    Raises StudyError if too few images are admitted, or if a selected image or a known model has changed. Raises
+    Interrupted if a signal comes.
     """
     return _CleanPass(spec, runtime, before.models).extend(before, candidates, more=more)
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A candidate whose file could be read."""
+    """A candidate whose file could be read, with its pixels."""
 
     candidate: Candidate
     pixels: NDArray[np.uint8]
@@ -64,7 +67,7 @@ class _Decoded:
 
 class _CleanPass:
     def __init__(self, spec: Spec, runtime: Runtime, known: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """`known`: the record of each model that an earlier launch has loaded, by name."""
+        """`known`: the record of each model that an earlier launch has loaded, by name of the model."""
         self._spec = spec
         self._runtime = runtime
         self._say = runtime.display.say
@@ -106,13 +109,13 @@ class _CleanPass:
         return Selection(shards, models, self._unreadable)
 
     def _record(self, models: Sequence[str]) -> None:
-        """Load models that are only sources, to record them. They predict nothing and do not affect the selection."""
+        """Load the models that are only sources, to record them. They predict nothing and affect no selection."""
         if models:
             self._say(f"{', '.join(models)}: loading, without predictions")
             self._predict(models, [], [])
 
     def _further(self, shards: Sequence[Shard], candidates: Sequence[Candidate]) -> list[Shard]:
-        """Select images that are not in `shards`, as new shards."""
+        """Select images that are not in `shards`, and return them as new shards."""
         spec = self._spec
         images = {one.image for shard in shards for one in shard.images}
         wanted = (spec.images.count or len(candidates)) - len(images)
@@ -128,7 +131,10 @@ class _CleanPass:
         return shards.size(self._spec, images, gpus=scheduler.device != "cpu", workers=scheduler.workers)
 
     def _choose(self, candidates: Sequence[Candidate], wanted: int, before: int) -> list[Selected]:
-        """The first `wanted` of `candidates` that are admitted; `before` images are selected already."""
+        """Return the first `wanted` of `candidates` that are admitted.
+
+        `before`: number of images that are selected already. Raises StudyError if too few candidates are admitted.
+        """
         spec = self._spec
         chosen: list[Selected] = []
         pixels: dict[str, NDArray[np.uint8]] = {}
@@ -143,7 +149,8 @@ class _CleanPass:
             let_in = [one for one in predicted if admitted(one, spec.images.keep, spec.predicting_sources())]
             right += len(let_in)
             taken = let_in[: wanted - len(chosen)]
-            # With `keep: all`, accuracy is counted on the images of the study, otherwise on all candidates read.
+            # With `keep: all`, accuracy is counted on the selected images. Otherwise it is counted on all candidates
+            # that were read.
             self._count(taken if spec.images.keep == "all" else predicted, self._local)
             chosen += taken
             if self._services:
@@ -156,7 +163,11 @@ class _CleanPass:
         return chosen
 
     def _report(self, chosen: int, right: int, tried: int, before: int) -> None:
-        """Print how many images are selected. Raises StudyError if they are too few."""
+        """Print how many images are selected. Raises StudyError if there are too few.
+
+        `chosen`: number of selected images. `right`: number of admitted candidates. `tried`: number of candidates that
+        were read. `before`: number of images that were selected already.
+        """
         keep = self._spec.images.keep
         right_for = {"correct-for-all": "all models", "correct-for-sources": "all source models"}
         models = ", ".join(keep) if isinstance(keep, tuple) else right_for.get(keep)
@@ -186,13 +197,13 @@ class _CleanPass:
             self._say(f"warning: {line}")
 
     def _count(self, images: Iterable[Selected], models: Sequence[str]) -> None:
-        """Count the correct predictions of `models` for these clean images."""
+        """Add the correct predictions of `models` for these clean images to the counts."""
         answers = ((one.label, {name: one.clean[name].top1 for name in models}) for one in images)
         for name, one in clean_accuracy.tally(answers).items():
             self._right[name] = self._right.get(name, clean_accuracy.Right()) + one
 
     def _doubts(self) -> list[str]:
-        """Print the clean accuracy of each model. Returns a warning for each model that only guesses."""
+        """Print the clean accuracy of each model. Returns a warning for each model that seems to guess."""
         found = {name: self._right[name] for name in self._spec.models if name in self._right}
         if found:
             self._say(clean_accuracy.told(found))
@@ -201,7 +212,10 @@ class _CleanPass:
     def _with_predictions(
         self, shards: Sequence[Shard], new: Sequence[str], files: Mapping[str, Candidate]
     ) -> list[Shard]:
-        """The selected images with the predictions of `new` models added."""
+        """Return the shards with the predictions of the `new` models added.
+
+        `files`: the candidate of each image, by image id.
+        """
         images = [one for shard in shards for one in shard.images]
         local = [name for name in new if name not in self._services]
         services = [name for name in new if name in self._services]
@@ -213,7 +227,7 @@ class _CleanPass:
             for models in (local, services):
                 answers = self._predict(models, pixels, ids, labels) if models else None
                 for row, image in enumerate(ids if answers is not None else ()):
-                    assert answers is not None, "a model was called"
+                    assert answers is not None, "without answers, this loop does not run"
                     added[image] |= {name: answers.prediction(name, row) for name in models}
         return [
             replace(shard, images=tuple(replace(one, clean={**one.clean, **added[one.image]}) for one in shard.images))
@@ -221,7 +235,10 @@ class _CleanPass:
         ]
 
     def _report_rule_breakers(self, shards: Sequence[Shard], new: Sequence[str]) -> None:
-        """Name each new model that misclassifies selected images. The images stay, so that rows stay comparable."""
+        """Print each new model that misclassifies selected images, if `images.keep` asks for correct predictions.
+
+        These images stay selected, so that rows stay comparable.
+        """
         keep, images = self._spec.images.keep, [one for shard in shards for one in shard.images]
         bound = {"correct-for-all": self._local, "correct-for-sources": self._spec.predicting_sources()}
         for name in new:
@@ -245,7 +262,7 @@ class _CleanPass:
         return read
 
     def _predicted(self, read: Sequence[_Decoded]) -> list[Selected]:
-        """The images with the predictions of all local models."""
+        """Return the candidates with the predictions of all local models."""
         if not read:
             return []
         answers = self._predict(self._local, [one.pixels for one in read], [one.candidate.image for one in read])
@@ -270,14 +287,14 @@ class _CleanPass:
 
     @property
     def _ranking(self) -> Sequence[str]:
-        """The models whose probabilities rank the target labels."""
+        """The models whose mean probabilities rank the target labels. Empty if the spec has another rule for them."""
         rule = self._spec.images.targets
         return (rule.by or self._spec.predicting_sources()) if isinstance(rule, Ranked) else ()
 
     def _predicted_by_services(
         self, chosen: Sequence[Selected], pixels: Mapping[str, NDArray[np.uint8]]
     ) -> list[Selected]:
-        """The selected images with the predictions of services added."""
+        """Return the selected images with the predictions of remote services added."""
         ids, labels = [one.image for one in chosen], [one.label for one in chosen]
         answers = self._predict(self._services, [pixels[one] for one in ids], ids, labels)
         return [

@@ -1,4 +1,4 @@
-"""Clean predictions: the prediction of each model for each image before any attack."""
+"""Clean predictions: the predictions of each model for each image before any attack."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Request:
     """Images, and the models that predict them.
 
     Attributes:
-        models: Names of models, all local or all remote services.
-        images: Each `uint8` (C, H, W). Without images, the models are only loaded and recorded.
+        models: Names of models. Either all are local, or all are remote services.
+        images: The images, each `uint8` (C, H, W). If there are none, the models are only loaded and recorded.
         ids: The id of each image.
-        labels: The true label of each image, which the answers of services are compared with; empty for local models.
-        digests: The digest that a model must have, by name, if an earlier launch recorded it.
-        ranking: Models that also answer with the probabilities of all labels.
+        labels: The true label of each image, with which the answers of services are compared. Empty for local models.
+        digests: The digest that an earlier launch recorded for a model, by name. The model must have this digest.
+        ranking: Models whose results must contain the probabilities of all labels.
     """
 
     models: Sequence[str]
@@ -47,7 +47,10 @@ class Request:
 
 
 class CleanPredictions(Workload):
-    """One call for each model and batch of images. The first failure ends the workload with a StudyError."""
+    """The workload of clean predictions: one call for each model and batch of images.
+
+    The first failure ends the workload with a StudyError.
+    """
 
     def __init__(self, spec: Spec, request: Request, runtime: Runtime) -> None:
         self._spec = spec
@@ -91,11 +94,11 @@ class CleanPredictions(Workload):
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
-        """Digest, parameters and input of each model that was called, by name."""
+        """The record (digest, number of parameters, input) of each model that was called, by name."""
         return {name: dict(result.model) for (name, _), result in self._results.items()}
 
     def prediction(self, name: str, row: int) -> Clean:
-        """The prediction of a model for the image at position `row`."""
+        """Return the prediction of the model `name` for the image at position `row`."""
         found, at = self._result(name, row).answers, row % self._spec.numerics.batch
         return Clean(
             tuple(found.top5[at].tolist()),
@@ -107,7 +110,10 @@ class CleanPredictions(Workload):
         )
 
     def probabilities(self, name: str, row: int) -> NDArray[np.float32]:
-        """The probabilities of all labels, float32 (labels,), of a model in `ranking`."""
+        """Return the probabilities of all labels for the image at position `row`, float32 (labels,).
+
+        `name`: a model that the request names in `ranking`.
+        """
         probabilities = self._result(name, row).probabilities
         assert probabilities is not None, f"the probabilities of {name} were requested"
         found: NDArray[np.float32] = probabilities[row % self._spec.numerics.batch]
@@ -134,5 +140,5 @@ def _error(event: Failed) -> StudyError:
     return StudyError(
         f"model '{name}' cannot predict clean images: {first_line(error)}",
         where=f"models.{name}",
-        todo=f"test model '{name}' alone: its arguments, size and weights",
+        todo=f"check the arguments, the size and the weights of model '{name}'",
     )

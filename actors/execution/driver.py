@@ -1,4 +1,4 @@
-"""The driver gives the tasks of a workload to the workers, and every answer back to the workload."""
+"""The driver gives the tasks of a workload to workers, and the answers back to the workload."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _STATE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """The steps of a workload.
+    """How far a workload is, in steps. A step is a unit of an experiment or probe, or a call of the clean pass.
 
     Attributes:
-        totals: Number of steps in all, by name.
-        finished: Number of steps that earlier launches finished, by name.
+        totals: Number of all steps, by name of the experiment, the probe or the clean pass.
+        finished: Number of steps that earlier launches finished, by the same names.
         left: Number of steps that this launch has to do.
     """
 
@@ -34,10 +34,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Failure:
-    """A unit, or one target of a unit, that failed permanently.
+    """A unit, or one target of a unit, that has failed for good.
 
-    `target` is None if the whole unit failed. `error` is the message. `traceback` is the traceback in the worker; None
-    if no exception was raised there.
+    Attributes:
+        unit: The id of the unit.
+        target: The name of the target that failed; None if the whole unit failed.
+        error: The message of the error.
+        traceback: The traceback in the worker; None if no exception was raised there.
     """
 
     unit: str
@@ -47,7 +50,7 @@ class Failure:
 
     @classmethod
     def of(cls, unit: str, target: str | None, error: Exception) -> Failure:
-        """Build the failure from the exception."""
+        """Return the failure that describes `error`."""
         traceback = (error.traceback or None) if isinstance(error, CallFailed | DeviceLost) else None
         return cls(unit, target, str(error).strip() or type(error).__name__, traceback)
 
@@ -57,11 +60,11 @@ class Outcome:
     """The result of a workload.
 
     Attributes:
-        finished: Units that are complete.
-        crafted: Units whose attack ran.
-        shown: Units whose kept images were shown to targets; no attack ran for them.
-        failures: Units, and targets of units, that failed permanently.
-        interrupted: The exit status that a signal asks for; None without a signal.
+        finished: Number of units that are complete.
+        crafted: Number of units whose attack ran.
+        shown: Number of units whose kept images were shown to targets. No attack ran for them.
+        failures: The units, and targets of units, that have failed for good.
+        interrupted: The exit status after a signal to stop; None without a signal.
     """
 
     finished: int = 0
@@ -72,17 +75,17 @@ class Outcome:
 
 
 class Sink(Protocol):
-    """A buffer of rows that publishes them from time to time."""
+    """A buffer of rows, which publishes its rows from time to time."""
 
     def tick(self) -> None:
-        """Publish the buffer if it is old enough."""
+        """Publish the rows in the buffer if they are old enough."""
 
     def flush(self) -> None:
-        """Publish the buffer."""
+        """Publish the rows in the buffer."""
 
 
 class Workload(Protocol):
-    """A kind of work: attack runs, clean predictions, or probes. It makes the tasks and handles their answers.
+    """A kind of work: attack runs, clean predictions, or probes. It makes tasks, and handles their answers.
 
     The default methods fit a workload whose tasks are all known at the start. Other workloads override them.
     """
@@ -91,12 +94,12 @@ class Workload(Protocol):
 
     @property
     def sinks(self) -> Collection[Sink]:
-        """The buffers that answers are written to."""
+        """The buffers of rows into which answers are written."""
         return ()
 
     @property
     def crafts_allowed(self) -> bool:
-        """Whether workers may craft more images now; predictions are always allowed."""
+        """Whether workers may craft more images now. Predictions are always allowed."""
         return True
 
     @property
@@ -108,21 +111,24 @@ class Workload(Protocol):
         """Give the scheduler all tasks that can run now."""
 
     def give_out(self) -> bool:
-        """Give the scheduler tasks that waited for memory; return whether more will follow. Called before each step."""
+        """Give the scheduler tasks that waited for memory. Returns whether more tasks will follow.
+
+        The driver calls this method before each step.
+        """
         return False
 
     def handle(self, event: Done | Failed) -> None:
-        """Handle the answer to a task, or its failure."""
+        """Handle the answer to a task, or the failure of a task."""
 
     def finish(self) -> None:
-        """Record the units that could not run. Called once all tasks have ended, unless a signal came first."""
+        """Record the units that could not run. The driver calls this once all tasks have ended, if no signal came."""
         return
 
 
 def drive(workload: Workload, runtime: Runtime) -> int | None:
-    """Run a workload. Returns None once all of its tasks have ended, or the exit status that a signal asks for.
+    """Run a workload. Returns None once all tasks have ended, or the exit status after a signal to stop.
 
-    In either case, and if an exception is raised, the rows that the workload has written are published.
+    In both cases, and also if an exception is raised, the rows that the workload has written are published.
     """
     display, interrupt = runtime.display, runtime.interrupt
     with interrupt.patient():
@@ -145,7 +151,8 @@ def drive(workload: Workload, runtime: Runtime) -> int | None:
 def _loop(workload: Workload, runtime: Runtime) -> None:
     scheduler = runtime.scheduler
     report = _every_second(lambda: runtime.display.state(scheduler.state(workload.waiting_bytes)))
-    # If calls run in this process, a report during a call can only come from the call itself.
+    # If calls run in this process, this loop does not run during a call. Then only the call itself can trigger a
+    # report.
     with activity.here.heard(report):
         while (workload.give_out() or not scheduler.idle) and runtime.interrupt.status is None:
             for event in scheduler.step(_STEP_SECONDS, crafts=workload.crafts_allowed):
@@ -156,7 +163,7 @@ def _loop(workload: Workload, runtime: Runtime) -> None:
 
 
 def _every_second(report: Callable[[], None]) -> Callable[[], None]:
-    """A function that calls `report`, but at most once a second."""
+    """Return a function that calls `report`, but at most once a second."""
     last = -math.inf
 
     def call() -> None:

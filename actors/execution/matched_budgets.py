@@ -1,4 +1,4 @@
-"""Matched budgets: if the budget of an attack is the RMSD of a reference attack, the attack waits for that RMSD."""
+"""Matched budgets: if the budget of an attack is the RMSD of a reference attack, the attack waits for this RMSD."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from study.images.selection import Shard
 from study.planning.plan import Craft, Plan, Unit
 
 Ready = tuple[Craft, list[Shard]]
-"""An attack run (a craft), and the shards on which it can run now."""
+"""An attack run (in code: craft), and the shards of images on which it can run now."""
 
 
 class ReferenceRmsd:
-    """The RMSD that each reference (an attack run that other budgets are matched to) gives each image, where known."""
+    """The known RMSDs of the references, for each image.
+
+    A reference is an attack run to which the budgets of other attack runs are matched.
+    """
 
     def __init__(self, plan: Plan, known: Mapping[str, Mapping[str, float]]) -> None:
-        """`known`: the RMSDs in existing rows, in pixel values 0..255, by id of the reference and by image."""
+        """`known`: the RMSDs in existing rows, in pixel values 0..255, by id of the reference and then by image."""
         self._plan = plan
         self._known = {reference: dict(known.get(reference, {})) for reference in references(plan)}
         images = [one.image for shard in plan.shards for one in shard.images]
         self._missing = {reference: sum(one not in of for one in images) for reference, of in self._known.items()}
-        """Number of images whose RMSD is not known, by reference. Counted once, because every unit asks for it."""
+        """Number of images whose RMSD is not known yet, by id of the reference. It is stored, because every unit asks
+        for it."""
         self._means: dict[str, float] = {}
 
     def is_reference(self, craft: Craft) -> bool:
-        """Whether the budget of another craft is matched to this one."""
+        """Return whether the budget of another attack run is matched to `craft`."""
         return craft.id in self._known
 
     def learn(self, unit: Unit, rmsd: Sequence[float]) -> bool:
-        """Store the RMSD of each image of a unit of a reference. Returns False if all these RMSDs were known before."""
+        """Store the RMSD of each image of a reference's unit. Returns False if all these RMSDs were known before."""
         known = self._known[unit.craft.id]
         images = [one.image for one in unit.shard.images]
         new = sum(one not in known for one in images)
@@ -39,15 +43,18 @@ class ReferenceRmsd:
         return new > 0
 
     def complete(self, craft: Craft) -> bool:
-        """Whether a craft needs no reference, or the RMSD of its reference is known for all images."""
+        """Return whether an attack run needs no reference, or the RMSD of its reference is known for all images."""
         return craft.reference is None or not self._missing[craft.reference]
 
     def ready(self, unit: Unit) -> bool:
-        """Whether the budget of a unit is known."""
+        """Return whether the budget of a unit is known."""
         return unit.craft.reference is None or self.of(unit) is not None
 
     def of(self, unit: Unit) -> tuple[float, ...] | None:
-        """The RMSD to match for each image of a unit; None if its budget is not matched, or not known yet."""
+        """Return the RMSD that each image of a unit must have.
+
+        Returns None if the budget of the unit is not matched, or if the RMSD is not known yet.
+        """
         craft = unit.craft
         if craft.reference is None:
             return None
@@ -65,7 +72,7 @@ class ReferenceRmsd:
 
 
 class Dependencies:
-    """The order of the attack runs of a plan: which units can run at the start, and which wait for a reference."""
+    """Decides which units of a plan can run at the start, and which must wait for the RMSD of a reference."""
 
     def __init__(self, plan: Plan, remaining: RemainingUnits, rmsd: ReferenceRmsd) -> None:
         self._plan = plan
@@ -74,7 +81,7 @@ class Dependencies:
         self._waiting: dict[str, list[Craft]] = {}
 
     def start(self) -> Iterator[Ready]:
-        """The units whose budgets are known now; all others wait for `released`."""
+        """Yield the units whose budgets are known now, by attack run. All other units wait for `released`."""
         for craft in self._plan.crafts.values():
             complete = self._rmsd.complete(craft)
             if not complete:
@@ -84,7 +91,7 @@ class Dependencies:
                 yield craft, [unit.shard for unit in self._remaining.to_craft(craft) if self._rmsd.ready(unit)]
 
     def released(self, reference: Unit) -> Iterator[Ready]:
-        """The units that can run now that the RMSD of the unit `reference` is known.
+        """Yield the units that can run now, because the RMSD of the unit `reference` has become known.
 
         A unit whose budget is matched by image waits for the same shard of the reference. A unit whose budget is
         matched by mean waits for all shards of the reference.
@@ -99,7 +106,7 @@ class Dependencies:
                 yield craft, [unit.shard for unit in self._remaining.to_craft(craft, on)]
 
     def blocked(self) -> Iterator[Unit]:
-        """The units that cannot run, because the RMSD that they must match is not known."""
+        """Yield the units that cannot run, because the RMSD to which their budget is matched is not known."""
         for crafts in self._waiting.values():
             for craft in crafts:
                 for unit in self._remaining.to_craft(craft):
@@ -108,7 +115,7 @@ class Dependencies:
 
 
 def references(plan: Plan) -> set[str]:
-    """The ids of the references: the attack runs that the budgets of other attack runs are matched to."""
+    """Return the ids of the references: the attack runs to which the budgets of other attack runs are matched."""
     return {craft.reference for craft in plan.crafts.values() if craft.reference is not None}
 
 

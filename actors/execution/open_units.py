@@ -13,16 +13,16 @@ from study.spec.schema import Spec
 
 @dataclass(eq=False)
 class OpenUnit:
-    """A unit whose adversarial images are shown to targets.
+    """A unit whose adversarial images are shown to targets now.
 
     Attributes:
         unit: The unit.
         distances: The distances of each adversarial image from its clean image.
         pixels: A reference to the adversarial images, which workers can read.
         waiting_for: Targets that have neither answered nor failed.
-        seconds: Time of the attack on the worker; 0 for kept images.
+        seconds: Duration of the attack on the worker; 0 for kept images.
         kept: Whether an earlier launch kept the images, so that no attack ran in this launch.
-        answers: The answers so far, one for each target.
+        answers: The answers so far, one for each target that has answered.
     """
 
     unit: Unit
@@ -35,7 +35,10 @@ class OpenUnit:
 
 
 class OpenUnits:
-    """The open units of a launch, the bytes of their images, and how often the images of each unit were lost."""
+    """The units of a launch whose images are shown to targets now.
+
+    It also counts the bytes of these images, and how often the images of each unit were lost.
+    """
 
     def __init__(self, spec: Spec) -> None:
         self._image_bytes = spec.images.bytes
@@ -50,7 +53,7 @@ class OpenUnits:
         return len(self._open)
 
     def __contains__(self, opened: OpenUnit) -> bool:
-        """Whether `opened` is the latest attempt at its unit. Late answers to an earlier attempt are ignored."""
+        """Return whether `opened` is the latest attempt at its unit. Late answers to an earlier attempt are ignored."""
         return self._open.get(opened.unit.id) is opened
 
     def open(self, opened: OpenUnit) -> None:
@@ -63,7 +66,10 @@ class OpenUnits:
         self.bytes -= self._bytes(opened.unit)
 
     def retry(self, opened: OpenUnit) -> bool:
-        """Close a unit because its images are lost. If they were lost too often, leave it open and return False."""
+        """Close a unit whose images are lost, so that it can start again. Returns True.
+
+        If the images were lost too often, the unit stays open, and the result is False.
+        """
         if self._losses[opened.unit.id] >= self._attempts:
             return False
         self._losses[opened.unit.id] += 1
@@ -72,5 +78,5 @@ class OpenUnits:
 
     def _bytes(self, unit: Unit) -> int:
         budget, points = unit.craft.recipe.budget, unit.craft.points
-        # A search for the minimal RMSD stores one direction for each image, with 8 bytes for each value.
+        # A search for the minimal RMSD stores two float32 images instead: the clean image and a direction.
         return len(unit.shard.images) * self._image_bytes * (8 if budget.minimal else len(points))

@@ -1,4 +1,4 @@
-"""Runs the probes of a study: gives their units to workers and writes the rows of each probe."""
+"""Executes the probes of a study: gives their units to workers, and writes the rows of each probe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class ProbeWriters:
-    """Makes the writer of each probe. `metadata` is written into every part."""
+    """Makes the writer of rows for each probe.
+
+    Attributes:
+        folder: The run folder.
+        flush_seconds: Longest time between two writes of rows.
+        metadata: Texts that are written into every Parquet part.
+    """
 
     folder: RunFolder
     flush_seconds: float
@@ -31,7 +37,7 @@ class ProbeWriters:
 
 
 class ProbeRuns(Workload):
-    """The units of the probes of `plan` that are not `done`."""
+    """The workload of the units of all probes of `plan` that are not `done`."""
 
     def __init__(
         self,
@@ -41,7 +47,7 @@ class ProbeRuns(Workload):
         runtime: Runtime,
         done: Mapping[str, Collection[str]],
     ) -> None:
-        """`done`: ids of finished units, by the name of their probe."""
+        """`done`: the ids of finished units, by name of the probe."""
         self.outcome = Outcome()
         self.progress = _progress(plan, done)
         self._plan = plan
@@ -83,7 +89,7 @@ class ProbeRuns(Workload):
 
 
 def _progress(plan: GeometryPlan, done: Mapping[str, Collection[str]]) -> Progress:
-    """Count the units in all, the finished units and the units left."""
+    """Return how many units each probe has, and how many of them are finished and left."""
     totals = dict.fromkeys(plan.spec.geometry, 0)
     left = dict.fromkeys(plan.spec.geometry, 0)
     for unit in plan.units():

@@ -28,14 +28,17 @@ class Rows(Protocol):
         """Bytes of images that are not published yet."""
 
     def keep(self, opened: OpenUnit) -> None:
-        """Keep the images of a unit, if the run keeps images. Called before `write`. Raises PixelsLost."""
+        """Keep the images of a unit, if the run keeps images. Raises PixelsLost if they no longer exist.
+
+        This must be called before `write`.
+        """
 
     def write(self, opened: OpenUnit) -> UnitResult | None:
-        """Write the rows of a unit and return its result; None if no target has answered."""
+        """Write the rows of a unit, and return its result; None if no target has answered."""
 
 
 class RowSink:
-    """Writes to a run folder. With a `KeepingWriter` it keeps images too, and fetches the images of each unit once."""
+    """Writes rows to a run folder. If the writer is a `KeepingWriter`, it also keeps the images of each unit."""
 
     def __init__(self, plan: Plan, writer: Writer, images: Images, backend: Backend) -> None:
         """`images`: the clean images. A kept image is stored as its difference from the clean image."""
@@ -70,7 +73,7 @@ class RowSink:
 
 
 def _wanted(plan: Plan) -> WantedNames:
-    """The names that each remote service uses for the target labels of the images, by service and label.
+    """Return the names that each remote service uses for the target labels of the images, by service and label.
 
     For chat services, the names of the true labels are included.
     """

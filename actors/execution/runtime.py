@@ -1,4 +1,4 @@
-"""The objects that every workload runs with: backend, scheduler, observers, interrupt."""
+"""The objects that every workload runs with: backend, scheduler, observers and interrupt."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from study.process.interrupt import Interrupt
 
 @dataclass(frozen=True)
 class Runtime:
-    """The objects that a workload runs with; the workers of `scheduler` have started.
+    """The objects that a workload runs with.
 
-    `budgets` limit the pixels in the object stores; None takes the limits from the spec.
+    Attributes:
+        backend: The backend.
+        scheduler: The scheduler, whose workers have started.
+        display: The observers, which receive all events.
+        interrupt: Signals to stop.
+        budgets: Limits for the pixels in the object stores; None for the limits of the spec.
     """
 
     backend: Backend

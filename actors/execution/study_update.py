@@ -1,4 +1,4 @@
-"""A launch of a changed spec into an existing run folder: finds and runs the clean predictions that are missing."""
+"""Updates a run folder for a changed spec: finds and executes the clean predictions that are missing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from study.terminal.screen import counted
 
 @dataclass(frozen=True)
 class StudyUpdate:
-    """The additions of a launch to the selection of earlier launches.
+    """What a launch adds to the selection of earlier launches.
 
     Attributes:
         spec: The spec of this launch.
         folder: The run folder.
         before: The selection of earlier launches.
         changes: The differences between the recorded spec and `spec`.
-        models: Models without a record, or without predictions of the selected images.
+        models: Models that have no record, or no predictions of the selected images.
         images: Whether further images must be selected.
     """
 
@@ -42,11 +42,14 @@ class StudyUpdate:
 
     @property
     def needs_clean_pass(self) -> bool:
-        """Whether models must predict clean images before there is a plan."""
+        """Whether models must predict clean images before there can be a plan."""
         return self.images or bool(self.models)
 
     def carry_out(self, found: Sequence[Candidate], runtime: Runtime) -> Selection:
-        """Run the clean pass if it is needed, and record the result. Raises Interrupted before anything is written."""
+        """Run the clean pass if it is needed, record the selection, and return it.
+
+        `found`: the candidate images. If a signal comes, raises Interrupted before anything is written.
+        """
         say = runtime.display.say
         if not self.needs_clean_pass:
             self.record(self.before, say)
@@ -67,7 +70,7 @@ class StudyUpdate:
 def find_update(
     file: SpecFile, folder: RunFolder, before: Selection, changes: Changes, say: Callable[[str], None]
 ) -> StudyUpdate:
-    """Compare a spec with the selection `before`. Raises StudyError if the spec asks for fewer images than selected."""
+    """Return what a spec adds to the selection `before`. Raises StudyError if the spec asks for fewer images."""
     spec = file.spec
     found: list[Candidate] | None = None
     if spec.images.count is None:
@@ -80,7 +83,10 @@ def find_update(
 
 
 def _report_replaced(spec: Spec, before: Selection, after: Selection, say: Callable[[str], None]) -> None:
-    """Print which attack runs must run again: with more images, runs that depend on all images get new ids."""
+    """Print which attack runs must run again, because images were added and the runs depend on all images.
+
+    Such attack runs have new ids.
+    """
     digests = {name: model["digest"] for name, model in after.models.items()}
     old = Plan(spec, digests, before.shards).crafts
     changed = old.keys() - Plan(spec, digests, after.shards).crafts.keys()

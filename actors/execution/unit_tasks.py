@@ -1,4 +1,4 @@
-"""The tasks of a unit: one task crafts its images, and further tasks show the images to its targets."""
+"""The tasks of a unit: one task crafts its images, and further tasks show these images to its targets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from study.images.selection import Selected
 from study.planning.plan import Craft, Plan, Unit, objective_labels
 
 _MOST_TARGETS = 4
-"""Most targets in a call. A call with more targets would take longer than an attack, and if it were lost, more models
-would have to be loaded again."""
+"""Largest number of targets in a call. A call with more targets would take longer than an attack. If it were lost, more
+models would have to be loaded again."""
 
 _Shared = tuple[Sequence[Selected], tuple[int, ...], Mapping[str, str]]
-"""The pool of an attack run (the further images that admix mixes in), the labels of these images, and the digests of
-the source models, by name."""
+"""What all units of an attack run share: the pool, the labels of the pool, and the digests of the source models, by
+name. The pool has the further images that the attack mixes in, as admix does."""
 
 
 class UnitTasks:
-    """Makes the tasks of a plan for workers of a given model capacity."""
+    """Makes the tasks of the units of a plan, for workers that can hold models up to `capacity`."""
 
     def __init__(self, plan: Plan, images: Images, capacity: ModelCapacity) -> None:
         self._plan = plan
@@ -34,9 +34,9 @@ class UnitTasks:
         self._groups: dict[tuple[bool, tuple[str, ...]], list[tuple[str, ...]]] = {}
 
     def craft(self, unit: Unit, rmsd: tuple[float, ...] | None) -> Task:
-        """The task that crafts `unit`. The context of the task is the unit.
+        """Return the task that crafts the images of `unit`. The context of the task is the unit.
 
-        `rmsd`: the matched budget of each image; None for other budgets.
+        `rmsd`: the RMSD that each image must have, if the budget is matched; None for other budgets.
         """
         craft = unit.craft
         pool, labels, models = self._shared_by(craft)
@@ -55,7 +55,7 @@ class UnitTasks:
         return Task("craft", models, job, lambda: self._images.of(unit, pool), cost, unit, title=title)
 
     def _shared_by(self, craft: Craft) -> _Shared:
-        """The pool, labels and digests that all units of an attack run share."""
+        """Return the pool, labels and digests that all units of an attack run share."""
         found = self._shared.get(craft.id)
         if found is None:
             pool = self._plan.pool(craft)
@@ -64,7 +64,10 @@ class UnitTasks:
         return found
 
     def predict(self, unit: Unit, pixels: Ref, targets: tuple[str, ...], context: Any) -> Task:
-        """The task that shows the adversarial images of a unit to `targets` in one call."""
+        """Return the task that shows the adversarial images of a unit to `targets` in one call.
+
+        `pixels`: the reference to the images. `context`: what the scheduler returns together with the result.
+        """
         images = tuple(one.image for one in unit.shard.images)
         truth = None if self._is_local(targets[0]) else _truth(unit, targets[0])
         job = PredictJob(targets, self._plan.spec.numerics.batch, images, _search(unit), truth=truth)
@@ -73,15 +76,16 @@ class UnitTasks:
         return Task("predict", models, job, lambda: pixels, cost, context, service=not self._is_local(targets[0]))
 
     def expected(self, craft: Craft, images: int) -> Iterator[tuple[Key, float]]:
-        """Key and cost of the prediction tasks that follow once `images` images of `craft` are crafted."""
+        """Yield key and cost of the prediction tasks that follow once `images` images of `craft` are crafted."""
         for targets in self.groups(craft, craft.targets):
             yield predict_key(targets, service=not self._is_local(targets[0])), _predict_cost(craft, images, targets)
 
     def groups(self, craft: Craft, wanted: Sequence[str]) -> list[tuple[str, ...]]:
-        """Group targets into few calls, because each call costs the driver time.
+        """Return the targets in groups. One call shows images to all targets of a group.
 
-        The models of a group fill at most half of a worker's capacity. A search for the minimal RMSD gets one call per
-        target, because it takes long. A service gets a call of its own, because it has its own actor.
+        There are few groups, because each call costs the driver time. The models of a group fill at most half of a
+        worker's capacity. In a search for the minimal RMSD, each target has a call of its own, because the search takes
+        long. A remote service has a call of its own, because it has its own actor.
         """
         search = craft.recipe.budget.minimal is not None
         key = (search, tuple(wanted))
@@ -105,14 +109,14 @@ class UnitTasks:
 
 
 def _predict_cost(craft: Craft, images: int, targets: Sequence[str]) -> float:
-    """Number of predictions: the number of images, times the versions of each image, times the targets."""
+    """Return the number of predictions: images, times the versions of each image, times targets."""
     minimal = craft.recipe.budget.minimal
     variants = len(minimal.levels) if minimal else len(craft.points)
     return float(images * variants * len(targets))
 
 
 def _truth(unit: Unit, service: str) -> Truth:
-    """The labels and names that the answers of `service` about the images of a unit are compared with."""
+    """Return the labels and names with which the answers of `service` for the images of a unit are compared."""
     images = unit.shard.images
     targeted = unit.craft.goal == "targeted"
     return Truth(
@@ -123,7 +127,7 @@ def _truth(unit: Unit, service: str) -> Truth:
 
 
 def _search(unit: Unit) -> Search | None:
-    """The search for the minimal RMSD along rays; None for other budgets."""
+    """Return the search for the minimal RMSD along rays; None if the unit has another budget."""
     craft = unit.craft
     if craft.recipe.budget.minimal is None:
         return None

@@ -1,1 +1,1 @@
-"""`study launch`: prepare, select, execute, summarise."""
+"""The command `study launch`, in four steps: prepare, select images, execute, summarise."""

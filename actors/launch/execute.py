@@ -1,4 +1,4 @@
-"""The third step of a launch: the attack runs and the probes of the plan."""
+"""The third step of a launch: executes the attack runs and the probes of the plan."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from study.terminal.screen import counted
 
 
 def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candidate], runtime: Runtime) -> Outcome:
-    """Run the unfinished units of the plan, or those that `--only` and `--limit` select.
+    """Execute the unfinished units of the plan, or of the part that `--only` and `--limit` select.
 
-    Raises StudyError if the backend is gone, an image cannot be read, or the run folder cannot be read or written.
+    A unit is one attack run on one shard of the images. Probes are executed after the attack runs, unless only a part
+    of the plan is selected. Raises StudyError if the backend is gone, an image cannot be read, or the run folder cannot
+    be read or written.
     """
     spec, folder, say = launch.spec, launch.folder, runtime.display.say
     done = scanning.done(folder.path)
@@ -79,7 +81,11 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
 
 
 def _of_part(whole: Progress, part: Progress) -> Progress:
-    """The progress of a launch that runs a part of the plan: unfinished units outside the part are not counted."""
+    """Return the progress of a launch that runs only a part of the plan.
+
+    Unfinished units outside the part are not counted. `whole`: the progress of the whole plan. `part`: the progress of
+    the part.
+    """
     totals = {name: whole.finished[name] + part.totals[name] - part.finished[name] for name in part.totals}
     return Progress(totals, whole.finished, part.left)
 

@@ -1,4 +1,4 @@
-"""`study launch --inline` shows an error in the code of a model or an attack as one message."""
+"""With `study launch --inline`, shows an error in the code of a model or an attack as one message."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "pureli
 
 @contextlib.contextmanager
 def as_one_message() -> Iterator[None]:
-    """Turn every error but StudyError into a StudyError that names the last line of code outside installed packages.
+    """Return a context that turns every error except StudyError into a StudyError.
 
-    `study.launch(…, inline=True)` raises the original error instead.
+    The message names the last line of code outside installed packages. `study.launch(…, inline=True)` raises the
+    original error instead.
     """
     try:
         yield

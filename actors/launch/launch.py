@@ -1,4 +1,7 @@
-"""`study launch`: from a spec to a complete run folder, in four steps: prepare, select, execute, summarise."""
+"""The command `study launch`: makes a complete run folder from a spec, in four steps.
+
+The steps are: prepare, select images, execute, summarise.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,14 @@ from study.terminal.prose import say
 
 @dataclass(frozen=True)
 class _Session:
-    """The objects of one launch: terminal, W&B, signals, and the time of its start (`begun`, monotonic clock)."""
+    """The objects of one launch.
+
+    Attributes:
+        display: The terminal.
+        tracking: The tracking with W&B.
+        interrupt: Signals to stop.
+        begun: The time when the launch started, by the monotonic clock.
+    """
 
     display: Display
     tracking: TrackingSession
@@ -49,11 +59,12 @@ class _Session:
 
 
 def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend] | None = None) -> int:
-    """Run a study, or its unfinished part; return the exit status.
+    """Run a study, or the unfinished part of a study, and return the exit status.
 
-    0: complete; 1: incomplete; 130, 143 or 129: interrupted. Raises StudyError: with status 2 for bad input, with
-    status 1 if a study that has begun cannot continue. With `options.inline`, an error in the code of a model or an
-    attack is raised unchanged. `start` makes the backend; by default the options choose it.
+    The status is 0 if the study is complete, 1 if it is incomplete, and 130, 143 or 129 after a signal. Raises
+    StudyError with status 2 for bad input, and with status 1 if a study that has begun cannot continue. With
+    `options.inline`, an error in the code of a model or an attack is raised unchanged. `start` makes the backend. By
+    default, the options choose the backend.
     """
     begun = time.monotonic()
     tuning, refused = None, None
@@ -61,7 +72,7 @@ def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend
         options = replace(options, given=options.spec_file())
         tuning = tuning_of(options)
     except StudyError as error:
-        # The error is raised again inside the display below, which reports it as an event.
+        # The error is raised again below, inside the display, which reports the error as an event.
         refused = error
     if tuning is not None:
         status = launch(tuning.options, console, start)
@@ -73,7 +84,7 @@ def launch(options: LaunchOptions, console: Console, start: Callable[[], Backend
             raise refused
 
         def stop() -> int:
-            assert interrupt.status is not None, "a signal came"
+            assert interrupt.status is not None, "this is called only after a signal"
             hurry()
             ended = stopped(options, display, interrupt.status)
             display.ended(replace(ended, seconds=time.monotonic() - begun))
@@ -106,7 +117,7 @@ def _launch(
     changes = spec_diff.changes(file, folder)
     folder.claim(display.say)
     try:
-        # Read the folder again: before the claim, another launch may have begun it.
+        # Read the folder again, because another launch may have written to it before this launch claimed it.
         file = resume.as_begun(file, folder)
         hidden = file.spec.credentials
         display.attach(file.spec.study, folder, hidden)
@@ -119,7 +130,7 @@ def _launch(
                 already_complete(prepared, display)
                 return COMPLETE
             say = tracking.display.say
-            # From here on, the launch waits for models, images, machines and workers, and its status says so.
+            # From here on, the launch waits for models, images, machines and workers. Displays show that it waits.
             tracking.display.wait()
             say("checking models and images")
             inputs = check_inputs(prepared)
@@ -133,13 +144,13 @@ def _launch(
 
 
 def _run(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _Session) -> int:
-    """Do the work on a backend, then end W&B and the backend; return the exit status."""
+    """Do the work on a backend, end W&B and the backend, and return the exit status."""
     ended: Ended | None = None
     try:
         ended = _work(prepared, inputs, backend, session)
         session.interrupt.settle()
     finally:
-        # Ray and W&B each take two seconds to end. They are independent, so both end at the same time.
+        # Ray and W&B each take two seconds to end. They are independent, so they end at the same time to save time.
         with session.interrupt.patient(), _meanwhile(backend.close), session.tracking.ending():
             if ended is not None:
                 session.tracking.ended(ended.status)
@@ -148,7 +159,7 @@ def _run(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _S
 
 
 def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _Session) -> Ended:
-    """Select images, execute the plan, and print how it ended, even if a signal stops it."""
+    """Select images, execute the plan, and print how the launch ended, even if a signal stops it."""
     plan, interrupt = prepared.plan, session.interrupt
     try:
         runtime = start_workers(prepared, inputs, backend, session.tracking.display, interrupt)
@@ -163,7 +174,7 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
             raise
         record_failures(prepared, outcome)
         if outcome.interrupted is None:
-            # The final results of tracking are made while the summary is printed.
+            # From here on, tracking prepares its final results, while the summary is printed.
             session.tracking.display.written()
         used = runtime.scheduler
         return summarise(
@@ -176,7 +187,7 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
             begun=session.begun,
         )
     except Interrupted:
-        assert interrupt.status is not None, "a signal came"
+        assert interrupt.status is not None, "Interrupted is raised only after a signal"
         hurry()
         ended = stopped(prepared.options, session.display, interrupt.status)
         return replace(ended, left=None if plan is None else plan.left(prepared.folder))
@@ -193,7 +204,10 @@ def _backend(
 
 @contextlib.contextmanager
 def _meanwhile(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work` in a thread during the block; return once both have ended. Raises the error of either."""
+    """Return a context that runs `work` in a thread, and ends once both the block and `work` have ended.
+
+    Raises the error of the block or of `work`.
+    """
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(work)
         yield

@@ -18,9 +18,17 @@ class LaunchOptions:
 
     Attributes:
         spec: The YAML file; None if a program has made the spec.
+        output: The run folder; None for `runs/<study>`.
+        address: The address of a Ray cluster; None for RAY_ADDRESS or a local Ray.
+        overrides: Values that replace values of the spec, as `KEY=VALUE`.
+        allow_code: Whether the user's own Python code may run.
+        style: How the terminal shows the launch; None for the default.
+        only: Names of the experiments to run; empty for all.
+        limit: Largest number of units to run; None without a limit.
+        wandb: The mode of W&B: `online`, `offline` or `disabled`; None if it is not given.
         inline: Whether everything runs in this process, without Ray.
         other_devices: Whether a study may continue on devices that differ from those of earlier launches.
-        given: The spec that a program has made, or that was read already. It replaces `spec`.
+        given: The spec that a program has made, or that was already read. It replaces `spec`.
     """
 
     spec: Path | None
@@ -42,14 +50,14 @@ class LaunchOptions:
         return bool(self.only) or self.limit is not None
 
     def spec_file(self) -> SpecFile:
-        """The spec of the launch. Raises StudyError, with file, line and key, if it is not valid."""
+        """Return the spec of the launch. Raises StudyError, with file, line and key, if the spec is not valid."""
         if self.given is not None:
             return self.given
-        assert self.spec is not None, "a launch has a spec"
+        assert self.spec is not None, "a launch has the file of a spec, or a spec made by a program"
         return loading.load(self.spec, self.overrides)
 
     def command(self, *, whole: bool = False) -> str:
-        """The command that continues this launch. `whole`: leave `--only` and `--limit` out."""
+        """Return the command that continues this launch. `whole`: whether `--only` and `--limit` are left out."""
         if self.spec is None:
             return f"study.launch(…, output={str(storage_path(self.output or ''))!r}), with the same spec"
         words = ["study", "launch", str(self.spec)]

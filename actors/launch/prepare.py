@@ -1,4 +1,4 @@
-"""The first step of a launch: find the unfinished units, and check models and images."""
+"""The first step of a launch: finds the unfinished units, and checks models and images."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ class PreparedLaunch:
     """The state of a launch before workers start.
 
     Attributes:
-        update: The additions of the spec to the selection of earlier launches; None if nothing is selected yet.
-        plan: The plan; None if the clean pass must run first.
+        options: The options of the launch.
+        file: The spec, with its places in the YAML file.
+        folder: The run folder.
+        update: What the spec adds to the images and models of earlier launches; None if no images are selected yet.
+        plan: The plan; None if the clean pass (all models predict the clean images) must run first.
         left: Number of unfinished units; None if there is no plan yet.
         code: The user's own files that the spec names.
     """
@@ -47,13 +50,13 @@ class PreparedLaunch:
         return self.file.spec
 
     def on(self, device: str) -> PreparedLaunch:
-        """This launch, with `numerics.precision: auto` replaced by the precision for `device`, the workers' device."""
+        """Return this launch with `numerics.precision: auto` replaced by the precision for the workers' `device`."""
         return replace(self, file=self.file.settled(device))
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The candidate images, and the memory estimate that a thread computes."""
+    """The candidate images of a launch, and the estimate of the models' memory, which a thread computes."""
 
     candidates: Sequence[Candidate]
     estimate: MemoryEstimate
@@ -62,8 +65,9 @@ class Inputs:
 def prepare(
     options: LaunchOptions, file: SpecFile, folder: RunFolder, changes: Changes, say: Callable[[str], None]
 ) -> PreparedLaunch:
-    """Compare the spec with its run folder, which this launch has claimed. If the study is complete, record the spec.
+    """Compare the spec with its run folder, and return the state of the launch.
 
+    This launch must have claimed the folder. If the study is already complete, the spec is recorded in the folder.
     Raises StudyError if the folder is damaged, or if the spec asks for fewer images than are selected.
     """
     selection = resume.selected(folder)
@@ -83,12 +87,13 @@ def prepare(
 def check_inputs(launch: PreparedLaunch) -> Inputs:
     """Do the quick checks of models and images, so that errors appear before workers start.
 
-    Raises StudyError with the place in the spec.
+    Returns the candidate images, and the estimate of the models' memory, which this function starts. Raises StudyError
+    with the place in the spec.
     """
     from study.models.check import check_models
 
     spec, file, allow_code = launch.spec, launch.file, launch.options.allow_code
-    # Check the same text of the user's files that workers will run.
+    # The checks use the same text of the user's files that workers will run.
     with user_files.carried(launch.code.functions):
         check_models(spec.models, spec.labels, file.where, allow_code=allow_code)
         check_measures(spec.visibility, file.where)
@@ -103,7 +108,7 @@ def check_inputs(launch: PreparedLaunch) -> Inputs:
 
 
 def _check_external(launch: PreparedLaunch) -> None:
-    """Raise StudyError, with the place in the spec, if another library's attack cannot run in one of the experiments.
+    """Raise StudyError, with the place in the spec, if an attack of another library cannot run in an experiment.
 
     The library may not support the goal, the number of sources or the budget.
     """

@@ -1,4 +1,4 @@
-"""Counts the finished units of a plan, by experiment."""
+"""Counts the units of a plan, in all and finished, by experiment."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from study.planning.plan import Finished, Plan
 
 
 def unit_progress(plan: Plan, finished: Finished, kept: Container[str] | None = None) -> Progress:
-    """Count the units of each experiment.
+    """Return the numbers of all units and of finished units by experiment, and the number of units left.
 
-    `kept`: ids of the units with kept images. If the spec keeps images, a unit that has all rows but is not in `kept`
-    counts as unfinished. With None, rows alone decide.
+    `finished`: the targets that have rows, by unit id. `kept`: ids of the units with kept images. If the spec keeps
+    images, a unit that has all rows but is not in `kept` counts as unfinished. If `kept` is None, rows alone decide.
     """
     totals: dict[str, int] = {}
     for craft in plan.crafts.values():

@@ -1,4 +1,4 @@
-"""Records versions and hardware, which affect the rows besides the spec, in the metadata of every Parquet part."""
+"""Records versions and hardware in the metadata of every Parquet part, because the rows depend on both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from study.spec.schema import Spec
 
 
 class Provenance(Mapping[str, str]):
-    """Versions, numerics, and the arithmetic of all workers that have come up so far, read anew at each access."""
+    """The metadata of a Parquet part: versions, numerics, and the arithmetic of all workers that have come up so far.
+
+    The arithmetic is what determines how workers round floats. It is read anew at each access, because workers may
+    join.
+    """
 
     def __init__(self, spec: Spec, scheduler: Scheduler) -> None:
         import torch

@@ -22,7 +22,7 @@ _CTRL_C = 130
 
 
 def launch_order(order: LaunchOrder) -> None:
-    """Run a study, or its unfinished part, in the process of a Python program.
+    """Run a study, or the unfinished part of a study, in the process of a Python program.
 
     Raises StudyError if the study is incomplete afterwards, KeyboardInterrupt after Ctrl-C, and SystemExit after any
     other signal to stop. If the order is inline, an error in the code of a model or an attack is raised unchanged.

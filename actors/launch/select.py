@@ -13,10 +13,11 @@ from study.planning import resume, spec_diff
 
 
 def select(launch: PreparedLaunch, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
-    """Return the selection of earlier launches with the additions of the spec, and record it in the run folder.
+    """Return the selected images and the records of models, after recording both in the run folder.
 
-    Without earlier launches, the clean pass makes the whole selection. Raises StudyError if too few images are admitted
-    or a model cannot predict, and Interrupted if a signal comes.
+    If earlier launches have selected images, only what the spec adds is selected now. Otherwise the clean pass (every
+    model predicts candidate images) selects all images. Raises StudyError if too few images are admitted or if a model
+    cannot predict, and Interrupted if a signal comes.
     """
     if launch.update is not None:
         return launch.update.carry_out(candidates, runtime)

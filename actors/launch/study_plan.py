@@ -23,9 +23,9 @@ class StudyPlan:
     probes: GeometryPlan
 
     def left(self, folder: RunFolder) -> int:
-        """The number of unfinished units of attack runs and probes.
+        """Return the number of unfinished units of attack runs and probes.
 
-        A unit is unfinished if rows are missing, or images that the run keeps.
+        A unit is unfinished if it lacks rows, or if it lacks images and the run keeps images.
         """
         finished = probe_store.done(folder.path, self.probes.spec.geometry)
         units = self.attacks.units(scanning.done(folder.path), kept=KeptImages(folder).units)
@@ -33,7 +33,7 @@ class StudyPlan:
 
 
 def plan_study(spec: Spec, selection: Selection) -> StudyPlan:
-    """Make the plans of attack runs and probes. This hashes the files of precomputed images.
+    """Return the plans of attack runs and probes. This hashes the files of precomputed images.
 
     Raises StudyError if a precomputed image is missing, or if a probe names an image that is not selected.
     """

@@ -1,4 +1,4 @@
-"""The last step of a launch: print finished units, cost, failures, the run folder, and further commands."""
+"""The last step of a launch: prints finished units, cost, failures, the run folder, and further commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from study.terminal import Display
 from study.terminal.screen import amount, counted
 
 COMPLETE, INCOMPLETE = 0, 1
-"""Exit statuses."""
+"""The exit status of a launch after which the study is complete, and of one after which it is incomplete."""
 
 _SHOWN_FAILURES = 3
 
@@ -33,10 +33,10 @@ def summarise(
     device_share: float,
     begun: float,
 ) -> Ended:
-    """Print how a launch ended.
+    """Print how a launch ended, and return this as an event.
 
-    `device`: the device of the workers. `device_share`: the GPUs, or on processors the cores, that one worker occupies.
-    `begun`: the time of the start of the launch, by the monotonic clock.
+    `device`: the device of the workers. `device_share`: the number of GPUs that one worker occupies; on processors, the
+    number of cores. `begun`: the time when the launch started, by the monotonic clock.
     """
     if counts := display.repairs:
         display.say(repairs.summary(counts))
@@ -62,7 +62,10 @@ def summarise(
 
 
 def record_failures(launch: PreparedLaunch, outcome: Outcome) -> None:
-    """Write failures.json if units failed; else remove the file of an earlier launch. An interrupt changes nothing."""
+    """Write failures.json if units failed. Otherwise remove the file that an earlier launch wrote.
+
+    After a signal to stop, nothing is changed.
+    """
     if outcome.interrupted is not None:
         return
     folder, failures = launch.folder, outcome.failures
@@ -73,21 +76,27 @@ def record_failures(launch: PreparedLaunch, outcome: Outcome) -> None:
 
 
 def already_complete(launch: PreparedLaunch, display: Display) -> None:
-    """Print the tables of a study that is complete already."""
+    """Print the tables of a study that was already complete before this launch."""
     selection = launch.plan.selection if launch.plan is not None else None
     print_so_far(launch.spec, selection, launch.folder, display.console)
     display.verdict(f"{launch.spec.study}: already complete, nothing to do: {launch.folder.path}")
 
 
 def stopped(options: LaunchOptions, display: Display, status: int) -> Ended:
-    """Print how to continue a launch that a signal has stopped, with the exit `status` of that signal."""
+    """Print how to continue a launch that a signal has stopped, and return its end as an event.
+
+    `status`: the exit status of that signal.
+    """
     display.settle()
     display.verdict(stopped_message(options.command()))
     return Ended(status, None, 0, 0.0)
 
 
 def _print_cost(display: Display, device: str, device_share: float) -> None:
-    """Print image gradients and the time of attacks. A worker that shares a GPU counts with its share of the time."""
+    """Print the number of image gradients, and the GPU-hours or core-hours of the attacks.
+
+    A worker that shares a GPU counts with its share of the time.
+    """
     if not display.gradients:
         return
     hours = display.seconds_crafting * device_share / 3600

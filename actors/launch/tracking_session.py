@@ -1,4 +1,4 @@
-"""Starts and ends the tracking of one launch, and tracks a study that is complete already from its rows."""
+"""Starts and ends the tracking (W&B) of one launch. If the study is already complete, it is tracked from its rows."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 class TrackingSession:
     """The tracking of one launch.
 
-    `display` receives all events and passes them to the terminal, and to `tracker` unless that is None.
+    `display` receives all events, and passes them to the terminal and to `tracker`. If the launch is not tracked,
+    `tracker` is None.
     """
 
     display: Observer
     tracker: TrackingClient | None
 
     def complete(self, plan: Plan, models: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> None:
-        """Log the missing data of a complete study to W&B, from its rows."""
+        """Send W&B the data that it lacks of a complete study. They are read from the rows of the study."""
         if self.tracker is None:
             return
         totals = unit_progress(plan, {}).totals
@@ -53,13 +54,13 @@ class TrackingSession:
         alone.ended(Ended(0, 0, 0, 0.0))
 
     def ended(self, status: int) -> None:
-        """End the W&B run with a status, and wait for the tracking process."""
+        """End the W&B run with this exit status, and wait for the tracking process."""
         if self.tracker is not None:
             Observers(_Lines(self.display), [self.tracker]).ended(Ended(status, None, 0, 0.0))
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
-        """On leaving, end the tracking process and its child processes."""
+        """Return a context. When it is left, the tracking process and its child processes are ended."""
         try:
             yield
         finally:
@@ -68,7 +69,7 @@ class TrackingSession:
 
 
 class _Lines(Observer):
-    """Passes on messages and no other events: at the end of a launch, the terminal needs only messages."""
+    """Passes on messages, and no other events. At the end of a launch, the terminal needs only messages."""
 
     def __init__(self, front: Observer) -> None:
         self._front = front
@@ -79,9 +80,10 @@ class _Lines(Observer):
 
 @contextlib.contextmanager
 def tracked(order: LaunchOptions, spec: Spec, folder: RunFolder, front: Display) -> Iterator[TrackingSession]:
-    """The tracking of one launch, which ends with the context.
+    """Return a context with the tracking of one launch. Tracking ends when the context is left.
 
-    Raises StudyError for an unknown mode, or if the launch or its spec asks for W&B and the package `wandb` is missing.
+    Raises StudyError if the tracking mode is unknown. Also raises StudyError if the launch or its spec asks for W&B and
+    the package `wandb` is missing.
     """
     chosen = mode(spec.tracking, order.wandb, os.environ)
     if chosen != "disabled":

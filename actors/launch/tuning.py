@@ -1,6 +1,7 @@
-"""The first part of a launch whose attacks have `tune`: try every combination of parameter values on other images.
+"""Tunes the attacks that have `tune` in the spec, in a launch of its own before the study.
 
-The study then uses the combination with the highest success rate.
+The tuning launch tries every combination of parameter values, on images that the study does not use. The study then
+uses the combination with the highest success rate.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Tuning:
     Attributes:
         options: The options of the tuning launch.
         file: The spec of the study itself.
-        variants: For each attack of the study with `tune`, by name: its variants in the tuning launch, each by name
-            with its parameter values.
+        variants: For each attack with `tune`, by name: the variants that the tuning launch tries. For each variant, by
+            name: its parameter values.
     """
 
     options: LaunchOptions
@@ -45,8 +46,8 @@ class Tuning:
 def tuning_of(options: LaunchOptions) -> Tuning | None:
     """Return the launch that tries the values of all attacks with `tune`; None for a study without `tune`.
 
-    Raises StudyError, with the place in the spec, if `tune` names a parameter that the attack does not have or a value
-    that the parameter does not accept, or if the images of the study cannot be used with `tune`.
+    Raises StudyError, with the place in the spec, in three cases. `tune` names a parameter that the attack does not
+    have. `tune` has a value that the parameter does not accept. `tune` cannot be used with the images of the study.
     """
     file = options.spec_file()
     asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}
@@ -124,7 +125,7 @@ def _varied(attack: Attack, numbers: Mapping[str, float], where: str) -> Attack:
 
 
 def chosen(tuning: Tuning, say: Callable[[str], None]) -> SpecFile:
-    """Return the spec with the best parameter values of every attack, and print and record these values.
+    """Return the spec with the best parameter values of every attack. These values are also printed and recorded.
 
     Call this after the tuning launch has ended. Raises StudyError if an attack has no black-box target.
     """
@@ -161,7 +162,7 @@ def _told(one: Mapping[str, Any]) -> str:
 
 
 def check_apart(study: RunFolder, selection: Selection) -> None:
-    """Raise StudyError if the study uses an image on which an attack was tuned."""
+    """Raise StudyError if the study uses an image on which one of its attacks was tuned."""
     folder = RunFolder(str(study.tuning))
     tried = resume.selected(folder) if folder.begun else None
     if tried is None:
@@ -170,7 +171,7 @@ def check_apart(study: RunFolder, selection: Selection) -> None:
     if used:
         raise StudyError(
             f"the study uses {len(used)} of the images on which its attacks were tuned",
-            accepted="an image set with enough images for the study and for `tune`, which share no image",
+            accepted="an image set with enough images, because the study and `tune` must not share an image",
             todo="reduce images.count, or `images` in `tune`",
         )
 

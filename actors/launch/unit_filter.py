@@ -1,4 +1,7 @@
-"""`--only` and `--limit`: the part of a plan that this launch runs. The rest is left for another launch."""
+"""The options `--only` and `--limit`: select the part of a plan that this launch runs.
+
+All other units are left for another launch.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,12 @@ def check(file: SpecFile, only: Sequence[str]) -> None:
 
 
 def chosen(plan: Plan, done: Finished, only: Sequence[str], limit: int | None) -> Finished:
-    """Return `done` with all units outside the chosen part added, or `done` itself if the whole plan is chosen.
+    """Return the targets that need no answer in this launch, by unit id.
 
-    The part consists of the first `limit` unfinished units of the experiments `only` (empty: all experiments). If the
-    budget of an attack run is matched to a reference, the plan lists the reference first. So no unit of the part waits
-    for a unit outside.
+    These are the targets in `done`, and all targets of units outside the chosen part. The part consists of the first
+    `limit` unfinished units of the experiments `only` (empty: all experiments). If the whole plan is chosen, `done`
+    itself is returned. If the budget of an attack run is matched to a reference, the plan lists the reference first. So
+    no unit of the part waits for a unit outside the part.
     """
     if not only and limit is None:
         return done
@@ -38,7 +42,10 @@ def chosen(plan: Plan, done: Finished, only: Sequence[str], limit: int | None) -
 
 
 class _OutsideDone(Mapping[str, Collection[str]]):
-    """The targets that need no answer, by unit id. Computed at each access: a plan may have millions of units."""
+    """The targets that need no answer in this launch, by unit id.
+
+    They are computed at each access, because a plan may have millions of units.
+    """
 
     def __init__(self, plan: Plan, done: Finished, only: Sequence[str], first: Collection[str] | None) -> None:
         self._plan = plan
@@ -63,7 +70,7 @@ class _OutsideDone(Mapping[str, Collection[str]]):
         return iter(self._done)
 
     def __bool__(self) -> bool:
-        # Units outside the part count as done, even if none has rows.
+        # Units outside the part count as done. So this mapping is true even if no unit has rows.
         return True
 
     def __len__(self) -> int:

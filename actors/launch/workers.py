@@ -1,4 +1,4 @@
-"""Starts the workers of a launch, as many as machines and memory allow, behind one scheduler."""
+"""Starts the workers of a launch, as many as machines and memory allow, and the scheduler that gives them tasks."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from study.terminal.screen import counted
 def start_workers(
     launch: PreparedLaunch, inputs: Inputs, backend: Backend, display: Observer, interrupt: Interrupt
 ) -> Runtime:
-    """Start workers and wait for them. Raises Interrupted, and StudyError if memory is too small or time runs out."""
+    """Start workers, wait until they are up, and return the objects that workloads run with.
+
+    Raises StudyError if memory is too small or the workers are not up in time, and Interrupted if a signal comes.
+    """
     spec, say, inline = launch.spec, display.say, launch.options.inline
 
     def check() -> None:
         interrupt.check()
         display.wait()
 
-    # In one process, two workers would only take turns.
+    # In one process, two workers would only take turns, so one is enough.
     pool = plan_pool(spec, backend, inputs.estimate, say, workers=1 if inline else None, check=check)
     device = pool.resources.device
     _say_precision(spec.numerics, device, say)
@@ -54,13 +57,16 @@ def start_workers(
         say(f"starting {counted(pool.workers, 'worker')}")
     scheduler.start(check)
     float_environment.compare(launch.folder, scheduler.arithmetics, say, other_devices=launch.options.other_devices)
-    # Workers on machines that join later may be on other devices: the difference is printed and is no error.
+    # Workers on machines that join later may have other devices. Such a difference is printed, and is no error.
     scheduler.on_arithmetic(lambda one: float_environment.compare(launch.folder, {one}, say, other_devices=True))
     return runtime
 
 
 def _say_precision(given: Numerics, device: str, say: Callable[[str], None]) -> None:
-    """Print the precision of GPUs if the spec says `auto`, or a hint if it says float32. Ids contain the precision."""
+    """On GPUs, print which precision `auto` stands for, or a hint that float32 is slow.
+
+    The ids of attack runs contain the precision, so only a new study can have another one.
+    """
     if device == "cpu":
         return
     if given.precision == "auto":

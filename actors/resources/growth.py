@@ -1,7 +1,8 @@
-"""Follows a cluster while a study runs: asks its autoscaler for machines while tasks wait, and reports idle GPUs.
+"""Asks the autoscaler of a cluster for machines while tasks wait, and tells the user about GPUs that cannot be used.
 
-An autoscaler may refuse a whole request even if it can fulfil a part of it. So requests grow in steps. The first step
-doubles the workers; each time no machine joins, the step is halved.
+An autoscaler may refuse a whole request even if it could fulfil a part of it. So a request asks for a limited number of
+further workers. At first, this number equals the number of present workers. Whenever no machine joins in time, the
+number is halved.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from study.terminal.screen import counted
 
 _EVERY_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
-"""An autoscaler that can add machines begins to do so within this time."""
+"""Seconds within which an autoscaler begins to add machines, if it can add any."""
 _AGAIN_SECONDS = 600.0
-"""After the autoscaler has added nothing, it is asked again this much later: other studies may have freed machines."""
+"""Seconds after which the autoscaler is asked again if it has added nothing. By then, other studies may have released
+machines."""
 _TASKS = 2
-"""One further worker is requested for this many waiting tasks."""
+"""Number of waiting tasks for which one further worker is requested."""
 
 
 class Growth:
@@ -29,14 +31,15 @@ class Growth:
         self._pool = pool
         self._say = say
         self._asked: int | None = None
-        """The number of workers last asked for; None at first, because the launch has asked for its first workers."""
+        """The number of workers in the last request. None at first, so that the first call of `follow` always sends a
+        request. This request replaces the launch's own request for its first workers."""
         self._workers = 0
         self._step = 1
         self._next = self._since = float("-inf")
         self._idle_gpus = 0.0
 
     def due(self, now: float) -> bool:
-        """Whether `follow` has something to do at time `now`, in seconds of any clock."""
+        """Return whether `follow` should be called. `now` is a time in seconds, by any clock."""
         return now >= self._next
 
     def follow(self, workers: int, waiting: int, now: float) -> None:
@@ -68,7 +71,10 @@ class Growth:
             self._asked = workers
 
     def _tell_of_idle_gpus(self) -> None:
-        """Tell the user that GPUs joined too late for a study that runs on processors; again when more GPUs join."""
+        """Tell the user about GPUs that joined too late for a study that runs on processors.
+
+        The message is repeated if more GPUs join.
+        """
         if self._pool.resources.gpus or self._pool.options.device != "auto":
             return
         gpus = sum(machine.gpus for machine in self._backend.machines())

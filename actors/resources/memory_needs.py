@@ -1,4 +1,4 @@
-"""The memory that the calls of a study need, computed from the memory of its models and the size of the passes."""
+"""Computes the memory that the calls of a study need, from the memory of its models and the size of the passes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from study.models.memory import Memory
 
 _TENSORS = 8
-"""Float images that a pass holds for each image, in addition to the networks' activations: the image, its view (the
-transformed image that networks get), the input and the output of that transformation, the gradients of both, and the
-state that an attack keeps from the last step."""
+"""Number of float images that a pass holds for each image, in addition to the activations of the networks. A view is
+the transformed image that networks get. The float images are: the image, its view, the input and the output of the
+transformation, the gradients of both, and the state that an attack keeps from the last step."""
 
 
 _CAST = 0.5
-"""Bytes of a network's copy in bfloat16, for each byte of its float32 parameters, which stay in memory too."""
+"""Size of a network's copy in bfloat16, relative to its float32 parameters. Both are in memory at the same time."""
 
 
 class CallMemory(NamedTuple):
-    """The memory of one call.
+    """The memory of one kind of call.
 
     Attributes:
-        peak: Bytes of the call, including its models.
+        peak: Bytes that the call needs, including its models.
         parameters: Bytes of the parameters of its models.
         what: Description of the call, for messages.
         images: Number of images in a pass.
@@ -47,10 +47,10 @@ class CallMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class Needs:
-    """The memory of a study.
+    """The memory that a study needs.
 
     Attributes:
-        held: Bytes of each model while a worker holds it (parameters and buffers), by name.
+        held: Bytes of each model while a worker holds it (parameters and buffers), by name of the model.
         calls: The memory of each kind of call.
     """
 
@@ -80,17 +80,17 @@ class Needs:
 
 
 def estimated_batch(spec: Spec) -> int:
-    """The number of images per pass that the models' memory is estimated for."""
+    """Return the number of images per pass for which the memory of the models is estimated."""
     return numerics.pass_size(spec.numerics.batch, "cpu")
 
 
 def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
-    """The memory that a study needs on `device`.
+    """Return the memory that a study needs on `device`.
 
-    `estimates`: by name, the memory of each model for passes of `estimated_batch` images.
+    `estimates`: the memory of each model for passes of `estimated_batch` images, by name of the model.
 
-    The memory of a pass grows with its number of images. The members of an ensemble hold the memory of their gradients
-    at the same time, unless the gradient of each member is computed separately.
+    The memory of a pass grows with its number of images. All members of an ensemble hold the memory of their gradients
+    at the same time. But if an attack computes the gradient of each member separately, only the largest member counts.
     """
     estimates = {
         name: _with_copy(spec, name, _with_set(spec.models[name], one, device)) for name, one in estimates.items()
@@ -116,7 +116,10 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
 
 
 def _with_set(model: Model, one: Memory, device: str) -> Memory:
-    """The memory of a model, including its set of weights with their mean and deviation, which stay on the host."""
+    """Return the memory of a model, including its set of weights, and the mean and standard deviation of this set.
+
+    The set stays on the host, so it counts only if `device` is a CPU. `one`: the memory without the set.
+    """
     if not model.has_set or device != "cpu":
         return one
     from study.models.weights import weight_set
@@ -125,7 +128,10 @@ def _with_set(model: Model, one: Memory, device: str) -> Memory:
 
 
 def _with_copy(spec: Spec, name: str, one: Memory) -> Memory:
-    """The memory of a model, including its copy in bfloat16 if its gradients or predictions have that precision."""
+    """Return the memory of a model, including its copy in bfloat16 if its gradients or predictions have this precision.
+
+    `one`: the memory without the copy.
+    """
     model, used = spec.models[name], spec.numerics
     as_source = used.precision == "bfloat16" and not model.target_only and not model.has_set
     as_target = used.target_precision == "bfloat16" and not model.source_only
@@ -133,7 +139,7 @@ def _with_copy(spec: Spec, name: str, one: Memory) -> Memory:
 
 
 def _with(one: Memory, held: int) -> Memory:
-    """The memory of a model that holds `held` further bytes."""
+    """Return the memory `one` of a model, increased by `held` bytes that the model always holds."""
     return replace(one, parameters=one.parameters + held, forward=one.forward + held, gradient=one.gradient + held)
 
 
@@ -143,7 +149,7 @@ class GradientWork:
 
     Attributes:
         models: The source models.
-        apart: Whether the gradients of the models are computed one after another instead of together.
+        apart: Whether the gradients of the models are computed one after another, and not together.
         images: Number of images in the largest pass.
         held: Memory that the attack keeps between passes.
     """
@@ -155,7 +161,11 @@ class GradientWork:
 
 
 def gradients(spec: Spec, device: str) -> list[GradientWork]:
-    """All gradient computations of a study: each set of source models, with the largest pass of an attack or probe."""
+    """Return all kinds of gradient computations of a study, each with the largest pass of its attacks and probes.
+
+    Computations are of the same kind if they agree in three things: the source models, the memory kept between passes,
+    and whether the gradients of the models are computed together.
+    """
     from study.attacks.loop import Engine
 
     used = spec.numerics
@@ -168,7 +178,7 @@ def gradients(spec: Spec, device: str) -> list[GradientWork]:
 
 
 class _Asked(NamedTuple):
-    """The gradients that one attack or probe asks for. The fields are those of GradientWork."""
+    """The gradient computation that one attack or probe asks for. The fields are those of GradientWork."""
 
     models: tuple[str, ...]
     apart: bool
@@ -177,19 +187,19 @@ class _Asked(NamedTuple):
 
 
 def _largest_pass(attack: Attack, engine: Engine) -> int:
-    """The number of images in the largest pass of an attack, its first stage included."""
+    """Return the number of images in the largest pass of an attack, including its first stage."""
     if attack.external is not None:
-        # Another library gets a whole batch at once, on every device.
+        # An attack of another library gets a whole batch in one pass, on every device.
         return engine.batch
     largest = engine.largest(attack.copies)
     if attack.assembly.together:
-        # A loss over all copies of an image needs all copies in one pass.
+        # If the loss is over all copies of an image, one pass must hold all copies.
         largest = max(largest, attack.copies)
     return largest if attack.first is None else max(largest, _largest_pass(attack.first, engine))
 
 
 def _of_experiments(spec: Spec, engine: Engine) -> Iterator[_Asked]:
-    """The gradients of the attacks of a study."""
+    """Yield the gradient computation of every attack in the experiments of a study."""
     for experiment in spec.experiments.values():
         for sources in spec.source_sets(experiment):
             for name in experiment.attacks:
@@ -200,11 +210,12 @@ def _of_experiments(spec: Spec, engine: Engine) -> Iterator[_Asked]:
 
 
 def _of_probes(spec: Spec, engine: Engine) -> Iterator[_Asked]:
-    """The gradients of the probes of a study."""
+    """Yield the gradient computations of the probes of a study."""
     for probe in spec.geometry.values():
         models = models_of(spec, probe)
         if probe.probe == "gradient-cosine":
-            # Copies are computed together up to the greatest common divisor of their numbers.
+            # The probe smooths with several numbers of copies. At most their greatest common divisor is computed in one
+            # pass.
             images = engine.largest(math.gcd(*probe.smoothing.copies) if probe.smoothing else 1)
             yield _Asked(tuple(models), True, images)
             continue

@@ -1,4 +1,4 @@
-"""Byte limits for the pixels that wait in Ray's object stores, and the size of a local Ray's store."""
+"""Limits for the bytes of pixels in Ray's object stores, and the size of a local Ray's object store."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from study.spec.schema import Spec
 
 _LEAST = 2**28
 _USABLE = 0.8
-"""Usable fraction of a store: above this fraction, Ray starts to spill to disk."""
+"""Usable fraction of an object store. If more is in use, Ray starts to write objects to disk."""
 _OF_MEMORY = 0.3
-"""Largest fraction of the free memory that a local Ray's store may take."""
+"""Largest fraction of the free memory that the object store of a local Ray may take."""
 
 
 @dataclass(frozen=True)
 class PixelBudgets:
-    """Limits of the pixels in object stores, in bytes.
+    """Limits for the pixels in object stores, in bytes.
 
     Attributes:
-        clean: Clean images that actors can read.
-        waiting: Adversarial images that wait for targets, for each worker.
-        result: The result of one call.
+        clean: Limit for clean images that actors can read.
+        waiting: Limit for adversarial images that wait for targets, for each worker.
+        result: Largest size of the result of one call.
     """
 
     clean: int
@@ -34,23 +34,24 @@ class PixelBudgets:
     result: int
 
     def store_bytes(self, workers: int) -> int:
-        """Bytes of an object store that holds these pixels on a machine with `workers` workers."""
+        """Return the bytes of an object store that holds these pixels on a machine with `workers` workers."""
         return math.ceil((self.clean + workers * (self.waiting + QUEUE * self.result)) / _USABLE)
 
 
 def pixel_budgets(spec: Spec, *, gpus: bool = False) -> PixelBudgets:
-    """The budgets of a spec. `gpus`: whether workers run on GPUs.
+    """Return the limits that a spec sets. `gpus`: whether workers run on GPUs.
 
-    When `waiting` is used up, no new attack starts, but each worker may still finish the calls that it has.
+    When the limit `waiting` is reached, no new attack starts. Each worker may still finish the calls that it has.
     """
     result = shards.largest(spec, gpus=gpus) * shards.result_bytes(spec)
     return PixelBudgets(spec.run.clean_mib * 2**20, spec.run.waiting_mib * 2**20, result)
 
 
 def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> PixelBudgets:
-    """Reduce `budgets` so that they fit in the smallest of `stores`, with the workers spread evenly over the machines.
+    """Return `budgets`, reduced so that they fit in the smallest of the object stores.
 
-    `stores`: bytes of the object store of each machine.
+    `stores`: bytes of the object store of each machine. The workers are assumed to be spread evenly over the machines.
+    If `stores` is empty, `budgets` are returned unchanged.
     """
     if not stores:
         return budgets
@@ -60,10 +61,10 @@ def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> Pix
 
 
 def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus: int = 0) -> int:
-    """Bytes of a local Ray's object store: enough for the pixel budgets of the workers.
+    """Return the bytes of a local Ray's object store, which must hold the pixels of all workers.
 
     `gpus`: number of GPUs; with 0, workers run on `cores` cores. `shared`: free bytes of shared memory. `memory`: free
-    bytes of memory. Both limit the size of the store, which is at least 256 MiB.
+    bytes of memory. Both limit the size of the store, but it has at least 256 MiB.
     """
     gpus = 0 if spec.run.device == "cpu" else gpus
     usual = gpus * (spec.run.actors_per_gpu or 1) if gpus else max(1, cores // spec.numerics.threads)
@@ -72,12 +73,12 @@ def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus
 
 
 def here(spec: Spec, gpus: int = 0) -> int:
-    """`local_store_bytes` for this machine with its present free memory. `gpus`: number of GPUs."""
+    """Return `local_store_bytes` for this machine, with the memory that is free now. `gpus`: number of GPUs."""
     return local_store_bytes(spec, os.cpu_count() or 1, _shared_memory(), free_memory(), gpus)
 
 
 def reduction(budgets: PixelBudgets) -> str:
-    """The message that `budgets` were reduced."""
+    """Return the message that says how far the limits were reduced. `budgets`: the reduced limits."""
     clean, waiting = (f"{size / 2**20:.0f}" for size in (budgets.clean, budgets.waiting))
     return (
         f"a machine's object store is smaller than the pixel budgets of the spec: run.clean_mib is reduced to {clean}, "
@@ -94,7 +95,11 @@ def _shared_memory() -> float:
 
 
 def free_memory() -> float:
-    """Bytes of free memory on this machine, at most what the limit of this process's control group leaves."""
+    """Return the bytes of free memory on this machine.
+
+    If this process's control group (cgroup) has a memory limit, the result is at most what is left of this limit. If
+    the free memory is unknown, the result is half of the machine's memory.
+    """
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = 1024.0 * float(lines["MemAvailable"].split()[0])

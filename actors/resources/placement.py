@@ -1,4 +1,7 @@
-"""Plans how many workers run on the machines, and the cores, GPUs and memory that each worker reserves. Pure."""
+"""Plans how many workers run on the machines, and the cores, GPUs and memory that each worker reserves.
+
+The functions depend on their arguments only. They start nothing and measure nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +14,32 @@ from study.errors import StudyError
 from study.spec.run_options import DeviceChoice
 
 Role = str
-"""The role of an actor: `worker`, or `service <name>`. A remote service has one actor, so that one clock limits the
-rate of its requests."""
+"""The role of an actor: `worker`, or `service <name>`. Each remote service has only one actor, which limits the rate of
+the requests to this service."""
 
 WORKER: Role = "worker"
 
 _PROCESS = 700 * 2**20
-"""Bytes of a worker without models: Python, torch, and on a GPU the CUDA context."""
+"""Bytes that the process of a worker needs without any model: Python, torch, and on a GPU the CUDA context."""
 
 _USABLE = 0.9
-"""Fraction of the memory that plans use, because allocators leave gaps."""
+"""Fraction of the memory that a plan may use. It is below 1 because allocators leave unusable gaps."""
 
 MOST_MODELS = 16
-"""Most models that a worker holds if the size of its memory is not known."""
+"""Largest number of models that a worker holds if the size of its memory is not known."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine of a cluster. Sizes are in bytes; None if unknown.
+    """A machine of a cluster. Sizes are in bytes. An unknown size is None.
 
     Attributes:
         cpus: Number of cores.
         gpus: Number of GPUs.
         memory: Memory of the machine.
         gpu_memory: Memory of each GPU.
-        store: Size of its object store.
-        host: Its name, for messages.
+        store: Size of the object store of the machine.
+        host: Name of the machine, for messages.
     """
 
     cpus: float
@@ -49,7 +52,14 @@ class Machine:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """The resources that one actor reserves on a machine; memory in bytes. `gpu_memory`: least memory on its GPU."""
+    """The resources that one actor reserves on a machine.
+
+    Attributes:
+        cpus: Number of cores.
+        gpus: Number of GPUs. It is 0.5 if two actors share a GPU.
+        memory: Bytes of memory.
+        gpu_memory: Bytes of GPU memory that the actor needs at least.
+    """
 
     cpus: float
     gpus: float
@@ -62,11 +72,11 @@ class ResourceRequest:
 
     @property
     def together(self) -> int:
-        """Number of actors on one GPU."""
+        """Number of actors that share one GPU."""
         return int(1 / self.gpus + 1e-6)
 
     def fits_on_gpu(self, memory: float | None) -> bool:
-        """Whether `together` actors fit on a GPU with `memory` bytes; True if `memory` is None (unknown)."""
+        """Return whether `together` actors fit on a GPU with `memory` bytes; True if `memory` is None (unknown)."""
         return memory is None or memory >= self.gpu_memory * self.together
 
 
@@ -75,8 +85,8 @@ class ModelCapacity:
     """How many models a worker can hold.
 
     Attributes:
-        limit: The largest sum of sizes, in bytes; if sizes are unknown, the largest number of models.
-        sizes: The size of each model in bytes, by name. A model without a size counts as 1.
+        limit: The largest sum of the sizes of the models, in bytes. If sizes are unknown, the largest number of models.
+        sizes: The size of each model in bytes, by name. A model that is not listed has the size 1.
     """
 
     limit: float
@@ -88,16 +98,16 @@ class ModelCapacity:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """The user's settings for workers. None leaves the choice to the planner.
+    """The user's settings for workers. If a setting is None, the planner chooses.
 
     Attributes:
-        threads: Threads of each worker on a processor.
-        workers: Total number of workers.
-        per_gpu: Workers on one GPU.
-        models: Most models that a worker holds.
-        memory: Bytes of memory of a worker, instead of the estimate.
+        threads: Number of threads of each worker on a processor.
+        workers: Number of all workers.
+        per_gpu: Number of workers on one GPU.
+        models: Largest number of models that a worker holds.
+        memory: Bytes of memory of a worker. They replace the estimate.
         device: The device of workers. `auto` chooses GPUs if a machine has one, and otherwise processors.
-        fewer: Whether fewer workers than `workers` may start, because further machines can join.
+        fewer: Whether fewer than `workers` workers may start at first, because further machines can join.
     """
 
     threads: int = 1
@@ -116,10 +126,10 @@ class WorkerPool:
     Attributes:
         workers: Number of workers.
         resources: The resources that each worker reserves.
-        services: The models behind a remote service; each has one actor.
+        services: The models that are remote services. Each of them has one actor.
         capacity: How many models each worker can hold.
-        needs: The memory of the study that the plan used; None if unknown.
-        options: The settings that the plan used.
+        needs: The memory of the study, on which the plan is based; None if unknown.
+        options: The user's settings, on which the plan is based.
     """
 
     workers: int
@@ -138,9 +148,9 @@ class WorkerPool:
         return self.resources if role == WORKER else ResourceRequest(0, 0)
 
     def capacity_on(self, gpu_memory: float | None) -> ModelCapacity:
-        """How many models a worker can hold if its GPU has `gpu_memory` bytes.
+        """Return how many models a worker can hold if its GPU has `gpu_memory` bytes.
 
-        With None, or on a processor, this is the planned `capacity`.
+        If `gpu_memory` is None, or on a processor, this is the planned `capacity`.
         """
         if gpu_memory is None or not self.resources.gpus:
             return self.capacity
@@ -148,19 +158,20 @@ class WorkerPool:
 
 
 def service_role(model: str) -> Role:
-    """The role of the actor that sends requests to the remote service behind `model`."""
+    """Return the role of the actor that sends requests to the remote service of the model `model`."""
     return f"service {model}"
 
 
 def service_of(role: Role) -> str | None:
-    """The model of an actor whose role is a remote service; None for other roles."""
+    """Return the name of the model whose remote service an actor of this role calls; None for other roles."""
     return role.removeprefix("service ") if role.startswith("service ") else None
 
 
 def usable(machines: Sequence[Machine], device: DeviceChoice) -> list[Machine]:
-    """The machines that workers on `device` can use.
+    """Return the machines that workers on `device` can use.
 
-    `gpu`: the machines with GPUs. `cpu`: all machines, described as if they had no GPUs. `auto`: all machines.
+    For `gpu`, these are the machines with GPUs. For `cpu`, these are all machines, described as if they had no GPUs.
+    For `auto`, these are all machines.
     """
     if device == "cpu":
         return [replace(machine, gpus=0.0, gpu_memory=None) for machine in machines]
@@ -168,19 +179,21 @@ def usable(machines: Sequence[Machine], device: DeviceChoice) -> list[Machine]:
 
 
 def on_gpus(machines: Sequence[Machine], device: DeviceChoice) -> bool:
-    """Whether workers run on GPUs of these machines."""
+    """Return whether workers run on the GPUs of these machines, if the user asks for `device`."""
     return device == "gpu" or any(machine.gpus >= 1 for machine in usable(machines, device))
 
 
 def plan_workers(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions, services: Sequence[str] = ()
 ) -> WorkerPool:
-    """Plan the actors for `machines`. `needs`: the memory of the study; None if unknown.
+    """Plan the actors of a study on `machines`.
 
     Every worker both runs attacks and predicts, so no worker is idle while tasks of either kind wait. If a machine has
     GPUs, each worker gets a GPU, or a part of a GPU if the options say so. Otherwise each worker gets `threads` cores.
-    GPUs that are too small are left out. Raises StudyError, with the numbers, if the requested workers do not fit, or
-    if not even one worker fits.
+    GPUs that are too small are not used.
+
+    `needs`: the memory of the study; None if unknown. `services`: the models that are remote services. Raises
+    StudyError, with the numbers, if the requested workers do not fit, or if not even one worker fits.
     """
     make = _on_gpus if on_gpus(machines, options.device) else _on_cores
     workers, resources, memory = make(usable(machines, options.device), needs, options)
@@ -188,7 +201,7 @@ def plan_workers(
 
 
 def fitting_workers(machines: Sequence[Machine], resources: ResourceRequest) -> int:
-    """How many workers fit on the machines if each reserves `resources`."""
+    """Return how many workers fit on the machines if each worker reserves `resources`."""
     return sum(_fitting(machine, resources) for machine in machines)
 
 
@@ -200,16 +213,17 @@ def _fitting(machine: Machine, resources: ResourceRequest) -> int:
 
 
 def worker_bytes(needs: Needs | None, options: WorkerOptions) -> float:
-    """Least bytes of memory that a worker needs; 0 if unknown."""
+    """Return the bytes of memory that a worker needs at least; 0 if unknown."""
     if options.memory is not None:
         return options.memory
     return 0.0 if needs is None else needs.peak + _PROCESS
 
 
 def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
-    """Say why a GPU is too small for the workers of `pool` on it; None if it is large enough or its size is unknown.
+    """Return a text that says why a GPU is too small for the workers of `pool` that share it.
 
-    `gpu_memory`: bytes of the GPU that a worker's process sees; None if unknown.
+    `gpu_memory`: bytes of the GPU that a worker's process sees; None if unknown. Returns None if the GPU is large
+    enough, or if its size is unknown.
     """
     resources = pool.resources
     needed = _USABLE * resources.gpu_memory * (resources.together if resources.gpus else 0)
@@ -219,7 +233,7 @@ def lacking(pool: WorkerPool, gpu_memory: float | None) -> str | None:
 
 
 def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
-    """Lines for the user about GPUs that are unused or of different sizes, and about a reduced run.actors_per_gpu."""
+    """Return lines for the user about unused GPUs, GPUs of different sizes, and a reduced run.actors_per_gpu."""
     if not pool.resources.gpus:
         return []
     asked, together = pool.options.per_gpu, pool.resources.together
@@ -246,7 +260,10 @@ def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
 def _on_cores(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions
 ) -> tuple[int, ResourceRequest, float | None]:
-    """Number of workers, resources of each worker, and bytes of memory that each worker can use (None if unknown)."""
+    """Return the number of workers, the resources of each worker, and the bytes of memory that each worker can use.
+
+    The bytes are None if unknown. Raises StudyError as `plan_workers` does.
+    """
     least = worker_bytes(needs, options)
     resources = ResourceRequest(options.threads, 0, math.ceil(least / _USABLE))
     cores = sum(machine.cpus for machine in machines)
@@ -278,7 +295,10 @@ def _on_cores(
 def _on_gpus(
     machines: Sequence[Machine], needs: Needs | None, options: WorkerOptions
 ) -> tuple[int, ResourceRequest, float | None]:
-    """As `_on_cores`, for workers on GPUs. Each worker gets a whole GPU, unless the options say otherwise."""
+    """Return the same as `_on_cores`, for workers on GPUs: their number, and the resources and usable bytes of each.
+
+    By default, each worker gets a whole GPU.
+    """
     least = worker_bytes(needs, options)
 
     def room(machine: Machine) -> float:
@@ -308,7 +328,7 @@ def _on_gpus(
 
 
 def _capacity(needs: Needs | None, options: WorkerOptions, memory: float | None) -> ModelCapacity:
-    """How many models a worker with `memory` bytes can hold. The memory of a running call is kept free."""
+    """Return how many models a worker with `memory` bytes can hold. Memory for a running call is kept free."""
     if options.models is not None or needs is None or memory is None:
         return ModelCapacity(options.models or MOST_MODELS)
     left = _USABLE * memory - _PROCESS - needs.working
@@ -331,7 +351,7 @@ def _no_memory(needs: Needs | None, least: float, memory: float, options: Worker
 
 
 def not_up(machines: Sequence[Machine], pool: WorkerPool, missing: int, seconds: float) -> StudyError:
-    """The error for `missing` actors of a pool that did not start within `seconds`."""
+    """Return the error for `missing` actors of a pool that did not start within `seconds`."""
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     resources = pool.resources
     each = (f"{resources.gpus:g} GPUs" if resources.gpus else f"{resources.cpus:g} cores") + (
@@ -346,5 +366,5 @@ def not_up(machines: Sequence[Machine], pool: WorkerPool, missing: int, seconds:
 
 
 def gib(size: float) -> str:
-    """Format `size` bytes as text in GiB."""
+    """Return `size`, a number of bytes, as text in GiB."""
     return f"{size / 2**30:.1f} GiB"

@@ -1,6 +1,6 @@
-"""Chooses the number of images in a unit (one attack on one shard of the images). Pure.
+"""Chooses the number of images in a unit (one attack run on one shard of the images).
 
-The images must be enough to fill a device, and the units enough to keep all workers busy.
+A unit needs enough images to use a device well. A study needs enough units to keep all workers busy.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ from study.reproducibility import numerics
 from study.spec.schema import Spec
 
 _ON_CORES = 16
-"""Images of a unit on processors: one pass."""
+"""Number of images in a unit on processors: one pass."""
 
 _ON_GPUS = 512
-"""Images of a unit on GPUs. The driver takes milliseconds for a unit, so short units would leave a fast GPU idle."""
+"""Largest number of images in a unit on GPUs, if a batch is not larger. The driver takes milliseconds for a unit, so
+smaller units could leave a fast GPU idle."""
 
 _UNITS = 8
-"""Fewest units for each worker. With fewer units, some workers would wait long until other workers finish the last."""
+"""Smallest number of units for each worker. With fewer units, some workers would be idle for long while other workers
+finish the last units."""
 
 _CALLS = 2
-"""The results of at least this many calls fit into `run.waiting_mib`."""
+"""Number of calls whose results must fit into `run.waiting_mib` together."""
 
 
 def size(spec: Spec, images: int, *, gpus: bool, workers: int) -> int:
-    """The number of images in a unit, for a study of `images` images on `workers` workers.
+    """Return the number of images in a unit, for a study of `images` images on `workers` workers.
 
-    `gpus`: whether the workers run on GPUs. If the spec gives `run.shard`, the result is `run.shard`. Otherwise, it is
-    16 on processors. On GPUs it is a multiple of the pass size, if possible so small that every worker gets several
-    units and that the results of calls fit into `run.waiting_mib`.
+    `gpus`: whether the workers run on GPUs. If the spec sets `run.shard`, the result is this number. Otherwise the
+    result is 16 on processors. On GPUs, it is a multiple of the number of images in a pass. It is small enough that
+    every worker gets several units, and that the results of calls fit into `run.waiting_mib`. But it is at least one
+    pass.
     """
     if spec.run.shard is not None or not gpus:
         return spec.run.shard or _ON_CORES
@@ -35,7 +38,7 @@ def size(spec: Spec, images: int, *, gpus: bool, workers: int) -> int:
 
 
 def largest(spec: Spec, *, gpus: bool) -> int:
-    """The most images that `size` may return."""
+    """Return the largest number of images that `size` may return."""
     if spec.run.shard is not None or not gpus:
         return spec.run.shard or _ON_CORES
     room = spec.run.waiting_mib * 2**20 // (_CALLS * result_bytes(spec))
@@ -43,10 +46,10 @@ def largest(spec: Spec, *, gpus: bool) -> int:
 
 
 def result_bytes(spec: Spec) -> int:
-    """Most bytes that an attack returns for one image.
+    """Return the largest number of bytes that an attack returns for one image.
 
-    An attack returns one image for each of its scored points: each number of steps and each budget at which targets
-    see an image. In a search for the minimal RMSD, it returns a ray of floats instead.
+    An attack returns one image for each of its scored points: each number of steps and each budget at which targets see
+    an image. In a search for the minimal RMSD, it returns two float32 images instead: the clean image and a direction.
     """
     floats = any(attack.budget.minimal is not None for attack in spec.attacks.values())
     most = max([8 * floats, *(len(attack.scored_points) for attack in spec.attacks.values())])
@@ -59,7 +62,7 @@ def _whole_batches(spec: Spec, images: int) -> int:
 
 
 def _attack_runs(spec: Spec) -> int:
-    """Number of attack runs. An attack run that two experiments share counts twice."""
+    """Return the number of attack runs. An attack run that two experiments share counts twice."""
     return sum(
         len(experiment.attacks)
         * len(spec.source_sets(experiment))

@@ -14,20 +14,21 @@ from study.spec.run_options import RunOptions
 from study.terminal.screen import counted
 
 WAIT_SECONDS = 900.0
-"""The default of `run.wait_seconds` on a cluster with an autoscaler: a cloud machine with GPUs takes minutes."""
+"""The default of `run.wait_seconds` on a cluster with an autoscaler. A cloud machine with GPUs takes minutes to
+join."""
 
 _ANSWER_SECONDS = 60.0
-"""An autoscaler that can add machines begins to do so within this time."""
+"""Seconds within which an autoscaler begins to add machines, if it can add any."""
 
 _REPORT_SECONDS = 15.0
-"""The autoscaler of a cluster that has just started reports for the first time within this time."""
+"""Seconds within which the autoscaler of a cluster that has just started reports its state for the first time."""
 
 _TELL_SECONDS = 60.0
 _TICK_SECONDS = 1.0
 
 
 class Waiting:
-    """The wait of one launch, before its workers are planned."""
+    """The wait of one launch for machines, before its workers are planned."""
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class Waiting:
         check: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`check` is called again and again during the wait, and may raise."""
+        """`say` prints a line for the user. `check` is called about once a second during the wait, and may raise."""
         self._backend = backend
         self._run = run
         self._say = say
@@ -46,20 +47,20 @@ class Waiting:
         self._limit = 0.0
         self._begun = clock()
         self.asked = 0
-        """Number of workers that the autoscaler was asked for."""
+        """The number of workers in the last request to the autoscaler; 0 without a request."""
 
     def machines_for(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object]) -> WorkerOptions:
-        """Wait until a worker fits on the machines. Returns the options to plan workers with.
+        """Wait until a worker fits on the machines. Returns the options for planning the workers.
 
-        `fits` raises StudyError, with the numbers, if no worker fits. On a cluster with an autoscaler, device `auto`
-        first asks for a GPU, and for processors if no machine is coming within a minute. After `run.wait_seconds`, this
-        raises the last error of `fits`.
+        `fits` raises StudyError, with the numbers, if no worker fits. If the device is `auto` and the cluster has an
+        autoscaler, a GPU is requested first. If no machine is about to join after a minute, processors are requested
+        instead. After `run.wait_seconds`, the last error of `fits` is raised.
         """
         self._limit = self._patience(options, fits)
         if not self._limit:
             fits(options)
             return options
-        # Fewer workers than `run.actors` may start now. Further workers start as machines join.
+        # Fewer workers than `run.actors` may start now. Further workers start when machines join.
         options = replace(options, fewer=True)
         there = self._backend.machines()
         if options.device != "auto" or placement.on_gpus(there, "auto") or self._backend.scaling() is None:
@@ -71,9 +72,11 @@ class Waiting:
         return self._wait(options, fits, self._limit)
 
     def _patience(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object]) -> float:
-        """Seconds to wait: `run.wait_seconds`, or WAIT_SECONDS if there is an autoscaler, otherwise 0.
+        """Return how many seconds to wait for machines.
 
-        A new autoscaler takes some seconds to report, so if no worker fits, this looks for one repeatedly.
+        This is `run.wait_seconds` if the spec sets it. Otherwise it is WAIT_SECONDS if there is an autoscaler, and 0 if
+        not. A new autoscaler takes some seconds to report its state. So if no worker fits, this method waits for a
+        report, for at most `_REPORT_SECONDS`.
         """
         if self._backend.fixed:
             return 0.0
@@ -91,7 +94,11 @@ class Waiting:
         return WAIT_SECONDS
 
     def _wait(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object], limit: float) -> WorkerOptions:
-        """Wait until `limit` seconds after the start. While machines are coming, wait up to `run.wait_seconds`."""
+        """Wait until a worker fits, and return `options`. Raises the error of `fits` if the wait takes too long.
+
+        The wait ends when `limit` seconds have passed since this object was created. But while machines are about to
+        join, the wait ends only after `run.wait_seconds`.
+        """
         told, wanted = -_TELL_SECONDS, options.workers or 1
         while True:
             try:
@@ -108,7 +115,7 @@ class Waiting:
                 self._ask(0, options)
                 raise _late(failed, waited)
             if scaling is not None and waited >= _ANSWER_SECONDS and not coming:
-                # An autoscaler may refuse a whole request that it cannot fulfil completely, so ask for one worker.
+                # An autoscaler may refuse a whole request that it cannot fulfil completely. So ask for one worker only.
                 wanted = 1
             self._ask(wanted, options)
             if waited >= told + _TELL_SECONDS:
@@ -118,9 +125,9 @@ class Waiting:
             self._backend.wait([], _TICK_SECONDS)
 
     def _ask(self, further: int, options: WorkerOptions) -> None:
-        """Ask for machines for `further` workers, in addition to the workers that the present machines can run.
+        """Request machines for `further` workers, in addition to the workers that the present machines can run.
 
-        0 withdraws the request.
+        If `further` is 0, the request is withdrawn.
         """
         machines = placement.usable(self._backend.machines(), options.device)
         gpus = placement.on_gpus(machines, options.device)

@@ -1,4 +1,7 @@
-"""Plans the workers of a study from the machines and the memory of its models, estimated while the backend starts."""
+"""Plans the workers of a study from the machines and from the memory that its models need.
+
+The memory of the models is estimated in a thread, while the backend starts.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ _TICK_SECONDS = 1.0
 
 
 class MemoryEstimate:
-    """The memory of a study's models, estimated in a thread."""
+    """The estimated memory of a study's models, which is computed in a thread."""
 
     def __init__(self, spec: Spec, *, allow_code: bool, code: UserCode, debugged: bool = False) -> None:
-        """`debugged`: whether the user debugs their own code.
+        """Start the estimate.
 
-        Then nothing is estimated if a network is the user's own code, because that code would run here before it runs
-        in an attack.
+        `debugged`: whether the user debugs their own code. If so, and if a network is the user's own code, nothing is
+        estimated. The estimate would run this code before the attack does.
         """
         self._allow_code = allow_code
         self._code = code
@@ -57,10 +60,10 @@ class MemoryEstimate:
         return None
 
     def get(self, say: Callable[[str], None], check: Callable[[], None]) -> dict[str, Memory] | None:
-        """Wait for the estimate and return it: the memory of each model, by name. Raises the errors of the estimate.
+        """Wait for the estimate, and return the memory of each model by name. Raises the errors of the estimate.
 
-        Returns None if an estimate is impossible; `say` then gets a line with the reason. `check`, which may raise, is
-        called every second.
+        Returns None if an estimate is impossible. `say` then gets a line with the reason. `check` is called about once
+        a second during the wait, and may raise.
         """
         try:
             if not self._found.done():
@@ -75,7 +78,7 @@ class MemoryEstimate:
 
 
 def worker_options(spec: Spec) -> WorkerOptions:
-    """The settings of a spec that concern workers."""
+    """Return the settings of a spec that concern workers."""
     run = spec.run
     memory = None if run.actor_mib is None else run.actor_mib * 2.0**20
     return WorkerOptions(
@@ -92,10 +95,11 @@ def plan_pool(
     workers: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> WorkerPool:
-    """Wait for machines as long as the spec allows, plan the workers, and `say` how many.
+    """Wait for machines, plan the workers, and tell the user how many there are.
 
-    `workers` replaces the number in the spec. `check` is called during the wait, and may raise. Raises StudyError, with
-    the numbers, if the machines are too small or join too late.
+    The wait lasts as long as the spec allows. `workers` replaces the number of workers in the spec. `check` is called
+    about once a second during the wait, and may raise. Raises StudyError, with the numbers, if the machines are too
+    small or join too late.
     """
     found = estimate.get(say, check)
     options = worker_options(spec)
@@ -125,9 +129,9 @@ def plan_pool(
 
 
 def fit_budgets(spec: Spec, backend: Backend, pool: WorkerPool, say: Callable[[str], None]) -> PixelBudgets:
-    """The pixel budgets of the spec, reduced if the machines' object stores are smaller.
+    """Return the limits for pixels that the spec sets, reduced if the object stores of the machines are smaller.
 
-    If they are reduced, `say` gets a line with the new budgets.
+    If the limits are reduced, `say` gets a line with the new limits.
     """
     stores = [machine.store for machine in backend.machines() if machine.store is not None]
     wanted = object_store.pixel_budgets(spec, gpus=pool.resources.gpus > 0)

@@ -1,1 +1,1 @@
-"""Gives tasks to actors, repeats failed ones, and replaces actors that die or fail."""
+"""Gives tasks to actors, repeats failed tasks, and replaces actors that die or fail."""

@@ -1,4 +1,4 @@
-"""The state of one actor as the scheduler sees it: its models, its calls, and the failures of its predecessors."""
+"""The scheduler's record of one actor: its models, its calls, and the failures of the actors that it replaced."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from study.events.observer import SlotState
 
 @dataclass
 class Lineage:
-    """An actor and its replacements.
+    """An actor and all actors that replaced it, one after the other.
 
     Attributes:
-        number: The id of its first actor.
-        strikes: How often in a row its actors failed calls that other actors executed.
-        starts: How often in a row its actors failed to start.
-        error: The last error of a call of its actors; None without one.
-        device: The device that failed in a call of its last actor; None without such a failure.
+        number: The id of the first of these actors.
+        strikes: Number of times in a row that an actor of the lineage was found at fault: other actors executed calls
+            that it had failed. A successful call resets this number to 0.
+        starts: Number of starts of these actors that failed in a row.
+        error: The error of the last failed call that may be the fault of the actor. None if there was no such call.
+        device: The device of these actors that failed last. None if no device has failed.
     """
 
     number: int
@@ -32,21 +33,25 @@ class Lineage:
 
 @dataclass
 class ActorSlot:
-    """One actor.
+    """One actor, as the scheduler sees it.
 
     Attributes:
-        hello: The call that returns when the actor is up; None once it has returned.
-        holds: The models that it holds, the least recently used first.
-        calls: Its calls by reference: first the running call, then the calls that wait for it to end.
-        since: The time when its running call began.
-        began: The time when the actor was started; once it is up, the time when it came up.
-        busy: Seconds in which its calls ran.
-        proven: Whether it has answered a call, or came up at the start of the study. Only a limited number of actors in
-            a row may die before that.
-        done: Number of its calls that succeeded.
-        device: Its device; None until its first answer names the device.
-        capacity: How many models it may hold on its device; None until its first answer names the memory of the device,
-            and then the planned capacity holds.
+        id: The number of the actor.
+        role: The role of the actor: `worker`, or `service <name>`.
+        actor: The backend's handle of the actor.
+        hello: The reference of the call that returns once the actor is up. None once the actor is up.
+        holds: The models that the actor holds, the least recently used first.
+        calls: The calls of the actor, by reference. The first call is running. The other calls wait until it ends.
+        since: The time when the running call began.
+        began: The time when the actor was started. Once the actor is up, the time when it came up.
+        busy: Total duration of the calls that have ended, in seconds.
+        proven: Whether the actor has answered a call, or came up at the start of the study. The study ends if too many
+            actors in a row die before this is True.
+        done: Number of calls that succeeded.
+        device: The device of the actor. None until the actor's first answer names the device.
+        capacity: How many models the actor may hold on its device. None until the actor's first answer; the planned
+            capacity is used until then.
+        lineage: The record of this actor and of the actors that it replaced.
     """
 
     id: int
@@ -70,13 +75,13 @@ class ActorSlot:
 
     @property
     def places(self) -> set[Place]:
-        """The places where its calls run: the number of its lineage, and its device if the device is known."""
+        """The places where calls of this actor run: the number of its lineage, and its device if that is known."""
         return {self.lineage.number} if self.device is None else {self.lineage.number, self.device}
 
     def state(self, now: float, activity: str = "") -> SlotState:
-        """The state of the actor at time `now`, for displays.
+        """Return the state of the actor at time `now`, for displays.
 
-        `activity`: how far the running call is, such as `step 34 of 100`, as the actor's process last reported.
+        `activity`: the progress of the running call, such as `step 34 of 100`, as the actor's process last reported it.
         """
         running = next((task for task, _ in self.calls.values()), None)
         busy = self.busy + (now - self.since if self.calls else 0.0)

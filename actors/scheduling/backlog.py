@@ -1,6 +1,7 @@
-"""The tasks that wait for an actor, grouped by the models that they need: single tasks, and streams of tasks.
+"""The tasks that wait for an actor, in groups that need the same models.
 
-A stream is an iterator of tasks with a count and a cost, so a million tasks are never in memory at once.
+A group holds single tasks and streams. A stream is an iterator that creates its tasks one by one, so that a million
+tasks are never in memory at once. The number and the cost of its tasks are known in advance.
 """
 
 from __future__ import annotations
@@ -19,30 +20,30 @@ from actors.scheduling.policy import Group
 Method = Literal["craft", "predict", "probe"]
 Key = tuple[Role, Method, frozenset[str]]
 Place = int | Device
-"""Where a task failed: the number of a lineage (an actor and its replacements), or the device that failed."""
+"""A place where a task can fail: the number of a lineage (an actor and its replacements), or a device."""
 
 
 @dataclass(eq=False)
 class Task:
-    """One call to an actor that holds certain models.
+    """One call to an actor, which must hold certain models.
 
     Attributes:
         method: The method of the actor.
-        models: By name of a model, the digest that the model must have; None if the digest is not known yet.
+        models: The digest that each model must have, by name of the model. A digest is None if it is not known yet.
         job: The argument of the call.
-        pixels: Returns the reference to the images. It is called when an actor gets the task, so that images are not
-            read early.
-        cost: Work in arbitrary units, comparable within one method.
-        context: A value that the caller gets back with the result.
-        service: Whether its only model is a remote service.
-        title: The name of the task in displays; if it is empty, displays show the method and the models.
+        pixels: A function that returns the reference to the images. The scheduler calls this function only when an
+            actor gets the task, so that images are not read too early.
+        cost: The amount of work, in arbitrary units. Costs are comparable only between tasks with the same method.
+        context: A value that the caller gets back together with the result.
+        service: Whether the task calls a remote service, which is then its only model.
+        title: The name of the task in displays. If it is empty, displays show the method and the models.
         failures: How often the call raised an error.
-        losses: How often its actor died during the call.
-        machines: How often the call was lost because its machine was lost or ran out of memory.
-        devices: How often a device failed during the call.
-        tried: The places where it failed.
-        copies: Number of actors that execute it now.
-        ended: Whether it has succeeded, or has failed for good.
+        losses: How often the actor died during the call, for a reason other than those of `machines`.
+        machines: How often the actor died during the call because its machine was lost or ran out of memory.
+        devices: How often a device failed during the call. Devices that are no longer used are not counted.
+        tried: The places where the task failed.
+        copies: Number of calls of this task that run or wait at an actor now.
+        ended: Whether the task has succeeded, or has failed for good.
     """
 
     method: Method
@@ -63,7 +64,7 @@ class Task:
 
     @property
     def description(self) -> str:
-        """The method and the models, for messages."""
+        """The method and the names of the models, as text for messages."""
         return f"{self.method} {' + '.join(self.models)}"
 
     @functools.cached_property
@@ -73,13 +74,13 @@ class Task:
 
 
 def predict_key(targets: Collection[str], *, service: bool) -> Key:
-    """The key of tasks that show images to `targets`."""
+    """Return the key of tasks that show images to `targets`. `service`: whether the only target is a remote service."""
     return (service_role(next(iter(targets))) if service else WORKER), "predict", frozenset(targets)
 
 
 @dataclass
 class _Stream:
-    """The rest of a stream: `count` tasks of one key, each of about the same cost."""
+    """The part of a stream that no actor has taken yet: `count` tasks of one key, each with a cost of about `cost`."""
 
     tasks: Iterator[Task]
     count: int
@@ -88,7 +89,17 @@ class _Stream:
 
 @dataclass
 class _Pile:
-    """All tasks of one key, in a heap: first the tasks that other work waits for, then the longest tasks."""
+    """All waiting tasks of one key, in a heap.
+
+    Tasks that other work waits for come first. After them, tasks with a higher cost come first.
+
+    Attributes:
+        entries: The heap. An entry has a boolean that is False if other work waits, the negative cost, a running
+            number, and the task or stream.
+        count: Number of waiting tasks.
+        cost: Cost of all waiting tasks together.
+        coming: Cost of tasks that were announced, and will be added later.
+    """
 
     entries: list[tuple[bool, float, int, Task | _Stream]] = field(default_factory=list)
     count: int = 0
@@ -111,18 +122,24 @@ class Backlog:
         return any(pile.count > 0 for pile in self._piles.values())
 
     def expect(self, key: Key, cost: float) -> None:
-        """Announce tasks of a key that will be added later. A negative `cost` withdraws an announcement."""
+        """Announce that tasks of a key will be added later.
+
+        `cost`: the cost of these tasks together. A negative cost withdraws an earlier announcement.
+        """
         pile = self._piles.setdefault(key, _Pile())
         pile.coming = max(0.0, pile.coming + cost)
         if pile.is_empty:
             del self._piles[key]
 
     def add(self, task: Task, *, first: bool = False) -> None:
-        """Add one task. `first`: whether other work waits for it."""
+        """Add one task. `first`: whether other work waits for this task."""
         self._push(task.key, (not first, -task.cost, next(self._numbers), task), 1, task.cost)
 
     def add_stream(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
-        """Add `count` tasks of one key. Each task is created when an actor gets it."""
+        """Add `count` tasks of one key. Each task, except the first, is created when an actor takes it.
+
+        `first`: whether other work waits for these tasks.
+        """
         head = next(tasks, None)
         if head is None:
             return
@@ -136,7 +153,10 @@ class Backlog:
         pile.cost += cost
 
     def groups(self, *, crafts: bool) -> list[Group]:
-        """The groups of tasks that the policy chooses from. If `crafts` is false, only groups of predictions."""
+        """Return the groups of tasks that the policy chooses from.
+
+        If `crafts` is False, these are only groups of predictions. Groups of attacks and probes are then left out.
+        """
         return [
             Group(key, key[0], key[2], key[1] == "predict", pile.count, pile.cost, pile.coming)
             for key, pile in self._piles.items()
@@ -144,7 +164,10 @@ class Backlog:
         ]
 
     def take(self, key: Key) -> Task | None:
-        """Take the next task of a key. Returns None if the streams of this key had fewer tasks than announced."""
+        """Remove the next task of a key from the backlog, and return it.
+
+        Returns None if no task is left, because a stream had fewer tasks than its announced count.
+        """
         pile = self._piles[key]
         while pile.entries:
             entry = pile.entries[0][3]

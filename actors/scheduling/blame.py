@@ -1,7 +1,8 @@
-"""Decides whether a failed call is the fault of its task, of its actor, or of its device. Pure: no Ray, no clock.
+"""Decides whether a task, an actor or a device is to blame for failed calls.
 
-A failed task is tried in another place. If it succeeds there, the first place is to blame; if it fails there too, the
-task is to blame. A place is a lineage (an actor and its replacements), or, if a device failed, the device.
+A place is a lineage (an actor and its replacements), or, if a device failed, the device. A failed task is tried again
+in another place. If the task succeeds there, the first place is to blame. If the task fails there too, the task is to
+blame. The decisions depend only on recorded failures and successes. This module uses neither Ray nor a clock.
 """
 
 from __future__ import annotations
@@ -15,34 +16,36 @@ from actors.scheduling.backlog import Place, Task
 from actors.scheduling.policy import QUEUE
 
 IN_A_ROW = 3
-"""A place where this many tasks have failed in a row is suspect: it gets no new work until one of these tasks has
-succeeded, in this place or in another."""
+"""Number of tasks that must fail in a row in a place to make it suspect. A suspect place gets no new work until retries
+show whether the place or the tasks are to blame."""
 
 OFTEN, SHARE = 5, 0.02
-"""A device is to blame if at least `OFTEN` tasks failed on it and succeeded elsewhere, and if these tasks are at least
-the share `SHARE` of the tasks that succeeded on the device. Successes in between do not reset these counts."""
+"""A device is to blame if at least `OFTEN` tasks failed on it and then succeeded in another place. The number of these
+tasks must also be at least `SHARE` times the number of tasks that succeeded on the device. Successes on the device do
+not reset these numbers."""
 
 DEVICES = 3
-"""A task is to blame if devices failed during it this many times and one of these devices has executed other tasks
-since. If none has, the task is to blame after twice as many failures. They do not count as attempts of the task."""
+"""Number of times that devices must fail during a task before the task can be to blame. The task is to blame if one of
+these devices has executed other tasks since. If none has, the task is to blame after twice this number of failures.
+Failures of devices do not count as attempts of the task."""
 
 
 class Blame:
-    """Records the tasks that failed in each place since its last success."""
+    """Records the tasks that have failed in each place since the last success there, and decides what is to blame."""
 
     def __init__(self, attempts: int) -> None:
-        """`attempts`: how often a task may fail, and how often its actor may die during it."""
+        """`attempts`: how often a task may fail. It is also how often actors may die during the task."""
         self._attempts = attempts
         self._failed: dict[Place, dict[Task, bool]] = {}
-        """By place: the tasks that failed there, and whether another place has executed each of them."""
+        """The tasks that failed in each place. The value of a task says whether another place has executed it since."""
         self._executed: Counter[Place] = Counter()
         self._executed_elsewhere: Counter[Place] = Counter()
 
     def succeeded(self, task: Task, places: Collection[Place]) -> None:
-        """Record that a task succeeded in `places`: the device and the lineage of its actor.
+        """Record that a task succeeded in `places`: the lineage and the device of its actor.
 
-        A lineage is an actor with those that replaced it. If the task failed in other places before, these failures now
-        count against those places.
+        A lineage is an actor and its replacements. If the task failed in other places before, these failures now count
+        against the other places.
         """
         for place in places:
             self._failed.pop(place, None)
@@ -54,16 +57,18 @@ class Blame:
 
     def failed(self, task: Task, place: Place) -> None:
         """Record that a task failed in `place`, or that the actor there died during the task."""
-        # If the task has failed here before, another failure of it says nothing more about the place.
+        # A second failure of the same task in this place says nothing new about the place.
         if place not in task.tried:
             self._failed.setdefault(place, {})[task] = False
         task.tried.add(place)
 
     def convicted(self, task: Task, *, alone: bool) -> bool:
-        """Whether the task is to blame: it has used up its attempts and failed in two places, or it breaks devices.
+        """Return whether the task is to blame for its failures.
 
-        `alone`: whether there is only one place; the task then need not fail in a second one. If the task is to blame,
-        its failures no longer count against any place.
+        A task is to blame if it has used up its attempts and has failed in two places. It is also to blame if devices
+        fail because of it. If the task is to blame, its failures no longer count against any place.
+
+        `alone`: whether there is only one place. Failures in this place are then enough.
         """
         often = max(task.failures, task.losses) >= self._attempts
         in_two = len(task.tried) >= 2 or alone or self._attempts == 1
@@ -74,7 +79,11 @@ class Blame:
         return True
 
     def _breaks_devices(self, task: Task, *, alone: bool) -> bool:
-        """Whether devices fail because of the task. The evidence is a device that has executed other tasks since."""
+        """Return whether devices fail because of the task.
+
+        The evidence is that one of the failed devices has executed other tasks since. Without this evidence, twice as
+        many failures are needed, except if no other device is known to work (`alone`).
+        """
         if task.devices < DEVICES:
             return False
         devices = [place for place in task.tried if isinstance(place, Device)]
@@ -82,50 +91,58 @@ class Blame:
         return works or alone or task.devices >= 2 * DEVICES
 
     def suspect(self, place: Place) -> bool:
-        """Whether `IN_A_ROW` tasks have failed in `place` since its last success. A suspect place gets no new work."""
-        # A task that ended without success elsewhere, for example because of a wrong file, does not count.
+        """Return whether `IN_A_ROW` tasks have failed in `place` since the last success there.
+
+        Such a place gets no new work.
+        """
+        # A task that failed for good, for example because of a wrong file, says nothing about the place.
         counted = (executed or not task.ended for task, executed in self._failed.get(place, {}).items())
         return sum(counted) >= IN_A_ROW
 
     def guilty(self, place: Place, *, alone: bool) -> bool:
-        """Whether a suspect is to blame: another place executed a task that failed here, or there is no other place."""
+        """Return whether `place` is to blame: it is suspect, and another place has executed a task that failed there.
+
+        `alone`: whether there is no other place. A suspect place is then to blame in any case.
+        """
         return self.suspect(place) and (alone or any(self._failed[place].values()))
 
     def suspected_devices(self) -> list[Device]:
-        """The devices on which several tasks failed in a row, or over time many tasks that succeeded elsewhere.
+        """Return the devices that may be to blame. `broken` then decides for each of them.
 
-        `broken` decides whether such a device is to blame.
+        On such a device, `IN_A_ROW` tasks failed in a row, or over time many tasks failed that succeeded in other
+        places.
         """
         often = [place for place in self._executed_elsewhere if self._errs(place)]
         in_a_row = [place for place in self._failed if self.suspect(place)]
         return [place for place in dict.fromkeys([*often, *in_a_row]) if isinstance(place, Device)]
 
     def broken(self, device: Device, *, alone: bool) -> bool:
-        """Whether a device is to blame for its failures. `alone`: whether no other device is known to work."""
+        """Return whether a device is to blame for its failures. `alone`: whether no other device is known to work."""
         return (self._errs(device) and not alone) or self.guilty(device, alone=alone)
 
     def _errs(self, place: Place) -> bool:
         return self._executed_elsewhere[place] >= max(OFTEN, SHARE * self._executed[place])
 
     def condemned(self, device: Device) -> None:
-        """Record that a device is no longer used. Its failures stop counting against tasks."""
+        """Record that a device is no longer used. Failures on this device no longer count against tasks."""
         for task in self._failed.pop(device, {}):
             task.devices -= 1
             task.tried.discard(device)
         self._executed_elsewhere.pop(device, None)
 
     def forget(self, place: Place) -> None:
-        """Clear the record of `place`, because a new actor starts there."""
+        """Delete the failures recorded for `place`, because a new actor starts there."""
         self._failed.pop(place, None)
 
 
 def retry_slot(
     task: Task, slots: Sequence[ActorSlot], suspect: Callable[[ActorSlot], bool], *, elsewhere: bool
 ) -> ActorSlot | None:
-    """Choose the actor of `slots` that tries a failed task again; None if the task has to wait.
+    """Return the actor of `slots` that tries a failed task again, or None if the task has to wait.
 
-    With `elsewhere`, choose among the actors in places where the task has not failed. Without `elsewhere`, choose an
-    idle actor, and only if there is no such place.
+    If `elsewhere` is True, the choice is among actors in places where the task has not failed. If `elsewhere` is False,
+    the choice is among idle actors, and only if the task has failed in the places of all actors. `suspect` returns
+    whether an actor is suspect. Such actors are chosen last.
     """
     others = [slot for slot in slots if task.tried.isdisjoint(slot.places)]
     if elsewhere:

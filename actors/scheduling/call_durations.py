@@ -1,4 +1,4 @@
-"""Learns from finished calls how long calls and loads of models take."""
+"""Estimates how long calls and model loads take, from the durations of finished calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from actors.scheduling.policy import Group
 
 
 class CallDurations:
-    """Running means of seconds per unit of cost, by kind of task, and of seconds per load, by model."""
+    """Running means of the durations of calls and of model loads.
+
+    Durations of calls are kept in seconds per unit of cost, for each key of tasks and for each method. Durations of
+    loads are kept in seconds, for each model.
+    """
 
     def __init__(self) -> None:
         self._by_key: dict[object, float] = {}
@@ -20,13 +24,14 @@ class CallDurations:
 
     @property
     def loads(self) -> Mapping[str, float]:
-        """Seconds to load a model, by name."""
+        """The mean duration of loading each model in seconds, by name of the model."""
         return self._loads
 
     def learn(self, task: Task, value: Any, seconds: float) -> None:
-        """Learn from a finished call with the result `value`.
+        """Update the means with a finished call, whose result is `value`.
 
-        `seconds`: the time of the call, used if the result does not hold the time that the worker measured.
+        `seconds`: the duration of the call in the driver. It is used only if the result lacks the duration that the
+        worker measured.
         """
         if isinstance(value, CallResult):
             seconds = value.seconds - sum(value.loads.values())
@@ -37,19 +42,21 @@ class CallDurations:
         _update(self._by_method, task.method, rate)
 
     def in_seconds(self, group: Group) -> Group:
-        """Convert the cost of a group to seconds.
+        """Return the group with its cost converted to seconds.
 
-        The rate comes from finished calls with the same key; if there are none, from calls of the same method; if there
-        are none, from calls of the other method. Before any call has finished, the group is returned unchanged.
+        The rate (seconds per unit of cost) is the mean over finished calls with the same key. If there are none, it is
+        the mean over calls with the same method. If there are none of these either, it is guessed from another method.
+        Before any call has finished, the group is returned unchanged.
         """
         method: Method = group.key[1]  # type: ignore[index]
         rate = self._by_key.get(group.key) or self._by_method.get(method, self._guess(method))
         return group._replace(cost=group.cost * rate, coming=group.coming * rate) if rate else group
 
     def is_late(self, task: Task, seconds: float, patience: float) -> bool:
-        """Whether a call has run for `seconds`, at least `patience` and three times as long as similar calls take.
+        """Return whether a call that has run for `seconds` takes far too long.
 
-        False if no similar call has finished.
+        The limit is three times the duration of similar calls, but at least `patience` seconds. Returns False if no
+        similar call has finished.
         """
         rate = self._by_key.get(task.key)
         if rate is None:
@@ -58,10 +65,13 @@ class CallDurations:
         return seconds >= max(patience, 3 * (rate * task.cost + loading))
 
     def _guess(self, method: Method) -> float:
-        """Guess seconds per cost from the other method: a gradient takes about three predictions. 0 if unknown."""
+        """Return a guess of the seconds per unit of cost, from the rate of another method; 0 if that rate is unknown.
+
+        A gradient takes about as long as three predictions.
+        """
         return self._by_method.get("craft", 0.0) / 3 if method == "predict" else self._by_method.get("predict", 0.0) * 3
 
 
 def _update(means: dict[Any, float], key: Any, new: float) -> None:
-    """Update an exponential mean, with weight 0.2 for the new value."""
+    """Update the exponential mean of `key` with the value `new`, which gets the weight 0.2."""
     means[key] = new if key not in means else 0.8 * means[key] + 0.2 * new

@@ -1,4 +1,4 @@
-"""How often the scheduler tries a task, and how long it waits for actors, calls and memory."""
+"""The limits of the scheduler: how often it tries a task, and how long it waits for actors, calls and memory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from study.spec.run_options import RunOptions
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of attempts and of waiting, in seconds.
+    """The largest number of attempts, and the longest times to wait, in seconds.
 
     Attributes:
-        attempts: How often a task may fail, and how often its actor may die during it.
-        start_seconds: Longest wait for all actors at the start. The study then runs with the workers that are up, or
-            ends if none is. It is also the longest wait for a replacement if all workers have died.
-        call_seconds: An actor that has not answered for this long counts as dead.
-        straggler_seconds: A call is repeated on an idle actor once it has run this long, and three times as long as
-            similar calls.
-        memory_seconds: The study ends if memory is short for this long and no call is answered in this time.
-        lost_seconds: The study ends if for this long no worker is up and no machine has room for a worker. Until then,
-            a machine may come back.
+        attempts: How often a task may fail. It is also how often actors may die during the task.
+        start_seconds: Longest wait for all actors at the start. After it, the study runs with the workers that are up,
+            or ends if no worker is up. It is also the longest wait for a replacement if all workers have died.
+        call_seconds: An actor that works on one call for longer than this counts as dead.
+        straggler_seconds: A call is repeated on an idle actor if it has run for this long, and three times as long as
+            similar calls take.
+        memory_seconds: The study ends if memory is short for this long. A shortage begins when an actor is killed for
+            lack of memory, and ends when a call is answered.
+        lost_seconds: The study ends if, for this long, no worker is up and no worker fits on a machine. A lost machine
+            may come back in this time.
     """
 
     attempts: int = 3
@@ -32,7 +33,7 @@ class Limits:
 
     @classmethod
     def of(cls, run: RunOptions) -> Limits:
-        """The limits of a spec."""
+        """Return the limits that a spec sets in its section `run`."""
         return cls(
             attempts=run.attempts,
             start_seconds=run.start_seconds,

@@ -17,18 +17,20 @@ from study.results.schema import PixelDistances, TargetAnswers
 
 @dataclass(frozen=True)
 class CraftJob:
-    """A unit (one attack on one shard of the images) that a worker has to compute, without its pixels.
+    """The job of crafting the images of a unit (one attack run on one shard of the images), without the pixels.
 
     Attributes:
-        attack: The recipe.
-        goal: The goal.
-        key: The key of the random numbers.
+        attack: The recipe of the attack.
+        goal: `untargeted` or `targeted`.
+        key: The key from which random numbers are derived.
         images: The ids of the images.
-        labels: The labels that the attack's loss uses: true labels, or target labels for a targeted goal.
-        true_labels: The images' true labels.
-        rmsd: The matched budget of each image, in pixel values 0..255; None for other budgets.
-        pool: The labels of the further images that the attack admix mixes in. The pixels of these images come after
-            the pixels of `images`.
+        labels: The label of each image that the attack's loss uses: the true label, or the target label for a targeted
+            goal.
+        true_labels: The true label of each image.
+        rmsd: The RMSD that each image must have, in pixel values 0..255, if the budget is matched to another attack;
+            otherwise None.
+        pool: The labels of further images that the attack mixes in, as admix does. In the pixels of the call, these
+            images come after `images`.
     """
 
     attack: Attack
@@ -43,12 +45,12 @@ class CraftJob:
 
 @dataclass(frozen=True, kw_only=True)
 class CallResult:
-    """The result of a call.
+    """What the results of all calls contain.
 
     Attributes:
-        seconds: The time of the call on its worker.
-        loads: The seconds of each load of a model in the call, by model.
-        note: A note for the user about a repair; None without a repair.
+        seconds: The duration of the call on its worker.
+        loads: Seconds of each model load during the call, by name of the model.
+        note: A text for the user about a repair, such as smaller passes after a lack of memory; None without a repair.
     """
 
     seconds: float = 0.0
@@ -58,9 +60,11 @@ class CallResult:
 
 @dataclass(frozen=True)
 class CraftResult(CallResult):
-    """The distances between the clean and the adversarial images of a unit.
+    """The result of crafting a unit. The adversarial images are returned separately.
 
-    `remark`: a line for the user about an attack of another library; None without a remark.
+    Attributes:
+        distances: The distances between the clean and the adversarial images.
+        remark: A line for the user about an attack of another library; None if there is nothing to say.
     """
 
     distances: PixelDistances
@@ -73,8 +77,9 @@ class Truth:
 
     Attributes:
         labels: The true labels.
-        target_labels: The labels that the attack aims at; None if it is untargeted, and for clean images.
-        clean_names: The names that the service gave for the clean images; None if the job shows the clean images.
+        target_labels: The labels that the attack aims at. None for an untargeted attack, and for clean images.
+        clean_names: The names that the service gave for the clean images. None if the job itself shows the clean
+            images.
     """
 
     labels: tuple[int, ...]
@@ -84,15 +89,15 @@ class Truth:
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Images to show to target models.
+    """The job of showing images to target models, without the pixels.
 
     Attributes:
+        targets: The names of the target models.
         batch: Number of images in one pass.
-        targets: The names of the targets.
-        images: The ids of the images. Without images, the models are only loaded and described.
-        search: The search for the minimal RMSD, if the job's array holds directions from images; None if it holds
-            images.
-        probabilities: Whether the results hold the probabilities of all labels.
+        images: The ids of the images. If it is empty, the models are only loaded and described.
+        search: The search for the minimal RMSD along directions from clean images, which the array of the call then
+            holds. None if the array holds images.
+        probabilities: Whether the results contain the probabilities of all labels.
         truth: The labels and names that the answers of a service are compared with; None for local models.
     """
 
@@ -106,12 +111,13 @@ class PredictJob:
 
 @dataclass(frozen=True)
 class TargetResult:
-    """One target's predictions.
+    """The predictions of one target model.
 
     Attributes:
-        answers: Its predictions.
-        model: The description of the model: digest, parameters, input.
-        probabilities: The probabilities of all labels, float32 (N, labels); None unless the job asks for them.
+        answers: The predictions.
+        model: The description of the model: digest, number of parameters, input.
+        probabilities: The probabilities of all labels, float32 (N, labels) for N images; None unless the job asks for
+            them.
     """
 
     answers: TargetAnswers
@@ -121,14 +127,14 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class PredictResult(CallResult):
-    """The predictions of the targets of one call, in the job's order."""
+    """The predictions of one call: one result for each target, in the order of the job."""
 
     targets: tuple[TargetResult, ...]
 
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """A unit of a probe: its id, and its question about the geometry of models."""
+    """The job of computing one unit of a probe: the unit's id, and the question about the geometry of models."""
 
     unit: str
     question: ProbeTask
@@ -136,6 +142,6 @@ class ProbeJob:
 
 @dataclass(frozen=True)
 class ProbeResult(CallResult):
-    """The rows of one unit of a probe."""
+    """The result of one unit of a probe: the rows to write."""
 
     rows: pa.Table

@@ -1,4 +1,7 @@
-"""The scheduling policy: assigns tasks to actors, and decides which models they drop. Pure: no Ray, no clock."""
+"""The scheduling policy: assigns tasks to actors, and decides which models an actor drops.
+
+All functions depend on their arguments only. They use neither Ray nor a clock.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,31 @@ from typing import NamedTuple
 from actors.resources.placement import ModelCapacity, Role
 
 QUEUE = 2
-"""Most calls that an actor may have: one that runs, and one that waits and can start without delay."""
+"""Largest number of calls at one actor: one call that runs, and one that waits so that it can start without delay."""
 
 _WAITING_PER_HOLDER = 4
-"""If more batches than this wait for each actor that holds their target, another actor loads the target too."""
+"""Number of batches (images that wait for predictions) per actor that holds their target. If more batches wait, a
+further actor loads the target."""
 
 _HOLDER_EXCESS = 1.2
-"""A target may be held by this many times its share of the actors, so that its batches do not pile up."""
+"""Factor on a target's fair share of the actors, which is proportional to the target's part of all work. More actors
+than the share may hold the target, so that its batches do not pile up."""
 
 _WAVE = 4
-"""Once a target has its share of actors, another actor loads it only if the waiting batches would take this many times
-as long as loading the target and executing one task."""
+"""If a target already has its share of actors, a further actor loads it only if many batches wait. They must take the
+present holders this many times as long as loading the target and executing one task."""
 
 
 class Group(NamedTuple):
-    """Waiting tasks of one method for the same models.
+    """Waiting tasks of one method that need the same models.
 
     Attributes:
         key: The key of the tasks.
-        role: The role of the actors that can execute them.
-        models: The models that they need.
-        urgent: Whether the tasks hold memory until they are done, as batches that wait for their targets do.
+        role: The role of the actors that can execute the tasks.
+        models: The names of the models that the tasks need.
+        urgent: Whether the tasks are predictions. Their images occupy memory until the predictions are done.
         count: Number of tasks.
-        cost: Cost of all tasks together, in seconds if known.
+        cost: Cost of all these tasks together, in seconds if known.
         coming: Cost of announced tasks, which will be added later.
     """
 
@@ -49,11 +54,11 @@ class SlotView(NamedTuple):
     """An actor as the policy sees it.
 
     Attributes:
-        id: Its number.
-        role: Its role.
-        holds: The models that it holds, the least recently used first.
-        queued: Number of its calls, the running call included.
-        capacity: How many models it may hold.
+        id: The number of the actor.
+        role: The role of the actor.
+        holds: The models that the actor holds, the least recently used first.
+        queued: Number of calls of the actor, the running call included.
+        capacity: How many models the actor may hold.
     """
 
     id: int
@@ -64,7 +69,13 @@ class SlotView(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """Assigns the next task of `group` to `slot`, which first drops the models `drop`."""
+    """A decision of the policy: the next task of a group goes to an actor.
+
+    Attributes:
+        group: The key of the group.
+        slot: The number of the actor.
+        drop: The models that the actor must drop first.
+    """
 
     group: Hashable
     slot: int
@@ -79,17 +90,24 @@ def assign(
     actor_counts: Mapping[Role, int] | None = None,
     loads: Mapping[str, float] | None = None,
 ) -> list[Assignment]:
-    """Choose the calls to start now on `slots`, the actors whose queues are not full.
+    """Return the calls to start now on the actors `slots`.
 
-    Actors with the shortest queue choose first. An actor predicts waiting batches before it crafts: first batches for
-    targets that it holds, then batches for targets with too many waiting batches. Otherwise it continues with the
-    models that it holds, on the group with the most work per holder. An actor loads other models only if there is no
-    work for its models, and only if it would load them and finish a task before the present holders are done. A second
-    call is queued for an actor only while there is more work than actors. At the end of the work, a queued call would
-    only wait, while an idle actor could start it at once.
+    Actors with the fewest calls choose first. Each actor takes the first of these kinds of work that exists:
 
-    `holders`: number of actors that hold the models of each group. `actor_counts`: number of actors of each role. Both
-    include actors outside `slots`, and default to counts of `slots`. `loads`: seconds to load a model; 0 if unknown.
+    - a batch (images that wait for predictions) for a target that the actor holds;
+    - a batch for a target with too many waiting batches, even if the actor must load this target;
+    - another task for models that the actor holds, from the group with the most work per holder;
+    - a task for models that the actor must load.
+
+    An actor loads models only if it would load them and finish a task before the present holders have done all the
+    work.
+
+    A second call is queued for an actor only while there is more work than actors. At the end of the work, a queued
+    call would only wait, while an idle actor could start it at once.
+
+    `holders`: number of actors that hold the models of each group, by key of the group. `actor_counts`: number of
+    actors of each role. Both include actors outside `slots`. By default, both are counted from `slots`. `loads`:
+    seconds to load a model, by name; 0 if unknown.
     """
     chosen: list[Assignment] = []
     by_role: dict[Role, list[Group]] = {}
@@ -110,12 +128,12 @@ def assign(
 
 @dataclass(frozen=True)
 class _Outlook:
-    """What `assign` expects.
+    """The present holders of models and the expected work, on which the decisions of `assign` are based.
 
     Attributes:
-        holders: Number of actors that hold the models of each group.
-        loads: Seconds to load each model.
-        slots: Number of actors per second of work that is waiting or announced.
+        holders: Number of actors that hold the models of each group, by key of the group.
+        loads: Seconds to load each model, by name.
+        slots: Number of actors, divided by the seconds of all work that is waiting or announced.
     """
 
     holders: dict[Hashable, int]
@@ -123,18 +141,25 @@ class _Outlook:
     slots: float
 
     def need(self, group: Group, joining: int = 0) -> float:
-        """Seconds until the work of a group and one more task are done, if `joining` more actors hold its models."""
+        """Return the seconds until the work of a group, and one more task, are done.
+
+        `joining`: number of further actors that will hold the models of the group.
+        """
         return (group.cost + group.cost / group.count) / max(1, self.holders[group.key] + joining)
 
     def worth(self, group: Group, slot: SlotView) -> bool:
-        """Whether an actor that loads the group's models would finish a task before the other actors finish all."""
+        """Return whether an actor should load the models of a group.
+
+        It should if it would load them and finish a task before the present holders have done all tasks. For a target
+        that already has its share of actors, many more batches must wait (see `_WAVE`).
+        """
         holders = self.holders[group.key]
         loading = sum(self.loads.get(name, 0.0) for name in group.models if name not in slot.holds)
         if not holders or not loading:
             return True
         patience = loading + group.cost / group.count
         if group.urgent and holders >= _HOLDER_EXCESS * self.slots * (group.cost + group.coming):
-            # The target has its share of the actors. They will catch up unless very many batches wait.
+            # The target has its share of the actors. If only some batches wait, these actors will catch up.
             return group.cost / holders > _WAVE * patience
         return (group.cost + group.coming) / holders > patience
 
@@ -199,7 +224,7 @@ def _pick(slot: SlotView, groups: Sequence[Group], outlook: _Outlook) -> Group |
 
 
 def _hold(slot: SlotView, models: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The models to drop so that `models` fit, and the models that the slot holds afterwards."""
+    """Return the models that the slot must drop so that `models` fit, and the models that it holds afterwards."""
     others = [name for name in slot.holds if name not in models]
     kept = list(others)
     while kept and slot.capacity.size_of((*kept, *models)) > slot.capacity.limit:
@@ -208,10 +233,10 @@ def _hold(slot: SlotView, models: Sequence[str]) -> tuple[tuple[str, ...], tuple
 
 
 def after(slot: SlotView, models: Iterable[str]) -> tuple[str, ...]:
-    """The models that `slot` holds once it gets a task that needs `models`."""
+    """Return the models that `slot` holds after it gets a task that needs `models`, the least recently used first."""
     return _hold(slot, sorted(models))[1]
 
 
 def drops(slot: SlotView, models: Iterable[str]) -> tuple[str, ...]:
-    """The models that `slot` drops for a task that needs `models`."""
+    """Return the models that `slot` must drop to get a task that needs `models`."""
     return _hold(slot, sorted(models))[0]

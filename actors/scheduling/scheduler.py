@@ -1,7 +1,7 @@
 """The scheduling loop: takes tasks, gives them to actors as the policy decides, and returns results and failures.
 
-The scheduler itself replaces dead actors and repeats their calls; Ray restarts no actor and retries no call. It never
-reads a late answer of a dead actor, because it forgets the references of the actor's calls together with the actor.
+The scheduler itself replaces dead actors and repeats their calls. Ray's own restarts and retries are switched off. If
+an actor is replaced, the scheduler forgets the references of its calls, and so never reads a late answer.
 """
 
 from __future__ import annotations
@@ -41,18 +41,25 @@ from study.events.repairs import repaired
 from study.reproducibility.float_environment import Arithmetic
 
 _LOOK_SECONDS = 1.0
-"""Time between two checks for calls that take too long. A check looks at all actors, and the limits are longer."""
+"""Seconds between two checks for calls that take too long. A check looks at all actors, so not every step has one."""
 
 _MOST_ASKED = 16
-"""With more workers than this, displays do not show how far each call is."""
+"""Largest number of workers for which displays show the progress of each call."""
 
 _MACHINE_LOSSES = 10
-"""A task fails for good once it was lost with its machine `attempts` times this number: it may crash machines."""
+"""Number of lost machines for each allowed attempt, after which a task fails for good. The task may have caused these
+losses."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A task that was executed."""
+    """A task that has succeeded.
+
+    Attributes:
+        task: The task.
+        value: The result of the call.
+        pixels: The reference to the adversarial images; None if the call returns no images.
+    """
 
     task: Task
     value: Any
@@ -61,14 +68,19 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A task that is not tried again: it failed, or its actors died during it, as often as the limits allow."""
+    """A task that has failed for good, and is not tried again.
+
+    Attributes:
+        task: The task.
+        error: The error of the last attempt.
+    """
 
     task: Task
     error: Exception
 
 
 class Scheduler:
-    """Gives tasks to the actors of a worker pool."""
+    """Gives tasks to the actors of a worker pool, and collects the results."""
 
     def __init__(
         self,
@@ -82,16 +94,19 @@ class Scheduler:
         say: Callable[[str], None] = lambda line: None,
         growth: Growth | None = None,
     ) -> None:
-        """`elastic`: whether the number of workers changes as machines join and leave. `say` prints for the user.
+        """Create the scheduler. The actors are started by `start`.
 
-        `growth` asks the autoscaler of the cluster for more machines while tasks wait; None without an autoscaler.
+        `elastic`: whether the number of workers changes when machines join and leave. `clock` returns a time in
+        seconds. `say` prints a line for the user. `growth` asks the autoscaler of the cluster for more machines while
+        tasks wait; None without an autoscaler.
         """
         self._backend = backend
         self.capacity = pool.capacity
-        """How many models every worker may hold. A worker on a larger GPU may hold more."""
+        """How many models each worker may hold, as planned. A worker on a larger GPU may hold more."""
         self.device = pool.resources.device
         self.device_share = pool.resources.gpus or pool.resources.cpus
-        """The number of GPUs, or on processors the number of cores, that one worker occupies."""
+        """The number of GPUs that one worker occupies (0.5 if two workers share one). On processors, the number of
+        cores."""
         self._limits = limits
         self._clock = clock
         self._backlog = Backlog()
@@ -118,28 +133,33 @@ class Scheduler:
 
     @property
     def hardware(self) -> list[str]:
-        """Names of the processors of all workers that have come up."""
+        """Names of the processors or GPUs of all workers that have come up, sorted."""
         return sorted({one.processor for one in self.arithmetics})
 
     @property
     def arithmetics(self) -> Collection[Arithmetic]:
-        """The arithmetic of all workers that have come up."""
+        """The arithmetic of all workers that have come up: what determines how they round floats."""
         return self._actors.arithmetics
 
     def on_arithmetic(self, met: Callable[[Arithmetic], None]) -> None:
-        """From now on, call `met` for every worker that comes up with an arithmetic that no earlier worker had."""
+        """Call `met` whenever a worker comes up whose arithmetic no earlier worker had.
+
+        The arithmetic is what determines how a worker rounds floats: its processor or GPU, and the releases of
+        libraries.
+        """
         self._actors.met = met
 
     @property
     def workers(self) -> int:
-        """Number of workers, up or not."""
+        """Number of workers, including those that are still starting."""
         self._refresh()
         return self._workers
 
     def start(self, check: Callable[[], None]) -> None:
-        """Start all actors and wait until they are up. Raises StudyError if they are not up in time.
+        """Start all actors and wait until they are up.
 
-        `check` is called during the wait, and may raise.
+        If some workers are not up in time, the study runs without them. Raises StudyError if no worker, or not every
+        service, is up in time. `check` is called about once a second during the wait, and may raise.
         """
         self._actors.start(check)
 
@@ -148,7 +168,7 @@ class Scheduler:
         self._actors.stop()
 
     def state(self, waiting_bytes: int) -> State:
-        """The state for displays. `waiting_bytes`: bytes of adversarial images that wait for targets."""
+        """Return the state for displays. `waiting_bytes`: bytes of adversarial images that wait for targets."""
         now, groups = self._clock(), self._backlog.groups(crafts=True)
         return State(
             slots=[slot.state(now, self._activity(slot)) for slot in self._actors],
@@ -162,37 +182,41 @@ class Scheduler:
         )
 
     def _activity(self, slot: ActorSlot) -> str:
-        """How far an actor is in its call, for displays; empty with more than `_MOST_ASKED` workers.
+        """Return the progress of an actor's running call, for displays, such as `step 34 of 100`.
 
-        With that many workers, units end often enough to show that the study goes on.
+        Returns an empty text if the actor is idle, or if there are more than `_MOST_ASKED` workers. With many workers,
+        units end often enough to show that the study goes on.
         """
         return self._backend.activity(slot.actor) if slot.calls and self.workers <= _MOST_ASKED else ""
 
     def add(self, task: Task, *, first: bool = False) -> None:
-        """Add a task. `first`: whether other work waits for it."""
+        """Add a task. `first`: whether other work waits for this task."""
         self._backlog.add(task, first=first)
 
     def add_stream(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
-        """Add `count` tasks for the same models. Each task is created when an actor gets it."""
+        """Add `count` tasks for the same models. Each task, except the first, is created when an actor takes it.
+
+        `first`: whether other work waits for these tasks.
+        """
         self._backlog.add_stream(tasks, count, first=first)
 
     def expect(self, key: Key, cost: float) -> None:
-        """Announce tasks that follow once other tasks are done, so that the policy keeps actors for them.
+        """Announce tasks that will be added once other tasks are done, so that the policy keeps actors for them.
 
-        `cost`: their cost together; a negative cost withdraws an announcement.
+        `cost`: the cost of these tasks together. A negative cost withdraws an announcement.
         """
         self._backlog.expect(key, cost)
 
     @property
     def idle(self) -> bool:
-        """Whether no task waits, and no task runs whose result is still needed."""
+        """Whether all tasks have ended. Calls whose result is no longer needed may still run."""
         left = self._backlog or any(not task.ended for task in self._retries)
         return not left and all(task.ended for slot in self._actors for task, _ in slot.calls.values())
 
     def step(self, seconds: float, *, crafts: bool = True) -> list[Done | Failed]:
-        """Give tasks to actors, wait at most `seconds`, and return the tasks that have ended.
+        """Give tasks to actors, wait for answers for at most `seconds`, and return the tasks that have ended.
 
-        `crafts`: whether new attacks and probes may start; predictions may always start.
+        `crafts`: whether new attacks and probes may start. Predictions may always start.
         """
         self._give_out(crafts)
         self._refresh()
@@ -231,7 +255,7 @@ class Scheduler:
         self._give_out_again(crafts, elsewhere=False)
 
     def _give_out_again(self, crafts: bool, *, elsewhere: bool) -> None:
-        """Give failed tasks to actors again. `elsewhere`: see `retry_slot`."""
+        """Give failed tasks to actors again. `elsewhere`: as in `retry_slot`."""
         waiting, self._retries = [task for task in self._retries if not task.ended], []
         for task in waiting:
             up = [slot for slot in self._actors if slot.up and slot.role == task.key[0]]
@@ -243,19 +267,25 @@ class Scheduler:
                 self._call(slot, task, policy.drops(self._view(slot), task.models))
 
     def _suspect(self, slot: ActorSlot) -> bool:
-        """Whether an actor gets no new work for now. A replacement still gets work that no other actor can do."""
+        """Return whether an actor gets no new work for now, because its device or its lineage is suspect.
+
+        A lineage is an actor and its replacements. If no other lineage can do the work, a replacement still gets work.
+        """
         if slot.device is not None and self._blame.suspect(slot.device):
             return True
         return self._blame.suspect(slot.lineage.number) and not (slot.lineage.strikes and self._alone(slot))
 
     def _alone(self, slot: ActorSlot) -> bool:
-        """Whether no other lineage could do the work of this actor."""
+        """Return whether no other lineage (an actor and its replacements) could do the work of this actor."""
         return not any(
             other.up and other.role == slot.role and other.lineage is not slot.lineage for other in self._actors
         )
 
     def _refresh(self) -> None:
-        """Look at all actors again if any of them has started, ended, come up, or changed its models."""
+        """Compute the attributes about all actors again, if any actor has changed since the last time.
+
+        An actor changes when it starts, ends, comes up, or holds other models.
+        """
         if self._as_of == self._actors.version:
             return
         self._as_of = self._actors.version
@@ -267,7 +297,7 @@ class Scheduler:
         self._held = {}
 
     def _holding(self, group: policy.Group) -> int:
-        """Number of actors that hold the models of a group, counted again only after a change."""
+        """Return the number of actors that hold the models of a group. The number is cached until an actor changes."""
         if group.key not in self._held:
             holding = (slot.role == group.role and group.models <= set(slot.holds) for slot in self._up)
             self._held[group.key] = sum(holding)
@@ -295,7 +325,7 @@ class Scheduler:
             return self._lost(slot, error)
         except BackendGone:
             raise
-        except Exception as error:  # noqa: BLE001 - counted, repeated, and in the end reported
+        except Exception as error:  # noqa: BLE001 - the error is counted, and the call repeated or reported
             task, _ = self._end_call(slot, ref)
             self.failed_calls += 1
             if not task.ended:
@@ -324,7 +354,7 @@ class Scheduler:
         return task, call
 
     def _failed(self, slot: ActorSlot, task: Task, error: Exception) -> list[Done | Failed]:
-        # A repeated call cannot fix bad weights or a NaN, and lost pixels must be made again first.
+        # Bad weights or a NaN would fail again in every attempt. Lost pixels must first be crafted again.
         final = isinstance(error, StudyError | PixelsLost)
         if not final:
             self._blame.failed(task, slot.lineage.number)
@@ -341,7 +371,10 @@ class Scheduler:
         return []
 
     def _judge(self, lineages: Iterable[int]) -> None:
-        """Replace actors that fail tasks which other actors execute, and give out their remaining calls again."""
+        """Replace actors that fail tasks which other actors execute. Their other tasks go back into the backlog.
+
+        `lineages`: the numbers of the lineages (an actor and its replacements) to check.
+        """
         for number in list(lineages):
             slot = self._actors.of_lineage(number)
             if slot is None or (slot.lineage.strikes and self._alone(slot)):
@@ -353,20 +386,23 @@ class Scheduler:
                     gone.calls.clear()
 
     def _again(self, tasks: Sequence[Task]) -> None:
-        """Give out again the tasks of an actor that no longer exists."""
+        """Put the tasks of an actor that no longer exists back into the backlog."""
         for task in tasks:
             task.copies -= 1
             if not task.ended and not task.copies:
                 self.add(task)
 
     def _lost(self, slot: ActorSlot, error: ActorLost) -> list[Done | Failed]:
-        """Replace an actor that has died, and give out its calls again."""
+        """Replace an actor that has died, and repeat the actor's calls.
+
+        Returns the task of the running call if this task has failed for good.
+        """
         self._actors.replace(slot, error)
         tasks = [task for task, _ in slot.calls.values()]
         slot.calls.clear()
         if not tasks:
             return []
-        # Only the first call was running, so only it may have killed the actor.
+        # Only the first call was running, so only this call may have killed the actor.
         first, *rest = tasks
         self._again(rest)
         first.copies -= 1
@@ -391,7 +427,10 @@ class Scheduler:
         return []
 
     def _device_lost(self, slot: ActorSlot, ref: Ref, error: DeviceLost) -> list[Done | Failed]:
-        """End an actor whose device failed, and give out its calls again. The task's attempts are not used up."""
+        """Replace an actor whose device failed during the call `ref`, and repeat the actor's calls.
+
+        The failure does not count as an attempt of the task. Returns the task if it has failed for good.
+        """
         task, _ = self._end_call(slot, ref)
         self.failed_calls += 1
         waiting = [other for other, _ in slot.calls.values()]
@@ -414,10 +453,13 @@ class Scheduler:
         return []
 
     def _only(self, device: Device) -> bool:
-        """Whether no other device is known to work. Then no other device can show what is to blame."""
+        """Return whether no other device is known to work.
+
+        Then no other device can show whether this device or the task is to blame.
+        """
         others = {one.device for one in self._actors if one.up and one.role == WORKER} - {device}
         if not self._any_done:
-            # No call has ever succeeded: if all devices fail, the tasks are not to blame.
+            # No call has succeeded so far. If all devices fail, the devices are to blame, and not the tasks.
             others = {one for one in others if one is None or not self._blame.suspect(one)}
         return not others
 
@@ -428,7 +470,10 @@ class Scheduler:
                 self._condemn(device, None)
 
     def _condemn(self, device: Device, error: DeviceLost | None) -> None:
-        """Never use a device again in this launch, and give the calls of its actors to other actors."""
+        """Stop using a device for the rest of this launch, and give the tasks of its actors to other actors.
+
+        `error`: the failure that led to this decision; None if earlier failures led to it.
+        """
         self._blame.condemned(device)
         for gone in self._actors.quarantine(device, error):
             self._blame.forget(gone.lineage.number)
@@ -436,7 +481,7 @@ class Scheduler:
             gone.calls.clear()
 
     def _silent(self) -> list[Done | Failed]:
-        """Treat actors that do not answer within the limit as dead."""
+        """Treat actors as dead if their running call exceeds the time limit. Returns tasks that failed for good."""
         events, most = list[Done | Failed](), self._limits.call_seconds
         for slot in self._actors:
             if slot.calls and slot.up and self._clock() - slot.since > most:
@@ -444,14 +489,14 @@ class Scheduler:
         return events
 
     def _repeat_stragglers(self) -> None:
-        """Repeat calls that take far too long on idle actors. The first answer counts."""
+        """Start a second copy of each call that takes far too long, on an idle actor. The first answer counts."""
         workers = [slot for slot in self._actors if slot.up and slot.role == WORKER]
         idle = [slot for slot in workers if not slot.calls and not self._suspect(slot)]
         for slot in sorted((slot for slot in workers if slot.calls), key=lambda one: one.since):
             first, _ = next(iter(slot.calls.values()))
             if not self._durations.is_late(first, self._clock() - slot.since, self._limits.straggler_seconds):
                 continue
-            # The calls queued behind a late call are late too.
+            # Calls that wait behind a late call are late too.
             for task in [task for task, _ in slot.calls.values() if not task.ended and task.copies == 1]:
                 if idle:
                     other = idle.pop(0)

@@ -1,4 +1,4 @@
-"""Starts the actors of a study, replaces actors that die or fail, and follows machines that join and leave."""
+"""Starts the actors of a study, replaces actors that die or fail, and adapts to machines that join and leave."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from study.events.repairs import repaired
 from study.reproducibility.float_environment import Arithmetic
 
 _RESIZE_SECONDS = 10.0
-"""Time between two checks of the machines."""
+"""Seconds between two adaptations of the number of workers to the machines."""
 
 _log = logging.getLogger(__name__)
 
 
 class ActorSupervisor:
-    """All actors of a study."""
+    """Starts, replaces and ends all actors of a study. Iteration yields the present actors."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ActorSupervisor:
         self._has_room = True
         self._machines_lost = False
         self._set_aside_for: dict[Device, str] = {}
-        """The devices that are not used any more, each with the reason."""
+        """The devices that are set aside (not used any more in this launch), each with the reason."""
         self._last_failures: dict[Device, str] = {}
         self._shortage = MemoryShortage(limits.memory_seconds)
         self._delayed: list[tuple[float, Role, Lineage]] = []
@@ -69,11 +69,12 @@ class ActorSupervisor:
         self._small: set[Device | None] = set()
         self.replaced = 0
         self.met: Callable[[Arithmetic], None] = lambda arithmetic: None
-        """Called with the arithmetic of a worker that comes up if no earlier worker had the same."""
+        """The function that is called with the arithmetic of a new worker, if no earlier worker had the same
+        arithmetic."""
         self.arithmetics: set[Arithmetic] = set()
-        """The arithmetic of all workers that have ever come up: their processor and its numeric settings."""
+        """The arithmetic of all workers that have ever come up: what determines how they round floats."""
         self.version = 0
-        """Changes whenever an actor starts, ends, comes up, or holds other models."""
+        """A number that grows whenever an actor starts, ends, comes up, or holds other models."""
 
     def __iter__(self) -> Iterator[ActorSlot]:
         return iter(list(self._slots.values()))
@@ -85,13 +86,17 @@ class ActorSupervisor:
         return slot.id in self._slots
 
     def of_lineage(self, number: int) -> ActorSlot | None:
-        """The present actor of a lineage; None while the lineage waits for memory, or if it was given up."""
+        """Return the present actor of the lineage (an actor and its replacements) with this number.
+
+        Returns None while the next actor of the lineage waits for memory, or if the lineage was given up.
+        """
         return next((slot for slot in self if slot.lineage.number == number), None)
 
     def start(self, check: Callable[[], None]) -> None:
-        """Start all actors and wait until they are up. `check` is called every second, and may raise.
+        """Start all actors and wait until they are up.
 
-        After `start_seconds`, returns if at least one worker and all services are up, and raises StudyError otherwise.
+        After `start_seconds`, this returns if at least one worker and all services are up, and otherwise raises
+        StudyError. `check` is called about once a second during the wait, and may raise.
         """
         for role in self._pool.roles:
             self._new(role)
@@ -112,11 +117,14 @@ class ActorSupervisor:
                     self.greet(refs[ref])
                     refs[ref].proven = refs[ref].up
             self._start_delayed()
-            # An actor that waits for a machine never comes up if that machine has left.
+            # If a machine has left, the actors that were to start there never come up.
             self._resize()
 
     def greet(self, slot: ActorSlot) -> None:
-        """Read an actor's first answer. Either the actor is up from now on, or another actor replaces it."""
+        """Read the first answer of an actor. If it is an error, replace the actor, or use one worker fewer.
+
+        Without an error, the actor is up from now on. But if its device is set aside, the actor gets no work.
+        """
         try:
             answer = self._backend.value(slot.hello)
         except ActorLost as error:
@@ -140,7 +148,8 @@ class ActorSupervisor:
     def replace(self, slot: ActorSlot, error: ActorLost) -> None:
         """Replace a dead actor.
 
-        Raises StudyError if several actors in a row die before they answer, or if memory stays short.
+        If its replacements die again and again while they start, and other workers are up, one worker fewer is used
+        instead. Raises StudyError if several actors in a row die before they answer a call, or if memory stays short.
         """
         self._remove(slot)
         self._machines_lost = self._machines_lost or isinstance(error, MachineLost)
@@ -165,7 +174,7 @@ class ActorSupervisor:
         self._new(slot.role, slot.lineage)
 
     def restart(self, slot: ActorSlot, error: DeviceLost) -> None:
-        """Replace an actor whose device failed: a new process may be able to use the device."""
+        """Replace an actor whose device failed. A new process may be able to use the device again."""
         self._last_failures[error.device] = error.what
         slot.lineage.device = error.device
         self._remove(slot)
@@ -174,10 +183,10 @@ class ActorSupervisor:
         self._new(slot.role, slot.lineage)
 
     def quarantine(self, device: Device, error: DeviceLost | None) -> list[ActorSlot]:
-        """Never use a device again in this launch. Returns the slots that no longer exist.
+        """Stop using a device for the rest of this launch. Returns the slots of its actors, which no longer exist.
 
-        `error`: the failure that led to this; with None, the last failure of the device is named. Raises StudyError if
-        no other device is left and no lost machine may come back.
+        `error`: the failure that led to this decision. If it is None, messages name the last failure of the device.
+        Raises StudyError if no other device is left, and no lost machine may come back.
         """
         cause = self._last_failures[device] if error is None else error.what
         gone = [slot for slot in self if slot.device == device]
@@ -185,9 +194,9 @@ class ActorSupervisor:
         return gone
 
     def replace_failing(self, slot: ActorSlot) -> list[ActorSlot]:
-        """Replace an actor that fails calls which other actors execute. If it is a replacement, set its device aside.
+        """Replace an actor that fails calls which other actors execute. Returns the slots that no longer exist.
 
-        Returns the slots that no longer exist.
+        If this actor is itself a replacement, its device is set aside (not used any more in this launch).
         """
         lineage, where = slot.lineage, slot.device or f"{slot.role} {slot.id}"
         lineage.strikes += 1
@@ -202,11 +211,12 @@ class ActorSupervisor:
         return self._set_aside(slot, f"{why}, and so does a new actor", cause)
 
     def _not_started(self, slot: ActorSlot, error: CallFailed) -> None:
-        """Handle an actor that could not be started: start another one, or set its device aside.
+        """Handle an actor that could not be started: start another actor, or set its device aside.
 
         If other workers are up, a failed actor is replaced once. If the replacement cannot be started either, its
-        device is set aside, or, if workers are up on this device, one worker fewer is used. Raises StudyError if
-        several actors in a row could not be started and no worker is up or may still come up.
+        device is set aside (not used any more). But if other workers are up on this device, only one worker fewer is
+        used. Raises StudyError if several actors in a row could not be started, no worker is up, and no other worker
+        may come up.
         """
         _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
         slot.device = error.device
@@ -230,7 +240,7 @@ class ActorSupervisor:
         elif slot.lineage.starts > 1:
             why = f"no worker can be started on {where or 'a machine'} ({error})"
             if any(other.device == slot.device for other in others):
-                # Other workers are up on the device, so the device lacks room for one more.
+                # Other workers are up on the device. So the device works, but a further worker does not fit.
                 self._remove(slot)
                 self._give_up(why, WORKER)
             else:
@@ -242,20 +252,24 @@ class ActorSupervisor:
         self._new(slot.role, slot.lineage)
 
     def _check_memory(self, slot: ActorSlot, gpu_memory: float | None) -> None:
-        """Warn if a GPU, or a MIG part of a GPU, is too small for the largest call. Passes are halved there."""
+        """Warn if a GPU, or a MIG part of a GPU, has too little memory for the largest call.
+
+        On such a GPU, calls halve their passes until a pass fits. `gpu_memory`: bytes of the GPU; None if unknown.
+        """
         lack = placement.lacking(self._pool, gpu_memory)
         if lack is not None and slot.device not in self._small:
             self._small.add(slot.device)
             self._say(f"{slot.device} is too small: {lack}; passes with too many images are halved there")
 
     def _others(self, slot: ActorSlot) -> list[ActorSlot]:
-        """Other workers that are up."""
+        """Return the other workers that are up. The list is empty if `slot` is not a worker."""
         return [other for other in self if other is not slot and other.up and other.role == slot.role == WORKER]
 
     def _set_aside(self, slot: ActorSlot, why: str, cause: str) -> list[ActorSlot]:
         """Stop using the device of an actor. Returns the slots that no longer exist.
 
-        If the device is not known, or if calls of other actors have succeeded on it, only the actor ends.
+        If the device is not known, or if calls of other actors have succeeded on it, only this actor ends. `why` and
+        `cause` are texts for messages: the reason in full, and the error.
         """
         device, gone = slot.device, [slot]
         on_it = [other for other in self if other is not slot and device is not None and other.device == device]
@@ -268,9 +282,10 @@ class ActorSupervisor:
         return gone
 
     def _stop_using(self, device: Device, gone: Sequence[ActorSlot], cause: str, why: str) -> None:
-        """Never use `device` again in this launch. `gone`: the slots on it; their actors get no more work.
+        """Stop using `device` for the rest of this launch. The same number of workers starts elsewhere, if they fit.
 
-        The same number of workers starts on other devices, as far as these have room.
+        `gone`: the slots on the device, whose actors get no more work. `why` and `cause` are texts for messages: the
+        reason in full, and the error. Raises StudyError if no worker is left.
         """
         self._set_aside_for[device] = cause
         self._backend.set_aside(device, [one.actor for one in gone])
@@ -281,9 +296,10 @@ class ActorSupervisor:
         self._check_any_left()
 
     def _park(self, slot: ActorSlot, device: Device) -> None:
-        """Give a new actor no work, because it was started on a device that is set aside.
+        """Give no work to a new actor that was started on a device which is set aside.
 
-        On a GPU, the actor stays alive, so that the GPU stays reserved.
+        On a GPU, the actor stays alive, so that the GPU stays reserved. Another worker is started elsewhere, if it fits
+        there.
         """
         self._backend.set_aside(device, [slot.actor])
         self._forget(slot)
@@ -291,7 +307,7 @@ class ActorSupervisor:
         self._check_any_left()
 
     def _fill(self, most: int) -> None:
-        """Start up to `most` workers, as long as the machines have room."""
+        """Start up to `most` further workers, as long as they fit on the machines."""
         fitting = placement.fitting_workers(self._backend.machines(), self._pool.resources)
         for _ in range(min(most, fitting - self._count(WORKER))):
             self._new(WORKER)
@@ -309,11 +325,11 @@ class ActorSupervisor:
         )
 
     def _reasons(self) -> list[str]:
-        """The devices that are set aside, each with the reason."""
+        """Return a text for each device that is set aside, with the reason."""
         return [f"{device} ({cause})" for device, cause in self._set_aside_for.items()]
 
     def _give_up(self, why: str, role: Role) -> None:
-        """Use one worker fewer from now on."""
+        """Use one worker fewer from now on, and tell the user the reason `why`."""
         self._given_up += 1
         self._say(f"{why}: {self._remaining(role)}")
 
@@ -321,13 +337,16 @@ class ActorSupervisor:
         return sum(one.role == role for one in self) + len(self._delayed)
 
     def _remaining(self, role: Role) -> str:
-        # A worker that starts on a device that is set aside gets no work.
+        # A worker that starts on a device that is set aside will get no work, so it is not counted.
         lost = sum(not one.up and one.lineage.device in self._set_aside_for for one in self)
         workers = self._count(role) - lost
         return f"{workers} worker{'s' * (workers != 1)} from now on"
 
     def _wait_for_memory(self, slot: ActorSlot, error: MemoryLost) -> None:
-        """Replace an actor that was killed because memory ran out, after a pause."""
+        """Plan the replacement of an actor that was killed for lack of memory: another actor starts after a pause.
+
+        Raises StudyError if memory has been short for too long.
+        """
         now = self._clock()
         if self._shortage.began(now, error):
             self._say(
@@ -351,7 +370,7 @@ class ActorSupervisor:
         slot.holds = models
 
     def prove(self, slot: ActorSlot) -> None:
-        """Record that an actor has answered."""
+        """Record that an actor has answered a call. This also ends a shortage of memory."""
         slot.proven = True
         self._unproven_deaths = 0
         self._shortage.end()
@@ -362,7 +381,10 @@ class ActorSupervisor:
         slot.lineage.strikes = 0
 
     def follow_machines(self) -> None:
-        """Use machines that have joined. Raises StudyError if all workers are gone and none comes back in time."""
+        """Start actors whose pause is over, and adapt the number of workers to machines that have joined or left.
+
+        Raises StudyError if all workers are gone, and no worker comes up in time.
+        """
         self._start_delayed()
         self._resize()
         if any(slot.role == WORKER and slot.up for slot in self):
@@ -375,14 +397,15 @@ class ActorSupervisor:
             raise self._shortage.error()
         if self._shortage.deadline is not None:
             return
-        # Workers may take long to start, so wait for them; without a machine for them, wait for a shorter time.
+        # If workers fit on a machine, wait long, because they may take long to start. Otherwise wait for a shorter
+        # time.
         machines = self._backend.machines()
         has_room = placement.fitting_workers(machines, self._pool.resources) > 0
         if has_room != self._has_room:
             self._no_worker_since, self._has_room = now, has_room
             if not has_room:
                 self._say(
-                    "all workers are gone, and no machine has room for one: waiting up to "
+                    "all workers are gone, and no machine can hold a new one: waiting up to "
                     f"{self._limits.lost_seconds:g} s (run.lost_seconds) for a machine"
                 )
         if has_room and not self._count(WORKER):
@@ -393,8 +416,8 @@ class ActorSupervisor:
             error.what = f"all workers are gone: {error.what}"
             error.where = "; ".join(self._reasons()) or None
             error.todo = (
-                "launch again once there is a machine for the workers; to wait longer, raise run.lost_seconds (no "
-                "machine has room) or run.start_seconds (workers start slowly); published results are kept"
+                "launch again once there is a machine for the workers; to wait longer, raise run.lost_seconds (if no "
+                "machine can hold a worker) or run.start_seconds (if workers start slowly); published results are kept"
             )
             error.status = 1
             raise error
@@ -407,7 +430,7 @@ class ActorSupervisor:
         self._delayed.clear()
 
     def _resize(self) -> None:
-        """Start workers on new machines. Stop waiting for workers that the machines no longer have room for."""
+        """Start workers on new machines. Remove workers that are not up yet and do not fit on the machines any more."""
         now = self._clock()
         if not self._elastic or now - self._resized < _RESIZE_SECONDS:
             return

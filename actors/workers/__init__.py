@@ -1,1 +1,1 @@
-"""The workers inside actors, their configuration, and the Ray actors that wrap them."""
+"""The workers inside actors, their configuration, and the Ray actors that wrap the workers."""

@@ -1,4 +1,4 @@
-"""The digest of the code that a process runs. With it, the driver checks that every worker runs the same code."""
+"""The digest of the code that a process runs. With it, the driver checks that every worker runs the driver's code."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Code:
-    """The code of a process.
+    """The code that a process runs.
 
     Attributes:
-        machine: The host name.
+        machine: The host name of the process.
         folder: The folder that holds the packages `study` and `actors`.
         digest: SHA-256 over the names and contents of the modules in these packages.
     """
@@ -34,17 +34,17 @@ class Code:
 
 @functools.cache
 def running() -> Code:
-    """The code of this process, as it is on disk at the first call. Takes some milliseconds."""
+    """Return the code of this process, as it is on disk at the first call. This takes some milliseconds."""
     folder = Path(study.__file__).resolve().parent.parent
     return Code(socket.gethostname(), str(folder), digest_of(folder))
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over the names and contents of the modules of `study` and `actors` in `folder`."""
+    """Return the SHA-256 over the names and contents of the modules of `study` and `actors` in `folder`."""
     digest = hashlib.sha256()
     for package in ("actors", "study"):
         for path in sorted((folder / package).rglob("*.py")):
-            # Skip the command line: no worker runs it, and only a wheel has it inside a package.
+            # Skip the modules of the command line. No worker runs them, and only a wheel has them inside a package.
             if path.is_relative_to(folder / "study" / TOP_LEVEL):
                 continue
             content = path.read_bytes()
@@ -54,7 +54,7 @@ def digest_of(folder: Path) -> str:
 
 
 def greeting(answer: Any) -> dict[str, Any]:
-    """The return value of an actor's `hello`: its pickled `answer`, and its code.
+    """Return what an actor's `hello` returns: the pickled `answer` of its worker, and its code.
 
     The greeting is a dictionary of text and bytes only, so that a driver with other code can read it.
     """
@@ -62,7 +62,7 @@ def greeting(answer: Any) -> dict[str, Any]:
 
 
 def answer_of(greeting: object) -> Any:
-    """The answer in a greeting. Raises StudyError if the actor runs other code than this process."""
+    """Return the answer in a greeting. Raises StudyError if the actor runs other code than this process."""
     if not isinstance(greeting, dict) or not {"answer", "machine", "folder", "digest"} <= greeting.keys():
         raise _other_code("a worker", "another version of this project, which does not report its digest")
     code = Code(greeting["machine"], greeting["folder"], greeting["digest"])

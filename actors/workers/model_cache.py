@@ -1,4 +1,4 @@
-"""The models that a worker holds: loaded once, and kept until the scheduling policy drops them."""
+"""The models that a worker holds. Each is loaded once, and kept until the scheduling policy drops it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """The models of a call.
+    """The models that a call needs.
 
     Attributes:
-        models: By name of a model, the digest that the model must have; None if the digest is not known yet.
-        drop: Models that the worker drops first.
+        models: The digest that each model must have, by name of the model. A digest is None if it is not known yet.
+        drop: The models that the worker must drop first.
     """
 
     models: Mapping[str, str | None]
@@ -38,7 +38,7 @@ class ModelRequest:
 class ModelCache:
     """The models on one device, by name. Creating a cache sets the numerics of the process.
 
-    Models that differ only in their transform share one network.
+    Models that differ only in their transform (the defences in front of the network) share one network.
     """
 
     def __init__(self, config: WorkerConfig, device: str) -> None:
@@ -50,14 +50,14 @@ class ModelCache:
         self._loads: dict[str, float] = {}
 
     def loads(self) -> dict[str, float]:
-        """Seconds of each load since the last call of this method, by model."""
+        """Return the seconds of each model load since the last call of this method, by name of the model."""
         loads, self._loads = self._loads, {}
         return loads
 
     def get(self, request: ModelRequest) -> list[Classifier]:
-        """Return the models of `request`, in its order.
+        """Return the models of `request`, in its order. Models that the worker does not hold yet are loaded.
 
-        Raises StudyError if a model cannot be loaded or does not have the digest in `request`.
+        Raises StudyError if a model cannot be loaded, or does not have the digest in `request`.
         """
         self._drop(request.drop)
         for name, digest in request.models.items():
@@ -71,7 +71,7 @@ class ModelCache:
         return [self._held[name] for name in request.models]
 
     def stages(self, name: str) -> Stages | None:
-        """The transform of a model: the defences in front of it, loaded once. None for a model without a transform."""
+        """Return the transform of a model (the defences in front of it), loaded once; None if there is no transform."""
         transform = self.config.models[name].transform
         if transform is not None and name not in self._stages:
             from study.defences.stages import Stages
@@ -124,12 +124,12 @@ class ModelCache:
                     allow_code=self.config.allow_code,
                 )
         except StudyError as error:
-            # Name the machine: a file may be missing on this machine only.
+            # Name the machine in the message, because a file may be missing on this machine only.
             error.what += f" (on {socket.gethostname()})"
             raise
 
     def _compile(self, name: str) -> None:
-        """Compile a source model, if the spec asks for it. Predictions run without compilation."""
+        """Compile a model that can be a source, if the spec asks for it. Predictions run without compilation."""
         how = self.config.numerics.compile
         if how and not self.config.models[name].target_only and not self._held[name].compiled:
             self._held[name].compile_with(how)
@@ -145,9 +145,10 @@ class ModelCache:
 
 
 def check_digest(name: str, found: str, wanted: str | None, *, code: bool = False) -> None:
-    """Raise StudyError if a model's digest `found` differs from `wanted`, the digest recorded by earlier launches.
+    """Raise StudyError if the digest of a model is not the one that earlier launches recorded.
 
-    `wanted`: None if not known yet. `code`: whether the network is defined in the user's own Python code.
+    `found`: the digest of the model. `wanted`: the recorded digest; None if there is none yet. `code`: whether the
+    network is defined in the user's own Python code.
     """
     if wanted is not None and found != wanted:
         parts = "the code (its file or the modules beside it), the weights" if code else "the weights"

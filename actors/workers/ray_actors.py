@@ -1,6 +1,7 @@
-"""The Ray actors around workers. Arguments and results travel as one plain pickle each.
+"""The Ray actors that wrap workers.
 
-Ray's own pickler takes twice as long for small values, and pickles every argument separately.
+All arguments of a call travel as one pickle, and so does the result. Python's own pickler makes these pickles. Ray's
+pickler takes twice as long for small values, and pickles every argument separately.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from study.reproducibility import hardware
 
 
 def pack(value: Any) -> bytes:
-    """Pickle a message. A message never contains pixels: Ray's object store passes them to the actor.
+    """Return a message as a pickle. A message never contains pixels: Ray's object store passes them to the actor.
 
-    The recipe of an attack is pickled once for all calls, because pickling it takes as long as the rest of a message.
+    The recipe of an attack is pickled only once for all calls, because this takes as long as pickling the rest of a
+    message.
     """
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5)
@@ -44,7 +46,10 @@ def pack(value: Any) -> bytes:
 
 
 def _recipe_of(attack: Attack) -> tuple[Callable[[bytes], Attack], tuple[bytes]]:
-    """Reduce a recipe to bytes. A recipe is pickled once, and each actor unpickles the bytes once."""
+    """Return the function that restores a recipe and its argument, which the pickler stores in place of the recipe.
+
+    A recipe is pickled only once for all calls, and each actor unpickles the bytes only once.
+    """
     known = _PICKLED.get(id(attack))
     if known is None or known[0] is not attack:
         if len(_PICKLED) >= _MOST_RECIPES:
@@ -55,7 +60,7 @@ def _recipe_of(attack: Attack) -> tuple[Callable[[bytes], Attack], tuple[bytes]]
 
 @functools.lru_cache(maxsize=64)
 def _recipe(pickled: bytes) -> Attack:
-    """Unpickle a recipe. Equal bytes give the same object, so its components are made once."""
+    """Return the recipe in a pickle. Equal bytes give the same object, so its components are made only once."""
     attack: Attack = pickle.loads(pickled)
     return attack
 
@@ -64,40 +69,41 @@ _TELL_SECONDS = 1.0
 
 _MOST_RECIPES = 10_000
 _PICKLED: dict[int, tuple[Attack, bytes]] = {}
-"""The pickle of each recipe, by the id of the object. The entry keeps the object alive, so the id stays valid."""
+"""Each recipe and its pickle, by the `id` of the recipe object. The entry keeps the object alive, so that no other
+object gets this `id`."""
 
 _REDUCED: dict[type, Callable[[Any], Any]] = {**copyreg.dispatch_table, Attack: _recipe_of}
 
 
 def unpack(message: bytes) -> Any:
-    """Unpickle a message. Messages pass only between the driver and actors that it has started."""
+    """Return the content of a message. Messages pass only between the driver and the actors that it has started."""
     return pickle.loads(message)
 
 
 class WorkerReply(NamedTuple):
-    """The value of a call, and the repairs that the worker has made since its last answer."""
+    """The answer of an actor: the value of a call, and the repairs that the worker has made since its last answer."""
 
     value: Any
     repairs: list[repairs.Repair]
 
 
 def pack_answer(value: Any) -> bytes:
-    """The message with which an actor answers a call."""
+    """Return the message with which an actor answers a call. It contains `value` and the repairs of this process."""
     return pack(WorkerReply(value, repairs.taken()))
 
 
 def unpack_answer(message: bytes) -> Any:
-    """The value of an actor's answer. This process then reports the repairs in the answer."""
+    """Return the value in an actor's answer. This process then reports the repairs in the answer."""
     reply: WorkerReply = unpack(message)
     repairs.hear(reply.repairs)
     return reply.value
 
 
 class WorkerActor:
-    """The actor of a worker. Raises StudyError, CallFailed and DeviceLost only.
+    """The Ray actor that wraps a worker. Its methods raise only StudyError, CallFailed and DeviceLost.
 
-    If `__init__` fails, `hello` raises the error, because Ray would report an error in `__init__` as the death of the
-    actor. After a failure of its device, the actor refuses every further call.
+    If the worker cannot be created, `hello` raises the error. Ray would report an error in `__init__` as the death of
+    the actor. After a failure of its device, the actor refuses every further call.
     """
 
     kind: ClassVar[type[Any]] = Worker
@@ -107,9 +113,9 @@ class WorkerActor:
     ) -> None:
         """Create the worker.
 
-        `config`: a packed WorkerConfig. It is not read if the digest of the code here is not `digest`, the driver's.
-        `node` returns Ray's id of the machine that it is called on. `tell` publishes how far this actor is in its call;
-        a thread calls it, so that no call waits for it.
+        `config`: a packed WorkerConfig. `digest`: the digest of the driver's code. If the code here has another digest,
+        the configuration is not read, and no worker is created. `node` returns Ray's id of the machine on which it is
+        called. `tell` publishes the progress of this actor's call. A thread calls `tell`, so that no call waits for it.
         """
         self._device = Device(node(), socket.gethostname(), _device_name(device), device != "cpu")
         self._worker: Any = None
@@ -156,7 +162,10 @@ class WorkerActor:
 
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Turn every error but StudyError into CallFailed or DeviceLost, because many errors cannot be pickled."""
+        """Return a context that turns every error except StudyError into CallFailed or DeviceLost.
+
+        Many other errors cannot be pickled, so Ray could not send them to the driver.
+        """
         if self._lost is not None:
             raise self._lost
         try:
@@ -173,19 +182,19 @@ class WorkerActor:
 
 
 class ServiceActor(WorkerActor):
-    """The actor of a remote service."""
+    """The Ray actor that wraps the worker of a remote service."""
 
     kind = ServiceWorker
 
 
 def _keep_telling(tell: Callable[[str], None]) -> None:
-    """Every second, pass the activity of this process to `tell` if it has changed."""
+    """Pass the progress of this process's call to `tell`, every second if it has changed. Never returns."""
     told = ""
     while True:
         time.sleep(_TELL_SECONDS)
         now = activity.here.text
         if now != told:
-            # If this fails, displays do not show the activity; the work goes on.
+            # If this fails, displays do not show the progress. The work goes on.
             with contextlib.suppress(Exception):
                 tell(now)
             told = now
@@ -197,5 +206,8 @@ def _arguments(message: bytes) -> Sequence[Any]:
 
 
 def _device_name(device: str) -> str:
-    """The processor, or the number of the GPU: Ray shows each actor only its own GPUs."""
+    """Return the name of the device for messages: `the processor`, or `GPU` and its number.
+
+    The number comes from CUDA_VISIBLE_DEVICES, because Ray shows each actor only its own GPUs.
+    """
     return "the processor" if device == "cpu" else f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '0')}"

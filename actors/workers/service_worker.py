@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ServiceWorker:
-    """Sends requests to remote services. Each service has one actor, so that one clock limits its rate."""
+    """Sends requests to a remote service. Each service has only one actor, which limits the rate of the requests."""
 
     def __init__(self, config: WorkerConfig, device: str) -> None:
         self._config = config
@@ -30,13 +30,14 @@ class ServiceWorker:
         self._stages: dict[str, Stages] = {}
 
     def hello(self) -> None:
-        """Return when the process is up."""
+        """Do nothing. An answer to this call shows that the process is up."""
 
     def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
-        """Send `uint8` images (V * N, C, H, W) to the service: V versions of N images.
+        """Show images to the service, and return its answers.
 
-        Images that the service has answered before are not sent again: their answers come from the cache.
-        Raises StudyError if the service still fails after the number of attempts that the spec allows.
+        `pixels`: `uint8` (V * N, C, H, W), V versions of each of N images. An image that the service has answered
+        before is not sent again: its answer comes from the cache. Raises StudyError if the service still fails after
+        the number of attempts that the spec allows.
         """
         begun = time.perf_counter()
         (target,) = job.targets
@@ -72,7 +73,7 @@ class ServiceWorker:
         return PredictResult((TargetResult(answers, described),), seconds=time.perf_counter() - begun)
 
     def _seen(self, target: str, pixels: NDArray[np.uint8], ids: Sequence[str]) -> NDArray[np.uint8]:
-        """The images as the service gets them, after the defences in front of the service."""
+        """Return the images as the service gets them, after the defences in front of the service."""
         transform = self._config.models[target].transform
         if transform is None:
             return pixels
@@ -85,9 +86,9 @@ class ServiceWorker:
         return seen if isinstance(seen, np.ndarray) else seen.numpy()
 
     def _stages_of(self, target: str) -> Stages | None:
-        """The stages in front of the service, loaded once; None if all of them are plain transforms.
+        """Return the stages in front of the service, loaded once; None if no stage is a defence that must be loaded.
 
-        Torch is imported only for a service that needs it.
+        Torch is imported only if there is such a defence.
         """
         transform = self._config.models[target].transform
         if transform is None or not transform.parts:

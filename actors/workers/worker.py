@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 
 _MOST_AT_ONCE = 2**28
-"""Most bytes of images that are copied to a GPU together, once for all targets."""
+"""Largest number of bytes of images that are copied to a GPU once for all targets."""
 
 
 class Worker:
-    """The work of an actor that holds models, independent of Ray."""
+    """Does the work of an actor that holds models. This class does not depend on Ray."""
 
     def __init__(self, config: WorkerConfig, device: str) -> None:
         self._installed = False
@@ -54,9 +54,9 @@ class Worker:
         self._config = config
 
     def hello(self) -> Arithmetic:
-        """Return the arithmetic of this process.
+        """Return the arithmetic of this process: what determines how it rounds floats.
 
-        On a GPU, this first computes a small convolution, so that a GPU that does not work fails before any task.
+        On a GPU, this first computes a small convolution. So a GPU that does not work fails here, before any task.
         """
         if self._cache.device != "cpu":
             _use(self._cache.device)
@@ -65,13 +65,15 @@ class Worker:
     def craft(
         self, request: ModelRequest, job: CraftJob, pixels: NDArray[np.uint8]
     ) -> tuple[CraftResult, NDArray[Any]]:
-        """Craft the adversarial images of a unit (one attack on one shard of N images).
+        """Craft the adversarial images of a unit (one attack run on one shard of N images).
 
-        `pixels`: `uint8` (N + M, C, H, W): the N clean images, followed by M further images that the attack admix mixes
-        in. For a precomputed attack, the N adversarial images follow instead. Returns the result, and `uint8` images
-        (V * N, C, H, W): the N images at each of the V points (steps and budgets) at which targets see them. For a
-        search for the minimal RMSD, the second value is float32 (2, N, C, H, W): the clean images, and the direction
-        for each image.
+        `pixels`: `uint8` (N + M, C, H, W). The N clean images come first. The M further images are mixed in by the
+        attack, as admix does. For an attack with precomputed images, the N adversarial images follow instead of the M
+        images.
+
+        Returns the result, and the images as `uint8` (V * N, C, H, W). V is the number of points (steps and budgets) at
+        which targets see the N images. In a search for the minimal RMSD, the second value is float32 (2, N, C, H, W)
+        instead: the clean images, and the direction of the search for each image.
         """
         begun = time.perf_counter()
         activity.here.begin()
@@ -132,7 +134,7 @@ class Worker:
     def _measured(
         self, distances: PixelDistances, clean: NDArray[np.uint8], adversarial: NDArray[np.uint8]
     ) -> PixelDistances:
-        """Add the measures of visibility (SSIM, CIEDE2000 and, if the spec has it, LPIPS) to `distances`."""
+        """Return `distances` with measures of visibility added: SSIM, CIEDE2000 and, if the spec has it, LPIPS."""
         from study.visibility.measures import visibility
 
         seen = visibility(clean, adversarial, self._cache.device, self._lpips)
@@ -149,11 +151,11 @@ class Worker:
     def _external(
         self, job: CraftJob, images: ImageBatch, models: Sequence[Classifier], names: Sequence[str]
     ) -> tuple[CraftResult, NDArray[np.uint8]]:
-        """Let another library attack the images of a unit."""
+        """Run an attack of another library on the images of a unit. Returns the result, and the adversarial images."""
         from study.attacks.budget import all_distances
         from study.attacks.external.run import run_external
 
-        assert job.attack.external is not None, "the caller has looked"
+        assert job.attack.external is not None, "only attacks of other libraries come here"
         with user_files.carried(self._config.code.functions):
             made = run_external(
                 job.attack.external,
@@ -171,12 +173,12 @@ class Worker:
         return CraftResult(self._measured(distances, images.clean, made.pixels), remark=made.note), made.pixels
 
     def _located(self, error: Exception) -> Exception:
-        """Explain an error if possible; otherwise return it unchanged.
+        """Return an error that explains `error`, or `error` itself if there is nothing to explain.
 
         An error of a component in a user's file becomes a StudyError with file and line.
         """
         if fault(error) is not None:
-            # CUDA reports errors late, at any line, so a line would mislead.
+            # CUDA reports errors late, often at an unrelated line. So naming this line would mislead.
             return error
         known = numerics.not_deterministic(error)
         if known is not None:
@@ -187,7 +189,7 @@ class Worker:
         return StudyError(f"{type(error).__name__}: {first_line(error)}", where=place, todo="fix the file")
 
     def _install(self) -> None:
-        """Load the components in the user's own files, before the first attack."""
+        """Load the components in the user's own files, if they are not loaded yet."""
         if not self._installed:
             own_code.install(self._config.code.components)
             self._installed = True
@@ -205,7 +207,7 @@ class Worker:
         )
 
     def probe(self, request: ModelRequest, job: ProbeJob, pixels: NDArray[np.uint8]) -> ProbeResult:
-        """Answer a question about the geometry of models around clean images, `uint8` (N, C, H, W)."""
+        """Answer the question of a probe about the geometry of models around clean images, `uint8` (N, C, H, W)."""
         from study.geometry.compute_probe import answer
 
         begun = time.perf_counter()
@@ -217,11 +219,12 @@ class Worker:
         return ProbeResult(rows, seconds=time.perf_counter() - begun, loads=self._cache.loads())
 
     def predict(self, request: ModelRequest, job: PredictJob, pixels: NDArray[Any]) -> PredictResult:
-        """Show images to the targets: `uint8` (V * N, C, H, W), V versions of N images.
+        """Show images to the targets, and return their predictions.
 
-        For a search for the minimal RMSD, `pixels` are float32 (2, N, C, H, W): the clean images and the directions
-        that `craft` returned. Each target is then searched along these rays. Predictions use
-        `numerics.target_precision`, whatever the precision of gradients.
+        `pixels`: `uint8` (V * N, C, H, W), V versions of each of N images. In a search for the minimal RMSD, `pixels`
+        are float32 (2, N, C, H, W): the clean images, and the directions that `craft` returned. The search then follows
+        these directions for each target. Predictions have the precision `numerics.target_precision`, which does not
+        depend on the precision of gradients.
         """
         begun = time.perf_counter()
         activity.here.begin()
@@ -252,7 +255,10 @@ class Worker:
         return size if size < self._size(job) else None
 
     def _there(self, job: PredictJob, pixels: NDArray[Any]) -> Tensor | None:
-        """The images on the device, for all targets that see them unchanged; None if they stay on the host."""
+        """Copy the images to the device, once for all targets that see them unchanged, and return the copy.
+
+        Returns None if the images stay on the host.
+        """
         device = self._cache.device
         unchanged = any(self._config.models[target].transform is None for target in job.targets)
         if is_host(device) or not job.images or job.search or not unchanged or pixels.nbytes > _MOST_AT_ONCE:
@@ -263,7 +269,7 @@ class Worker:
     def _predict(
         self, target: str, classifier: Classifier, job: PredictJob, pixels: NDArray[Any], there: Tensor | None
     ) -> tuple[TargetResult, int]:
-        """The predictions of one target, and the number of images in its passes.
+        """Return the predictions of one target, and the number of images in a pass.
 
         `there`: the images on the device; None if they stay on the host.
         """
@@ -285,7 +291,7 @@ class Worker:
 
                 shown = Shown(images, ids, (self._config.seed, target))
                 found = stages.predict(classifier, shown, batch=size, precision=precision, whole=whole, name=name)
-            # A search calls this often, so a size of passes that did not fit once is not tried again.
+            # A search calls this function often. So a number of images per pass that did not fit is not tried again.
             size = min(size, found.size)
             return found
 
@@ -311,7 +317,7 @@ class Worker:
 
 
 def _use(device: str) -> None:
-    """Let a device compute one convolution, and wait for the result."""
+    """Compute one convolution on a device, and wait for the result."""
     import torch
 
     image, kernel = torch.ones(1, 3, 8, 8, device=device), torch.ones(4, 3, 3, 3, device=device)

@@ -26,9 +26,9 @@ class ServiceAccess:
     """Access to a remote service, and to the judge: the model that reads the sentences of a chat service.
 
     Attributes:
-        secret: The credential of the service; None without one.
+        secret: The credential of the service; None if it needs none.
         cache: The file that keeps the answers of the service.
-        judge_secret: The credential of the judge; None without one.
+        judge_secret: The credential of the judge; None if it needs none.
         verdicts: The file that keeps the answers of the judge.
     """
 
@@ -48,11 +48,11 @@ class WorkerConfig:
         channels: Number of channels of the images.
         seed: The seed of the study.
         numerics: The section `numerics:` of the spec.
-        services: Access to the services, by model. An actor gets only the access to its own service.
+        services: Access to the remote services, by model. An actor gets only the access to its own service.
         allow_code: Whether the user's own Python code may run.
-        code: The user's own files that the driver was allowed to run, as text.
+        code: The user's own files that may run, as text.
         gpu_share: The share of a GPU that a worker may use, 0..1.
-        lpips: The network of LPIPS; None if it is not computed.
+        lpips: The settings of the distance LPIPS; None if it is not computed.
     """
 
     models: Mapping[str, Model]
@@ -67,7 +67,7 @@ class WorkerConfig:
     lpips: LpipsOptions | None = None
 
     def of(self, role: Role) -> WorkerConfig:
-        """The configuration of an actor of `role`."""
+        """Return the configuration for an actor of `role`. It gives access only to the actor's own service."""
         service = service_of(role)
         return replace(self, services={name: access for name, access in self.services.items() if name == service})
 
@@ -75,7 +75,7 @@ class WorkerConfig:
 def worker_config(
     spec: Spec, folder: RunFolder, *, allow_code: bool, code: UserCode = NO_CODE, gpu_share: float = 1.0
 ) -> WorkerConfig:
-    """The configuration of a study's workers. Creates the folders for the answers of services."""
+    """Return the configuration of a study's workers. This creates the folders for the answers of services."""
     services = {}
     for name, model in spec.models.items():
         if model.remote is not None:

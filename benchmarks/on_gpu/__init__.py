@@ -1,1 +1,1 @@
-"""What `benchmarks/gpu.py` checks and measures: a file for each question, and what they share."""
+"""The steps of `benchmarks/gpu.py`, one file for each question, and the code that they share."""

@@ -1,7 +1,7 @@
-"""The same bits: for repeats, other orders, other neighbours, and a fresh process, in every mode.
+"""Checks that images get the same bits in a repeat, in another order, in other batches, and in a fresh process.
 
-A compiled mode has to keep them within a process; for a fresh process, which may choose other kernels, it is only said
-whether they were the same.
+This is checked in every mode. A compiled mode must give the same bits within one process. A fresh process may choose
+other kernels. So for compiled modes in a fresh process, the result is only reported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def modes(setting: Setting) -> Iterator[Mode]:
-    """Every mode, those of eager kernels first. Compiling takes too long on a CPU."""
+    """Yield every mode, first those with eager kernels. On a CPU, compiled modes are left out: they take too long."""
     for precision in setting.precisions:
         yield Mode(precision)
     if setting.on_gpu:
@@ -43,7 +43,7 @@ def modes(setting: Setting) -> Iterator[Mode]:
 
 
 def check(setting: Setting, step: Step) -> None:
-    """Run the main attacks again, in another order, and in other company; then in a fresh process."""
+    """Check that the main attacks give the same bits in a repeat, in other batches, and in a fresh process."""
     digests: dict[str, str] = {}
     for network, mode in _pairs(setting):
         called = f"{network}, {mode}"
@@ -87,9 +87,11 @@ def _pairs(setting: Setting) -> Iterator[tuple[str, Mode]]:
 
 
 def _attacks(setting: Setting, network: str, mode: Mode) -> Sequence[str]:
-    """All attacks in float32, and on the residual network; elsewhere two, for what they add is computed in float32.
+    """Return the attacks to check on a network in a mode.
 
-    Skip gradients turn compilation off, and need residual branches.
+    In float32, and on the residual network on a GPU, these are all main attacks. Elsewhere two attacks are enough,
+    because the other attacks only add computations in float32. SGM (skip gradients) needs residual branches, and turns
+    compilation off. So it is left out for other networks and in compiled modes.
     """
     residual = network == setting.sizes.residual
     if mode.precision != "float32" and not (residual and setting.on_gpu):
@@ -111,7 +113,7 @@ def _made(
 
 
 def _of_fresh_process(setting: Setting, cases: Sequence[str], seconds: float) -> dict[str, str]:
-    """The digests that a new Python finds for these cases."""
+    """Return the digests that a new Python process finds for these cases, by case. `seconds`: the time limit."""
     paths = [str(_ROOT / "benchmarks"), str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-m", "on_gpu.bits", setting.device, json.dumps(list(cases))],
@@ -128,7 +130,7 @@ def _of_fresh_process(setting: Setting, cases: Sequence[str], seconds: float) ->
 
 
 def _answer(device: str, cases: Sequence[str]) -> None:
-    """What the fresh process does: print the digests as JSON."""
+    """Print the digests of these cases as JSON. The fresh process runs this function."""
     setting = Setting(device, threads=1, folder=Path())
     found: dict[str, str] = {}
     for network, mode in _pairs(setting):

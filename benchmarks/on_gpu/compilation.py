@@ -1,6 +1,8 @@
-"""Compiled networks and recorded kernels: as good as eager ones, with ensembles, halved passes, hooks and ten models.
+"""Checks that compiled networks, also with CUDA graphs, give the results of eager networks.
 
-On a CPU, where Inductor takes minutes, only the front end runs (`aot_eager`), to which limits and guards belong.
+The cases are ensembles, halved passes, hooks, ten models, and another batch size in earlier passes. On a CPU, Inductor
+takes minutes. So only the front end of `torch.compile` runs there, with the backend `aot_eager`. The limits and guards
+that are checked belong to this front end.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class _Block(nn.Module):
 
 
 def check(setting: Setting, step: Step) -> None:
-    """Try each way to compile; most of them on networks of three layers, which compile in seconds."""
+    """Check each way to compile. Most cases use networks of three layers, which compile in seconds."""
     with _front_end_alone() if not setting.on_gpu else contextlib.nullcontext():
         for how in (True, "cuda-graphs") if setting.on_gpu else (True,):
             called = "compiled" if how is True else how
@@ -57,7 +59,7 @@ def check(setting: Setting, step: Step) -> None:
 
 @contextlib.contextmanager
 def _front_end_alone() -> Iterator[None]:
-    """`torch.compile` without Inductor, whatever is asked of it."""
+    """Return a context in which `torch.compile` runs only its front end, and never Inductor."""
     original = torch.compile
 
     def compiled(function: Any, **_: Any) -> Any:
@@ -68,7 +70,10 @@ def _front_end_alone() -> Iterator[None]:
 
 
 def _small(setting: Setting, seed: int, compile_: bool | str = False) -> Classifier:
-    """A network of three layers, of another width for each seed: compiled code may serve all networks of one shape."""
+    """Return a network of three layers, compiled if `compile_` says so. The width depends on `seed`.
+
+    Networks need different shapes here, because compiled code may serve all networks of one shape.
+    """
     torch.manual_seed(seed)
     width = 16 + 4 * seed
     layers = (nn.Conv2d(3, width, 3, stride=2, padding=1), _Block(width), nn.AdaptiveAvgPool2d(2), nn.Flatten())
@@ -83,7 +88,7 @@ def _small(setting: Setting, seed: int, compile_: bool | str = False) -> Classif
 
 
 def _direction(setting: Setting, models: Sequence[nn.Module], **of_engine: Any) -> NDArray[np.float32]:
-    """The gradient of one step."""
+    """Return the gradient of one step for each image, float32 (N, C, H, W)."""
     prepare(setting.threads, setting.device)
     engine = Engine(batch=BATCH, device=setting.device, **of_engine)
     attack = Attack.model_validate({"step": "l2", "steps": 1, "epsilon": 16})
@@ -110,7 +115,10 @@ def _ensemble(setting: Setting, step: Step, case: str, how: bool | str) -> None:
 
 
 def _halved(setting: Setting, step: Step, case: str, how: bool | str) -> None:
-    """Passes below the batch, as after a lack of memory: a recorded graph must not overwrite earlier parts."""
+    """Check passes that are smaller than the batch, as after a lack of memory.
+
+    A CUDA graph must not overwrite the results of earlier passes.
+    """
     eager, compiled = (_attack_in_halves(setting, _small(setting, 0, one)) for one in (False, how))
     least = float(cosines(compiled, eager).min())
     step.check(case, least >= LEAST_COSINE, f"the cosine with eager gradients is {least:.6f}", cosine=round(least, 7))
@@ -121,7 +129,7 @@ def _attack_in_halves(setting: Setting, model: Classifier) -> NDArray[np.float32
 
 
 def _skip_gradients(setting: Setting, step: Step, case: str, how: bool | str) -> None:
-    """Hooks turn compilation off, so that the bits are those of the eager network."""
+    """Check that skip gradients give the bits of the eager network, because their hooks turn compilation off."""
     side = setting.sizes.exact_side
     found = []
     for one in (False, how):
@@ -132,7 +140,7 @@ def _skip_gradients(setting: Setting, step: Step, case: str, how: bool | str) ->
 
 
 def _many(setting: Setting, step: Step, case: str, how: bool | str) -> None:
-    """More models than the eight graphs that dynamo keeps of one function: all of them must run compiled."""
+    """Check that ten models all run compiled, although Dynamo by default keeps only eight graphs of one function."""
     from torch._dynamo.utils import counters
 
     counters.clear()
@@ -154,7 +162,7 @@ def _many(setting: Setting, step: Step, case: str, how: bool | str) -> None:
 
 
 def _other_batch(setting: Setting, step: Step, case: str, how: bool | str) -> None:
-    """A network that saw another batch before gives the bits of one that did not."""
+    """Check that a network gives the same bits if it has processed another batch size before."""
     alone = _attacked(setting, [_small(setting, 0, how)])
     torch.compiler.reset()
     model = _small(setting, 0, how)

@@ -1,4 +1,4 @@
-"""Random numbers: the same bits on the device as numpy's generator gives on the host, and what a draw takes."""
+"""Checks that the device draws the same random numbers as numpy on the host, and measures how long a draw takes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from study.reproducibility.rng import Streams, draws, philox
 
 SHAPES = ((3, 224, 224), (3, 33, 35), (7,))
 PLACES = (("start", 0, 0), ("gaussian", 3, 1), ("gpu", 299, 19))
-"""A purpose, a step and a copy."""
+"""Places in the random streams: a purpose, a step and a copy."""
 _KINDS, _TIMED = ("uniform", "normal"), 16
 """Kinds of numbers, and the number of images whose draws are timed."""
 
 
 def check(setting: Setting, step: Step) -> None:
-    """Compare the generator's words, and uniform and normal numbers of several shapes, steps and copies."""
+    """Compare random words, uniform numbers and normal numbers with those of the CPU.
+
+    The numbers are drawn in several shapes, steps and copies.
+    """
     with step.case("words"):
         keys = draws(10, "gpu", "keys").reshape(5, 2)
         counter = np.array([0, 7, 2**40, 2**64 - 1], dtype=np.uint64)
@@ -62,7 +65,7 @@ def _seconds(draw: Callable[[], object], setting: Setting, rounds: int = 5) -> f
 
 
 def device(setting: Setting, step: Step) -> None:
-    """Name the device, and measure what it can do: products of matrices in each precision, and copies."""
+    """Record the name of the device, and measure the speed of copies and of matrix products in each precision."""
     figures: dict[str, object] = {"torch": torch.__version__, "threads": setting.threads}
     if setting.on_gpu:
         held = torch.cuda.get_device_properties(0)

@@ -1,4 +1,4 @@
-"""Synchronisation: between the first gradient of an attack and its last one, the host must not wait for the GPU."""
+"""Checks that the host does not wait for the GPU between the first gradient of an attack and the last one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 4
 
 
 def check(setting: Setting, step: Step) -> None:
-    """Count the places that wait, attack by attack."""
+    """Check for each main attack that no line of code makes the host wait for the GPU, and count the waits."""
     if not setting.on_gpu:
         for attack in MAIN:
             step.skipped(attack, NO_GPU)
@@ -37,7 +37,10 @@ def check(setting: Setting, step: Step) -> None:
 
 
 def waits(setting: Setting, model: nn.Module, attack: str) -> Counter[str]:
-    """The lines at which the host waits for the GPU from the second gradient of an attack to its last one."""
+    """Return the lines of code at which the host waits for the GPU, and how often.
+
+    Only the time from the second gradient of the attack to the last one counts.
+    """
     given = images(COUNT, setting.sizes.exact_side)
     engine = Engine(batch=COUNT, device=setting.device)
     passes = Passes()
@@ -51,7 +54,10 @@ def waits(setting: Setting, model: nn.Module, attack: str) -> Counter[str]:
 
 
 class Passes:
-    """Counts passes of a network; with the number of the `last`, PyTorch warns of synchronisation until it begins."""
+    """Counts the passes of a network. It can also make PyTorch warn whenever the host waits for the GPU.
+
+    The warnings need the number of the `last` pass. They come from the second pass until the last one begins.
+    """
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,7 @@
-"""Folding and layouts: the same logits and gradients up to rounding, and what each arrangement of a network takes."""
+"""Checks that folding and memory layouts change gradients only by rounding, and measures the time of a gradient.
+
+An arrangement of a network is a memory layout, with or without folded batch norms.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,12 @@ _ARRANGED: tuple[tuple[Layout, bool], ...] = (
     ("channels-last", False),
     ("channels-last", True),
 )
-"""The first is the reference: what other libraries compute."""
+"""The arrangements: memory layout, and whether batch norms are folded. The first is the reference, as other libraries
+use it."""
 
 
 def check(setting: Setting, step: Step) -> None:
-    """Compare every arrangement with the reference in float32; then say how far the other precisions are from it."""
+    """Compare every arrangement with the reference in float32, and measure the difference of other precisions."""
     for network in setting.sizes.networks:
         if not step.room_for(network, 4.0 if setting.on_gpu else 1.0):
             continue
@@ -76,7 +80,7 @@ def _on_host(gradient: torch.Tensor) -> NDArray[np.float32]:
 
 
 def _microseconds(setting: Setting, model: Classifier, given: torch.Tensor, rounds: int = 3) -> float:
-    """The median time of a gradient in a pass of eight images, on a GPU of 64."""
+    """Return the median time of a gradient of one image, in microseconds. A pass has 8 images, on a GPU 64."""
     many = given.repeat(8 if setting.on_gpu else 1, 1, 1, 1).contiguous(memory_format=model.memory_format)
     times = []
     for _ in range(rounds + 1):

@@ -12,7 +12,7 @@ _TIMED = ("speed", "more-speed")
 
 
 def page(lines: Sequence[Line], title: str) -> str:
-    """All tables. `lines` hold one line for each case."""
+    """Return all tables as Markdown. `lines` hold one line for each case."""
     parts = [f"## {title}", *_checks(lines), *_faults(lines), *_goals(lines), *_speeds(lines), *_figures(lines)]
     return "\n".join([*parts, *_left_out(lines)]) + "\n"
 
@@ -23,7 +23,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def _checks(lines: Sequence[Line]) -> list[str]:
-    """How many checks of each step passed."""
+    """Return a table with the numbers of passed, failed, skipped and cut-off checks in each step."""
     counts: dict[str, Counter[str]] = {}
     for line in lines:
         counts.setdefault(line.step, Counter())[line.outcome] += 1
@@ -52,7 +52,7 @@ def _goals(lines: Sequence[Line]) -> list[str]:
 
 
 def _speeds(lines: Sequence[Line]) -> list[str]:
-    """A row for each case and mode of ours."""
+    """Return a table with one row for each case and each mode of this project's attacks."""
     rows = []
     for line in lines:
         if line.step not in _TIMED or "us_an_image_and_step" not in line.figures:
@@ -80,7 +80,7 @@ def _speeds(lines: Sequence[Line]) -> list[str]:
 
 
 def _figures(lines: Sequence[Line]) -> list[str]:
-    """What other steps measured."""
+    """Return a table of what the other steps measured."""
     rows = [
         (f"{line.step}: {line.case}", _text(line.figures))
         for line in lines

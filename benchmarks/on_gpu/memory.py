@@ -1,6 +1,7 @@
-"""Memory that does not suffice: passes are halved, the attack ends, and its images are those of a smaller pass.
+"""Checks attacks with too little memory: passes are halved, and the images are those of smaller passes.
 
-Errors are told by a fake network anywhere; on a GPU the process is also allowed too little memory.
+On every device, a fake network raises out-of-memory errors. On a GPU, the process is also limited to less memory than
+the attack needs.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from study.models.predict import predict
 COUNT, BATCH, STEPS = 4, 4, 2
 FEW_VIEWS, MANY_VIEWS = ({"smoothing": {"copies": copies, "sigma": 15}} for copies in (4, 16))
 _LEFT = 0.6
-"""The share of the memory that an attack needs that it is allowed."""
+"""The share of the needed memory that the process may use."""
 
 
 class Narrow(nn.Module):
-    """A network on a device that runs out of memory for more than `most` images in a pass."""
+    """A network that raises an out-of-memory error for more than `most` images in a pass."""
 
     def __init__(self, model: Classifier, most: int) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class Narrow(nn.Module):
 
 
 def check(setting: Setting, step: Step) -> None:
-    """Halve by told errors, then by a limit of the process."""
+    """Check halved passes: first with the errors of a fake network, then with a memory limit of the process."""
     model = setting.load(setting.sizes.residual, setting.sizes.exact_side)
     for most in (7, 1):
         case = f"told, at most {most} image{'s' * (most > 1)}"
@@ -73,7 +74,7 @@ def _attacked(setting: Setting, model: nn.Module, largest: int, **of_engine: Any
 
 
 def _limited(setting: Setting, step: Step, case: str, compiled: bool | str) -> None:
-    """An attack of 256 images and views in a pass, in a process that may have too little memory for it."""
+    """Check an attack with up to 256 views in a pass, in a process that may use less memory than the attack needs."""
     side, engine = setting.sizes.side, Engine(batch=16, max_pass_images=256, device=setting.device)
     given = images(16, side)
     attack = recipe("SG", steps=STEPS, **MANY_VIEWS)

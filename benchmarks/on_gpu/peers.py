@@ -1,9 +1,11 @@
-"""Other attack loops for comparison: TransferAttack's, written here from its description, or its own classes.
+"""Other attack loops for comparison: TransferAttack's loop, rewritten from its description, and its own classes.
 
-`TransferLoop` is the loop that its users run, with one small step overridden by each method: images in 0..1, NCHW,
-batches of 32 that are loaded one after the other, PyTorch's default tf32 for convolutions, a network whose parameters
-were not frozen, and `autograd.grad` for the perturbation. No line is copied. `classes` runs the real ones instead, from
-the folder of a checkout, with this benchmark's network in place of its model hub.
+`TransferLoop` is the loop that users of TransferAttack run. Each method replaces one small step of the loop. Images are
+in 0..1, NCHW, in batches of 32 that are loaded one after the other. PyTorch uses its default tf32 for convolutions. The
+parameters of the network are not frozen, and `autograd.grad` gives the gradient of the perturbation. No line is copied.
+
+`classes` runs TransferAttack's own classes instead, from the folder of a checkout. They attack the network of this
+benchmark, and not a model that TransferAttack loads.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ CLASSES = {
     "VMI": ("gradient", "vmifgsm", "VMIFGSM"),
     "Admix": ("input_transformation", "admix", "Admix"),
 }
-"""Where TransferAttack has its classes."""
+"""The package, the module and the class of each attack in TransferAttack."""
 _SCALES, _MIXED, _SHARE, _GAMMA, _RESIZED = 5, 3, 0.2, 0.5, 1.1
 _RADIUS, _BETA = 7, 1.5
 
 
 class TransferLoop:
-    """Momentum and sign steps with a method's own views, gradients or kernels."""
+    """An attack loop with momentum and sign steps, and with the views, gradients or kernels of one method."""
 
     def __init__(self, network: nn.Module, attack: str, steps: int) -> None:
         self._network, self._attack, self._steps = network, attack, steps
@@ -87,7 +89,10 @@ class TransferLoop:
         return image
 
     def _diverse(self, image: Tensor) -> Tensor:
-        """With a probability of a half, the whole batch resized and padded by one draw, and resized back."""
+        """Return the batch unchanged with probability 1/2; otherwise return it resized, padded, and resized back.
+
+        One random draw decides for the whole batch.
+        """
         if torch.rand(1).item() < 0.5:
             return image
         side = image.shape[-1]
@@ -99,7 +104,7 @@ class TransferLoop:
         return functional.interpolate(padded, (side, side), mode="bilinear", align_corners=False)
 
     def _around(self, images: Tensor, delta: Tensor, labels: Tensor) -> Tensor:
-        """The mean gradient of drawn neighbours, one pass after the other."""
+        """Return the mean gradient at random images near the adversarial images, computed one pass after another."""
         total = torch.zeros_like(images)
         for _ in range(NEIGHBOURS):
             noise = torch.empty_like(images).uniform_(-_BETA * self._limit, _BETA * self._limit)
@@ -116,9 +121,9 @@ class TransferLoop:
 
 
 def users_network(bench: Bench, attack: str) -> nn.Module:
-    """The network as a user of a library has it: contiguous, nothing folded, parameters not frozen.
+    """Return the network as a user of a library has it: contiguous, nothing folded, parameters not frozen.
 
-    For SGM, gradients behind each ReLU within a residual branch are multiplied by its factor.
+    For SGM, the gradient behind each ReLU within a residual branch is multiplied by the factor of SGM.
     """
     classifier = bench.model(ours=False)
     network = copy.deepcopy(classifier.network).requires_grad_(True)
@@ -136,7 +141,7 @@ def _weakened(_module: nn.Module, _given: object, output: Tensor) -> None:
 
 
 def transfer_loop(bench: Bench, attack: str, batch: int) -> Side:
-    """Run the loop on the bench's images, `batch` at a time, as they come from the host."""
+    """Return the side that runs the loop on the bench's images, in batches of `batch` images from the host."""
     network = users_network(bench, attack)
     images, labels = (one.cpu() for one in bench.scaled())
 
@@ -151,7 +156,7 @@ def transfer_loop(bench: Bench, attack: str, batch: int) -> Side:
 
 
 def adversarial(bench: Bench, attack: str, batch: int, steps: int) -> Tensor:
-    """What the loop makes of the bench's images: `uint8` (N, C, H, W) on the host."""
+    """Return the adversarial images that the loop makes of the bench's images: `uint8` (N, C, H, W) on the host."""
     engine.as_shipped(bench.threads)
     made = TransferLoop(users_network(bench, attack), attack, steps)
     images, labels = (one.cpu() for one in bench.scaled())
@@ -163,7 +168,7 @@ def adversarial(bench: Bench, attack: str, batch: int, steps: int) -> Tensor:
 
 
 def classes(bench: Bench, attack: str, batch: int, folder: Path) -> Side:
-    """The same with TransferAttack's own class from the checkout in `folder`."""
+    """Return the same side as `transfer_loop`, but with TransferAttack's own class from the checkout in `folder`."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     where, module, name = CLASSES[attack]
@@ -189,7 +194,7 @@ def classes(bench: Bench, attack: str, batch: int, folder: Path) -> Side:
 
 
 def of_libraries(bench: Bench, attack: str) -> tuple[dict[str, Side], dict[str, str]]:
-    """The sides of the libraries that have the attack, and why one of them cannot be had."""
+    """Return the sides of the libraries that have the attack, and reasons why libraries are missing, by library."""
     tables: dict[str, dict[str, Any]] = {"torchattacks": engine.TORCHATTACKS, "foolbox": engine.FOOLBOX}
     found: dict[str, Side] = {}
     missing: dict[str, str] = {}

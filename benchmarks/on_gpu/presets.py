@@ -1,7 +1,8 @@
-"""Every preset on the device against the same preset on the CPU: the gradient of one step, and the images of three.
+"""Compares every preset on the device with the same preset on the CPU.
 
-The CPU's side is computed by as many processes as there are cores, while the device computes the other. Where there is
-no GPU, the other side is this CPU in the reference mode: contiguous, nothing folded.
+The gradient of one step and the images after three steps are compared. The CPU's side is computed by as many processes
+as there are cores, while the device computes the other side. Without a GPU, the other side is this CPU in the reference
+mode: contiguous, nothing folded.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from study.reproducibility.numerics import Layout
 COUNT, BATCH, STEPS = 8, 4, 3
 LEAST_COSINE, MOST_IMAGES = 0.9999, 1
 _COUNTS = ("copies", "samples", "masks", "operators", "inner", "inner_steps", "images", "points", "rounds")
-"""Parameters that only say how often: two are enough to compare."""
+"""Parameters that only say how often something is done. They are reduced to 2, which is enough for a comparison."""
 _FOR_TRANSFORMERS = {"pna", "tgr", "vdc", "att"}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two sides: a device, and how networks are arranged there."""
+    """One of the two sides: a device, and the layout and folding of networks there."""
 
     setting: Setting
     device: str
@@ -46,18 +47,23 @@ class Side:
 
 @dataclass(frozen=True)
 class Made:
-    """What a preset made of `COUNT` images: the float direction of its first step, and the images of all steps."""
+    """The result of a preset on N = `COUNT` images.
+
+    Attributes:
+        direction: The direction of the first step, float32 (N, C, H, W).
+        pixels: The images after all steps, uint8 (N, C, H, W).
+    """
 
     direction: NDArray[np.float32]
     pixels: NDArray[np.uint8]
 
 
 def check(setting: Setting, step: Step) -> None:
-    """Compare all presets, the cheapest first."""
+    """Compare all presets on both sides, the cheapest presets first."""
     reference = Side(setting, "cpu")
     other = Side(setting, setting.device) if setting.on_gpu else Side(setting, "cpu", "contiguous", fold=False)
     names = sorted(known(), key=lambda name: few(name).gradients(STEPS, 1))
-    # These processes begin before this one has touched a GPU.
+    # The processes are forked before this process has used a GPU.
     with multiprocessing.get_context("fork").Pool(setting.threads) as pool:
         expected = pool.imap(functools.partial(_tried, reference), names)
         least: dict[str, float] = {}
@@ -76,15 +82,18 @@ def check(setting: Setting, step: Step) -> None:
 
 
 def _tried(side: Side, name: str) -> tuple[Made | None, str]:
-    """What a preset makes, or its error as text: an error object may not travel between processes."""
+    """Return the result of a preset; if it fails, None and its error as text.
+
+    The error is text, because some error objects cannot be sent between processes.
+    """
     try:
         return made(side, name), ""
-    except Exception as error:  # noqa: BLE001 - it is the finding of this preset, and others follow
+    except Exception as error:  # noqa: BLE001 - the error is the result of this preset
         return None, f"{type(error).__name__}: {error}"
 
 
 def _compare(step: Step, name: str, wanted: Made, other: Side, reference: Side) -> float:
-    """Check one preset; return the least cosine."""
+    """Check one preset. Returns the smallest cosine between the first steps of the two sides, over all images."""
     began = time.perf_counter()
     found = made(other, name)
     seconds = time.perf_counter() - began
@@ -111,13 +120,13 @@ def _compare(step: Step, name: str, wanted: Made, other: Side, reference: Side) 
 
 
 def made(side: Side, name: str) -> Made:
-    """Run a preset on one side."""
+    """Run a preset on one side, and return its result."""
     prepare(1 if side.device == "cpu" else side.setting.threads, side.device)
     attack = few(name)
     models = [networks(side, transformer=_needs_transformer(attack), several=attack.uses_weight_sets)]
     given = _given(side.setting, _needs_transformer(attack))
     engine = Engine(batch=BATCH, device=side.device, layout=side.layout)
-    # Predicted labels may all be one; a pool of others needs several.
+    # All predicted labels may be the same. A pool of other images needs several labels, so it gets random labels.
     drawn = images(COUNT, side.setting.sizes.exact_side).labels
     pool = Pool(given.clean, drawn) if attack.others else None
     shared: dict[str, Any] = {"key": KEY, "engine": engine, "pool": pool}
@@ -130,12 +139,18 @@ def made(side: Side, name: str) -> Made:
 
 
 def few(name: str) -> Attack:
-    """A preset with at most three steps, and two of whatever it counts; a matched budget becomes a fixed one."""
+    """Return a preset with at most three steps, and with the parameters of `_COUNTS` reduced to at most 2.
+
+    A budget that is matched to another attack becomes a fixed RMSD.
+    """
     return Attack.model_validate(_few_keys(name))
 
 
 def first_step(name: str) -> Attack:
-    """Its first step alone, along the gradient itself and not its sign, so that a cosine can be taken."""
+    """Return a preset reduced to its first step, which goes along the gradient and not along its sign.
+
+    So a cosine between the steps of two sides is the cosine between their gradients.
+    """
     keys = _few_keys(name)
     if "minimal" in (keys.get("budget") or {}):
         return Attack.model_validate(keys | {"step": "l2"})
@@ -174,7 +189,7 @@ def _needs_transformer(attack: Attack) -> bool:
 
 @functools.cache
 def networks(side: Side, *, transformer: bool, several: bool) -> Classifier:
-    """The source model of a side; with `several`, one of a set of three random weights."""
+    """Return the source model of a side. With `several`, the model has a set of three random weights."""
     setting = side.setting
     name = setting.sizes.transformer if transformer else setting.sizes.residual
     size = setting.sizes.exact_side
@@ -191,13 +206,13 @@ def networks(side: Side, *, transformer: bool, several: bool) -> Classifier:
 
 @functools.cache
 def _given(setting: Setting, transformer: bool) -> ImageBatch:
-    """The images, with the labels that the network gives them on the CPU, the same for both sides."""
+    """Return the images with the labels that the network predicts on the CPU. Both sides get the same labels."""
     model = networks(Side(setting, "cpu"), transformer=transformer, several=False)
     return labelled(model, images(COUNT, setting.sizes.exact_side), device="cpu", batch=BATCH)
 
 
 def _fooled(side: Side, name: str, pixels: NDArray[np.uint8]) -> int:
-    """How many images the network, on the CPU, no longer gives their labels."""
+    """Return the number of images for which the network, on the CPU, no longer predicts their label."""
     transformer = _needs_transformer(few(name))
     model = networks(side, transformer=transformer, several=False)
     found = predict(model, pixels, batch=BATCH, device="cpu").top5[:, 0]

@@ -1,4 +1,7 @@
-"""Two processes on one device: the same bits as alone, and what they do together; and a whole small study."""
+"""Checks that two processes on one device give the bits of one process, and runs a whole small study.
+
+It also measures how many images per second two processes do together.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ ROUNDS = 3
 
 
 def together(setting: Setting, step: Step) -> None:
-    """Run an attack in one process, then in two at the same time. This process must not have touched a GPU."""
+    """Run an attack in one process, then in two processes at the same time.
+
+    The processes are forked, so this process must not have used a GPU before.
+    """
     with step.case("two processes"):
         (alone,), both = _processes(setting, 1), _processes(setting, 2)
         same = {one["digest"] for one in (*both, alone)}
@@ -65,20 +71,20 @@ def _work(setting: Setting, ready: Any, answers: SimpleQueue[dict[str, Any]]) ->
 
 
 def study(setting: Setting, step: Step) -> None:
-    """Launch a small study in this process, and read its rows."""
+    """Launch a small study in this process, and check that it has rows."""
     case = "a study in this process"
     missing = [name for name in ("polars", "pyarrow", "rich", "typer") if importlib.util.find_spec(name) is None]
     if missing:
         step.skipped(case, f"not installed: {', '.join(missing)}")
         return
     if not metadata.entry_points(group="study.launchers"):
-        step.skipped(case, "the project is not installed, so that nothing launches a study: pip install --no-deps -e .")
+        step.skipped(case, "the project is not installed, so no study can be launched: pip install --no-deps -e .")
         return
     with step.case(case):
         import study as project
 
         folder = setting.folder / "study"
-        # An earlier run's study is complete, and would compute nothing.
+        # Delete the study of an earlier run. It is complete, so it would compute nothing.
         shutil.rmtree(folder, ignore_errors=True)
         made = project.launch(_spec(setting), folder / "run", inline=True, quiet=True, wandb="disabled")
         hardware = json.loads((folder / "run" / "arithmetic.json").read_text())["workers"][0]["processor"]
@@ -86,7 +92,7 @@ def study(setting: Setting, step: Step) -> None:
 
 
 def _spec(setting: Setting) -> dict[str, Any]:
-    """Two networks with random weights on drawn images."""
+    """Write random images to disk, and return a spec with two networks of random weights on these images."""
     from PIL import Image
 
     folder, side = setting.folder / "study" / "images", 64

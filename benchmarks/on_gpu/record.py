@@ -1,7 +1,7 @@
-"""The record of the acceptance run: a line of JSON for each case, on disk as soon as it is known.
+"""Records the results of the acceptance run: a line of JSON for each case, on disk as soon as its result is known.
 
-A run that is cut off keeps what it has. A line is written with one call to a file that is open for appending, so that
-a step and the process that watches over it can share the file.
+A run that is cut off keeps its results. A line is written with one call, to a file that is open for appending. So a
+step and the process that supervises it can write to the same file.
 """
 
 from __future__ import annotations
@@ -17,12 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 Outcome = Literal["passed", "failed", "measured", "skipped", "cut off", "done"]
-"""`measured` has figures and nothing to fail; `done` closes a step."""
+"""The outcome of a case. `measured`: it has numbers, and cannot fail. `done`: the step has ended."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One case of one step. `why` says why it failed, was skipped or was cut off; `figures` are its numbers."""
+    """The result of one case of one step.
+
+    Attributes:
+        step: The name of the step.
+        case: The name of the case.
+        outcome: The outcome.
+        why: Why the case failed, was skipped or was cut off; otherwise empty.
+        figures: The numbers of the case, by name.
+    """
 
     step: str
     case: str
@@ -30,7 +38,7 @@ class Line:
     why: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
     run: str = ""
-    """The run that wrote it: the time at which it began."""
+    """The run that wrote the line, named by the time when it began."""
 
 
 class Results:
@@ -51,12 +59,12 @@ class Results:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy and torch as Python's."""
+    """Return a number of numpy or torch as a Python number."""
     return value.item()
 
 
 def read(path: Path) -> list[Line]:
-    """Return the lines of a file of results, in order; a last line that was cut off is left out."""
+    """Return the lines of a file of results, in order. A last line that was cut off is left out."""
     found = []
     for text in path.read_text().splitlines() if path.is_file() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -65,12 +73,12 @@ def read(path: Path) -> list[Line]:
 
 
 def newest(lines: Sequence[Line]) -> list[Line]:
-    """Of several lines for one case the last one, in the order of the first."""
+    """Return only the last line of each case. The cases are in the order of their first lines."""
     return list({(line.step, line.case): line for line in lines}.values())
 
 
 class Step:
-    """What a running step tells: outcomes of its cases, and the time that is left to it."""
+    """A running step: records the outcomes of its cases, and says how much time is left."""
 
     def __init__(self, name: str, results: Results, seconds: float) -> None:
         self.name = name
@@ -79,18 +87,18 @@ class Step:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds that the step has left."""
         return self._ends - time.monotonic()
 
     def room_for(self, case: str, seconds: float = 1.0) -> bool:
-        """Whether there is time for a case that takes so many seconds; if not, it is noted as cut off."""
+        """Return whether there is time for a case that takes `seconds`. If not, the case is recorded as cut off."""
         if self.left > seconds:
             return True
         self.cut_off(case, f"the step's time was used up; {seconds:.0f} s were needed")
         return False
 
     def check(self, case: str, passed: bool, why: str = "", **figures: Any) -> None:
-        """Note whether a check passed; `why` explains a failure."""
+        """Record whether a check passed. `why` explains a failure."""
         self._results.add(self.name, case, "passed" if passed else "failed", "" if passed else why, figures)
 
     def measured(self, case: str, **figures: Any) -> None:
@@ -104,10 +112,10 @@ class Step:
 
     @contextlib.contextmanager
     def case(self, name: str) -> Iterator[None]:
-        """A case whose error is its failure: the cases after it still run."""
+        """Return a context for a case. An error inside is recorded as a failure, so later cases still run."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - whatever a device or a library raises is a finding
+        except Exception as error:  # noqa: BLE001 - any error of a device or a library is a result
             place = traceback.extract_tb(error.__traceback__)[-1]
             text = (str(error).strip().splitlines() or [""])[0]
             why = f"{type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno})"

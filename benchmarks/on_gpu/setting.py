@@ -1,6 +1,6 @@
-"""What all steps work on: the device, networks with random weights, drawn images, and recipes of a few steps.
+"""What all steps use: the device, networks with random weights, random images, and recipes of a few steps.
 
-Nothing is downloaded. Weights are random, so that times are those of trained networks and success rates are not.
+Nothing is downloaded. With random weights, passes take as long as with trained weights, but success rates differ.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ MAIN = ("MI", "DI", "TI", "SI", "SG", "VMI", "Admix", "SGM")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is tried.
+    """The networks and sizes of a run.
 
     Attributes:
-        networks: Networks by their names in tables; the speed of all but the last is measured.
-        side: Pixels of an image's side where time is measured, and `exact_side` where images are compared.
-        residual, depthwise, transformer: The networks of comparisons.
-        batches: Images in a pass: the first is that of the comparison with others.
-        peer_batch: Images in a pass of TransferAttack's users.
+        networks: The networks by their names in tables. On a GPU, the speed of all but the last is measured.
+        side: Side of the images in pixels, where time is measured.
+        exact_side: Side of the images in pixels, where images are compared.
+        residual: The name of the network with residual blocks for comparisons.
+        depthwise: The name of the network with depthwise convolutions for comparisons.
+        transformer: The name of the transformer for comparisons.
+        batches: Numbers of images in a pass. The first number is used for comparisons with other libraries.
+        peer_batch: Number of images in a pass of TransferAttack's loop.
     """
 
     networks: dict[str, dict[str, Any]]
@@ -92,12 +95,12 @@ ON_CPU = Sizes(
     batches=(16, 4),
     peer_batch=4,
 )
-"""timm's networks for tests, which take milliseconds: that the script runs to its end is tried, not the processor."""
+"""timm's networks for tests, which take milliseconds. On a CPU, a run only shows that the script works to its end."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How gradients are computed, in the words of a spec's `numerics`."""
+    """How gradients are computed: the keys `precision` and `compile` of a spec's `numerics`."""
 
     precision: Precision = "float32"
     compile: bool | str = False
@@ -110,7 +113,14 @@ class Mode:
 
 @dataclass(frozen=True)
 class Setting:
-    """The device and the sizes. `transferattack` is the folder of a checkout, if one is given."""
+    """Where and on what the steps run.
+
+    Attributes:
+        device: The device: `cpu` or `cuda`.
+        threads: Number of threads and processes on the host.
+        folder: The folder of the results.
+        transferattack: The folder of a checkout of TransferAttack; None without one.
+    """
 
     device: str
     threads: int
@@ -127,16 +137,19 @@ class Setting:
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """Those that differ on this device; on a CPU tf32 is float32."""
+        """The precisions that differ on this device. On a CPU, tf32 is the same as float32."""
         return ("float32", "tf32", "bfloat16") if self.on_gpu else ("float32", "bfloat16")
 
     @property
     def timed_precisions(self) -> tuple[Precision, ...]:
-        """Those whose attacks are timed: bfloat16 takes ten times as long on many processors."""
+        """The precisions in which attacks are timed. On a CPU, bfloat16 is left out, because it is often very slow."""
         return self.precisions if self.on_gpu else ("float32",)
 
     def reference(self, network: str, side: int, weights: int = 0) -> Model:
-        """The network for images of `side` pixels."""
+        """Return the model reference of a network for images of `side` x `side` pixels.
+
+        `weights`: the seed of its random weights.
+        """
         keys = {**self.sizes.networks[network], "size": side, "weights": f"random:{weights}"}
         if "vit" in keys["network"]:
             keys["arguments"] = {"img_size": side}
@@ -153,7 +166,7 @@ class Setting:
         layout: Layout = "channels-last",
         compile_: bool | str = False,
     ) -> Classifier:
-        """A network with random weights, as a study loads it."""
+        """Return a network with random weights, loaded as in a study."""
         where = device or self.device
         reference = self.reference(network, side, weights)
         model = loading.load(network, reference, device=where, fold=fold, layout=layout)
@@ -163,7 +176,10 @@ class Setting:
 
 
 def images(count: int, side: int, name: str = "image") -> ImageBatch:
-    """Drawn images with smooth colours and some noise, `uint8` (N, 3, side, side), with drawn labels."""
+    """Return random images with smooth colours and some noise, `uint8` (N, 3, side, side), with random labels.
+
+    `count` is N. `name` is a prefix of the image ids, and decides the random numbers.
+    """
     noise = (draws(count * 3 * side * side, "noise", name) >> np.uint64(59)).astype(np.float32)
     coarse = (draws(count * 3 * 16, "colours", name) >> np.uint64(56)).astype(np.float32).reshape(count, 3, 4, 4)
     smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse), (side, side), mode="bilinear").numpy()
@@ -173,13 +189,13 @@ def images(count: int, side: int, name: str = "image") -> ImageBatch:
 
 
 def labelled(model: Classifier, given: ImageBatch, *, device: str, batch: int) -> ImageBatch:
-    """The images with the labels that `model` gives them, so that an untargeted attack has something to leave."""
+    """Return the images with the labels that `model` predicts. So an untargeted attack starts from correct labels."""
     found = predict(model, given.clean, batch=batch, device=device).top5[:, 0]
     return ImageBatch(given.clean, found.astype(np.int64), given.images)
 
 
 def recipe(name: str, **changed: Any) -> Attack:
-    """One of the main attacks, with keys that replace its own."""
+    """Return the recipe of one of the main attacks, with the keys `changed` replaced."""
     preset, keys = (engine.OURS | engine.ON_GPU)[name]
     return Attack.model_validate(keys_of(preset, {**keys, **changed}))
 
@@ -193,36 +209,39 @@ def run(
     pool: Pool | None = None,
     threads: int = 1,
 ) -> Crafted:
-    """Attack images in the precision of `how`. Other images are mixed in from `pool`, or from those given."""
+    """Attack images with the settings `how`, and return the result.
+
+    An attack that mixes in other images takes them from `pool`, or without a pool from `given`.
+    """
     prepare(threads, how.device)
     mixed = pool or Pool(given.clean, given.labels)
     return craft(models, attack, "untargeted", given, key=KEY, engine=how, pool=mixed if attack.others else None)
 
 
 def prepare(threads: int, device: str) -> None:
-    """Set up this process as a worker of a study does."""
+    """Set the threads and numerics of this process, as a worker of a study does."""
     numerics.fix(threads, device=device)
 
 
 @contextmanager
 def passes(device: str, precision: Precision) -> Iterator[None]:
-    """A context for bare passes of a network in a precision, which `Classifier.in_precision` has cast."""
+    """Return a context for passes of a network in `precision`. `Classifier.in_precision` must have cast the network."""
     with numerics.network_pass(precision, device), numerics.autocast(precision, device):
         yield
 
 
 def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Whether arrays are equal."""
+    """Return whether two arrays have the same shape and equal values."""
     return one.shape == other.shape and bool((one == other).all())
 
 
 def digest(pixels: NDArray[np.uint8]) -> str:
-    """The first 16 digits of the SHA-256 of pixels."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of pixels."""
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
 
 
 def cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    """The cosine (N,) of the angle between two gradients of each image; 1 where both are 0."""
+    """Return the cosine of the angle between two gradients for each of N images, (N,); 1 if both gradients are 0."""
     left, right = (part.reshape(len(part), -1).astype(np.float64) for part in (one, other))
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     both_zero = (left == 0).all(1) & (right == 0).all(1)
@@ -231,6 +250,6 @@ def cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def synchronise(device: str) -> None:
-    """Wait until the device has finished."""
+    """Wait until the device has finished its work."""
     if device != "cpu":
         torch.cuda.synchronize()

@@ -1,8 +1,8 @@
-"""The speed of attacks: against the bare passes of the same network in the same mode, and against other loops.
+"""Measures the speed of attacks, compared with bare passes of the same network, and with other attack loops.
 
-The sides of a case run in turns, in one process, after runs that are not counted (they compile); figures are medians of
-seconds, as microseconds for an image and a step. A goal that is missed is said, and fails nothing: speed depends on
-what else the machine does.
+Bare passes have the same mode as the attack. The sides of a case run in turns, in one process. The first runs are not
+counted, because they compile. Figures are medians, in microseconds for an image and a step. A missed goal is reported,
+but it is no failure, because speed depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ CLASS = "TransferAttack's class"
 GRAPHS = "cuda-graphs"
 _NO_TIME = "no time was left"
 HARD = ("DI", "SG", "VMI")
-"""Attacks with work of their own beside the gradient; within 1.3 of the bare passes is the goal, for MI 1.1."""
+"""Attacks that compute more than gradients. The goal is at most 1.3 times the time of the bare passes; for MI it is
+1.1."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """An attack on a network with so many images in a pass, in some modes, against others or not."""
+    """An attack on a network with `batch` images in a pass, in some modes.
+
+    `peers`: whether other attack loops are measured too.
+    """
 
     network: str
     attack: str
@@ -44,12 +48,12 @@ class Case:
 
 
 def default(device: str) -> Mode:
-    """The mode of a spec that says nothing about `numerics`."""
+    """Return the mode of a spec that does not set `numerics`."""
     return Mode(settled(Numerics().precision, device), Numerics().compile)
 
 
 def first(setting: Setting, step: Step) -> None:
-    """What goals are set for: the first network in every mode, then the attacks with work of their own."""
+    """Measure the cases with goals: MI on the first network in every mode, then the attacks `HARD` on this network."""
     sizes = setting.sizes
     network, batch = next(iter(sizes.networks)), sizes.batches[0]
     cases = [Case(network, "MI", batch, _every_mode(setting))]
@@ -61,7 +65,7 @@ def first(setting: Setting, step: Step) -> None:
 
 
 def more(setting: Setting, step: Step) -> None:
-    """The other batches, networks and attacks, as far as time goes."""
+    """Measure other batch sizes, networks and attacks, as far as the time allows."""
     sizes = setting.sizes
     networks, batches = list(sizes.networks)[: 4 if setting.on_gpu else None], sizes.batches
     eager = tuple(Mode(precision) for precision in setting.timed_precisions)
@@ -77,7 +81,7 @@ def more(setting: Setting, step: Step) -> None:
 
 def _every_mode(setting: Setting) -> tuple[Mode, ...]:
     compiled: tuple[bool | str, ...] = (False, GRAPHS, True) if setting.on_gpu else (False,)
-    # The fastest are to be known even if time ends.
+    # The fastest precision comes first, so that it is measured even if the time runs out.
     return tuple(Mode(precision, how) for how in compiled for precision in reversed(setting.timed_precisions))
 
 
@@ -97,12 +101,13 @@ def _measure(setting: Setting, step: Step, cases: Sequence[Case]) -> None:
             continue
         with step.case(str(case)):
             if bench is None or held != (case.network, case.batch):
-                # The last network's memory goes first.
+                # Free the memory of the last network first.
                 bench = None
                 reference = setting.reference(case.network, setting.sizes.side)
                 bench = Bench(reference, setting.device, setting.threads, case.batch, setting.sizes.side)
                 held = (case.network, case.batch)
-            # Later cases get what this one leaves, and the first one, with the most modes, as much as three others.
+            # The first case has the most modes, so it gets as much time as three others. Time that a case leaves goes
+            # to later cases.
             left = len(cases) - number
             share = step.left * (3 if number == 0 else 1) / (left + (2 if number == 0 else 0))
             _compared(setting, step, case, bench, share)
@@ -145,7 +150,7 @@ def _compared(setting: Setting, step: Step, case: Case, bench: Bench, seconds: f
 
 
 def _sides(setting: Setting, case: Case, bench: Bench, step: Step) -> Iterator[tuple[str, Any]]:
-    """Names of sides and what makes them, the most important first."""
+    """Yield the name of each side and a function that makes the side, the most important sides first."""
     batch = setting.sizes.peer_batch
 
     def ours(mode: Mode) -> Any:
@@ -175,7 +180,7 @@ def _sides(setting: Setting, case: Case, bench: Bench, step: Step) -> Iterator[t
 
 
 def _peak(setting: Setting, side: Side) -> float:
-    """Memory of a GPU that a run takes on top of what is held, in MiB; 0 elsewhere."""
+    """Return the GPU memory that a run needs in addition to the memory in use, in MiB; 0 on a CPU."""
     if not setting.on_gpu:
         return 0.0
     torch.cuda.reset_peak_memory_stats()
@@ -202,7 +207,10 @@ def _goals(step: Step, case: Case, figures: dict[str, Any], mode_of_spec: Mode) 
 
 
 def _success(setting: Setting, step: Step, network: str, batch: int) -> None:
-    """Success of ten-step MI in each precision and by the loop: on the source, and on other weights of it."""
+    """Compare the success of MI with ten steps, in each precision and in TransferAttack's loop.
+
+    Success is counted on the source network, and on the same network with other weights.
+    """
     side = setting.sizes.side
     bench = Bench(setting.reference(network, side), setting.device, setting.threads, batch, side)
     prepare(setting.threads, setting.device)
@@ -232,7 +240,7 @@ def _success(setting: Setting, step: Step, network: str, batch: int) -> None:
 
 
 def interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate."""
+    """Return Wilson's 95 % interval of the rate `hits` / `count`."""
     z, share = 1.96, hits / count
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5 / (1 + z**2 / count)

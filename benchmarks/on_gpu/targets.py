@@ -1,6 +1,7 @@
-"""Predictions of targets in each precision: what they take, and the share of labels that differ from float32.
+"""Measures predictions of targets in each precision: their time, and the share of labels that differ from float32.
 
-With random weights the most probable labels lie close together, so that the share is above that of trained networks.
+With random weights, the most probable labels have similar probabilities. So the share is higher than for trained
+networks.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _of_network(setting: Setting, network: str, count: int) -> dict[str, Any]:
 
 
 def _labels(setting: Setting, model: Classifier, clean: Tensor, batch: int, precision: Precision) -> Tensor:
-    """The most probable label of each image, on the host."""
+    """Return the most probable label of each image, (N,), on the host."""
     prepare(setting.threads, setting.device)
     network, found = model.in_precision(precision), []
     with torch.inference_mode():

@@ -1,13 +1,16 @@
-"""Analysis of rows: functions from a polars LazyFrame of rows to a polars DataFrame.
+"""Analysis of the rows of a run: functions that take a polars LazyFrame of rows and return a polars DataFrame.
 
     import study
     from study import analysis
 
     analysis.success_rates(study.load("runs/quickstart").scan())
 
-Rates are shares 0..1; distances are in pixel values 0..255. `images` counts clean images, each once. If no image of
-a cell counts, its rate is null and `images` is 0. A run has rows of several goals, seeds, steps and budgets. Filter the
-rows to one value of each, or keep these columns as keys (`by`).
+A row has the answer of one target to one adversarial image. The argument `by` names key columns. The rows with equal
+values of all keys form a cell, and the result has one row for each cell.
+
+Rates are shares 0..1, and distances are in pixel values 0..255. `images` is the number of clean images; each is counted
+once. If no image of a cell counts, the rate is null and `images` is 0. A run has rows of several goals, seeds, steps
+and budgets. Filter the rows to one value of each, or keep these columns as keys.
 """
 
 from study.analysis.bootstrap import bootstrap_rates, paired_differences

@@ -1,4 +1,7 @@
-"""Bootstrap intervals of rates. The bootstrap draws images, each with all its rows, so rows need not be independent."""
+"""Bootstrap intervals of rates.
+
+The bootstrap draws images, and each drawn image contributes all its rows. So rows of the same image may be dependent.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,11 @@ from study.errors import StudyError
 
 _PAIR = tuple(key for key in CELL_WITHOUT_SEED if key not in {"attack", "steps", "budget"})
 _AT_ONCE = 64
-"""Number of draws in memory at the same time: 2.5 MB for 5,000 images."""
+"""The number of bootstrap draws in memory at the same time. For 5,000 images, these take 2.5 MB."""
 _MOST_KNOWN = 2_000_000
-"""Largest size (images x draws) of a set of draws that stays in memory: 16 MB, as for 2,000 draws of 1,000 images."""
+"""The largest size (number of images times number of draws) of a set of draws that is cached.
+
+A set of this size, such as 2,000 draws of 1,000 images, takes 16 MB."""
 
 
 def bootstrap_rates(
@@ -33,13 +38,15 @@ def bootstrap_rates(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates with percentile bootstrap intervals (Efron 1979), clustered by image.
+    """Return success rates with percentile bootstrap intervals (Efron 1979), clustered by image.
 
-    Images are drawn with replacement; each drawn image contributes all its rows that count, of all seeds. Columns: the
-    keys; `images`, `uint32`, distinct images that count; `success`, `low`, `high`, `float64` 0..1. `low` and `high` are
-    the `(1 ± confidence) / 2` quantiles of `draws` rates, linearly interpolated. A draw is `integers(0, n, n)` of
-    numpy's default generator with the seed `seed`: n indices into the n image ids in string order. Cells with equal
-    numbers of images share their draws.
+    The result has one row for each cell (rows with equal values of the keys `by`). Columns: the keys; `images`
+    (`uint32`, number of distinct images that count); `success`, `low` and `high` (`float64` 0..1). `low` and `high` are
+    the `(1 ± confidence) / 2` quantiles of the rates of `draws` draws, linearly interpolated.
+
+    Each draw takes n of a cell's n images with replacement. A drawn image contributes all its rows that count, of all
+    seeds. The indices of a draw, into the image ids in string order, are `integers(0, n, n)` of numpy's default
+    generator with the seed `seed`. Cells with equal numbers of images use the same draws.
     """
     check_keys(rows, by)
     cells = _by_image(rows, hits(rows, top=top, among=among), by)
@@ -59,11 +66,12 @@ def paired_differences(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """The success rate of attack `first` minus the success rate of attack `second`, on images for which both have rows.
+    """Return the success rate of attack `first` minus that of attack `second`, on images for which both have rows.
 
-    Columns: the keys; `images`, `uint32`; `difference`, `low`, `high`, `float64` -1..1, with a bootstrap interval as in
-    `bootstrap_rates`. Both attacks use the same drawn images, which makes the interval narrower. Raises StudyError if
-    an attack has no rows, or several points (`steps`, `budget`) in a cell.
+    The result has one row for each cell (rows with equal values of the keys `by`). Columns: the keys; `images`
+    (`uint32`); `difference`, `low` and `high` (`float64` -1..1). `low` and `high` are a bootstrap interval, as in
+    `bootstrap_rates`. Each draw takes the same images for both attacks, which makes the interval narrower. Raises
+    StudyError if an attack has no rows, or has rows of several numbers of steps or budgets in a cell.
     """
     check_keys(rows, by)
     known = rows.select(pl.col("attack").unique()).collect()["attack"].sort().to_list()
@@ -81,8 +89,8 @@ def paired_differences(
         )
         if not searched and points.select(by).is_duplicated().any():
             raise StudyError(
-                f"'{name}' has several points in a cell of `by`",
-                accepted="one number of steps and one budget in each cell",
+                f"'{name}' has rows of several numbers of steps or budgets for the same values of the keys in `by`",
+                accepted="one number of steps and one budget for each combination of key values",
                 todo="filter the rows to one number of steps and one budget, or add 'steps' and 'budget' to by=",
             )
         both.append(_by_image(own, hits(own, top=top, among=among), by))
@@ -97,7 +105,10 @@ def paired_differences(
 def interval_of_mean(
     values: NDArray[np.float64], *, draws: int = 2000, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of `values` (N,), one per image in the order of image ids."""
+    """Return the percentile bootstrap interval of the mean of `values`; NaN if there are no values.
+
+    `values` (N,) has one value per image, in the order of image ids.
+    """
     if len(values) == 0:
         return math.nan, math.nan
     means = np.concatenate([times @ values for times in draw_counts(len(values), draws, seed)]) / len(values)
@@ -107,11 +118,17 @@ def interval_of_mean(
 
 _Key = tuple[Any, ...]
 _Weighed = Mapping[_Key, NDArray[np.int64]]
-"""By cell, the hits and rows of each image, (images, 2); for two attacks, the hits and rows of both, (images, 4)."""
+"""The numbers of each image, by cell: `int64` (images, 2) with the number of hits and the number of rows.
+
+If two attacks are compared, the array is (images, 4): hits and rows of the first attack, then of the second."""
 
 
 def _by_image(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str]) -> Mapping[_Key, pl.DataFrame]:
-    """By cell, its images in string order, with the number of rows that count (`rows`) and that succeed (`hits`)."""
+    """Return a frame for each cell (rows with equal values of the keys `by`), with one row per image, sorted by id.
+
+    Columns: `image`, `hits` (number of rows that succeed), `rows` (number of rows that count). A row counts if `hit` is
+    not null.
+    """
     counted = (
         rows.with_columns(hit.alias("hit"))
         .filter(pl.col("hit").is_not_null())
@@ -126,7 +143,7 @@ def _by_image(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str]) -> Mapping[_K
 
 
 def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> dict[_Key, tuple[float, float]]:
-    """The interval of every cell. Cells with the same number of images share their draws."""
+    """Return the bootstrap interval of every cell. Cells with the same number of images use the same draws."""
     normal_quantile(confidence)
     if draws < 1:
         raise StudyError(f"{draws} draws give no interval", accepted="1 or more; 2,000 are usual")
@@ -136,7 +153,7 @@ def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> d
     found: dict[_Key, tuple[float, float]] = {}
     for size, keys in sizes.items():
         columns = np.concatenate([weighed[key] for key in keys], axis=1).astype(np.float64)
-        # Every image has a row, so the sum of rows of a draw is never 0.
+        # Every image has at least one row, so the number of rows in a draw is never 0.
         drawn = np.concatenate([_rates(times @ columns, len(keys)) for times in draw_counts(size, draws, seed)])
         ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         found.update({key: (low, high) for key, low, high in zip(keys, *ends.tolist(), strict=True)})
@@ -146,7 +163,10 @@ def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> d
 def _frame(
     weighed: _Weighed, ends: Mapping[_Key, tuple[float, float]], rows: pl.LazyFrame, by: Sequence[str], name: str
 ) -> pl.DataFrame:
-    """The result: keys with their types in `rows`, the number of images, the rate or difference, and its interval."""
+    """Return the result as a frame: the keys, the number of images, the rate or difference `name`, and its interval.
+
+    `ends`: the interval of each cell. The keys have the same types as in `rows`.
+    """
     cells = [
         (*key, len(one), float(_rates(one.sum(0, dtype=np.float64)[None], 1)[0, 0]), *ends[key])
         for key, one in weighed.items()
@@ -159,20 +179,27 @@ def _frame(
 
 
 def _rates(sums: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-    """Rates (draws, cells) from sums (draws, cells * 2), or differences from sums (draws, cells * 4)."""
+    """Return the rate of every draw and cell, (draws, cells), or the difference of two rates.
+
+    `sums` (draws, cells * 2) has the numbers of hits and rows of each cell. For differences, it is (draws, cells * 4),
+    with the numbers of both attacks.
+    """
     split = sums.reshape(len(sums), cells, -1)
     rate = split[..., 0] / split[..., 1]
     return rate if split.shape[2] == 2 else rate - split[..., 2] / split[..., 3]
 
 
 def draw_counts(images: int, draws: int, seed: int) -> Iterable[NDArray[np.float64]]:
-    """Yield, in batches of draws, how often each draw picks each image: float64 (draws, images)."""
+    """Return batches of bootstrap draws. A batch is a float64 array (draws, images).
+
+    An element is the number of times that the draw takes the image.
+    """
     return _known_counts(images, draws, seed) if images * draws <= _MOST_KNOWN else _drawn_counts(images, draws, seed)
 
 
 @functools.lru_cache(maxsize=4)
 def _known_counts(images: int, draws: int, seed: int) -> tuple[NDArray[np.float64], ...]:
-    """The draws of a small set of images, cached, because a report needs them once for each attack."""
+    """Return the draws for a small number of images. They are cached, because a report needs them for each attack."""
     found = tuple(_drawn_counts(images, draws, seed))
     for counts in found:
         counts.flags.writeable = False

@@ -1,4 +1,7 @@
-"""Counts many millions of rows by cell: first by craft (attack run), then by the columns that a craft determines."""
+"""Counts successes in many millions of rows, by cell: a group of rows with equal values of some key columns.
+
+For speed, rows are first grouped by craft (id of the attack run), and then by the columns that a craft determines.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,24 @@ from study.errors import StudyError, names
 from study.planning.relation import RELATIONS
 
 _CRAFT_COLUMNS = ("sources", "attack", "goal", "seed")
-"""Columns that a craft determines, read from one unit per craft, because strings and lists are slow to scan."""
+"""The columns that a craft (attack run) determines.
+
+They are strings or lists, which are slow to read. So they are read only from the rows of one unit of each craft."""
 
 _STEPS = 2.0**48
-"""RMSDs are summed as integers, with this many integer steps per pixel value, as fine as float64. Unlike float sums,
-integer sums do not depend on the order of threads."""
+"""The number of integer steps per pixel value with which RMSDs are summed.
+
+The sums are integers, because the rounding of float sums depends on the order in which threads add. The steps are about
+as fine as float64."""
 
 
 def sources_as_text(by: Sequence[str]) -> list[pl.Expr]:
-    """The keys, with the source models joined by `+`."""
+    """Return an expression for each key column of `by`. The list `sources` becomes a text, joined by `+`."""
     return [pl.col("sources").list.join("+") if key == "sources" else pl.col(key) for key in by]
 
 
 def check_keys(rows: pl.LazyFrame, by: Sequence[str]) -> None:
-    """Raise StudyError for a key that is not a column of the rows."""
+    """Raise StudyError if a key in `by` is not a column of the rows."""
     columns = rows.collect_schema().names()
     for key in by:
         if key not in columns:
@@ -31,17 +38,21 @@ def check_keys(rows: pl.LazyFrame, by: Sequence[str]) -> None:
 
 
 def has_services(rows: pl.LazyFrame) -> bool:
-    """Whether a remote service is among the targets. The statistics of the parts answer this without reading rows."""
+    """Return whether a remote service is among the targets: only its rows have no `top1`.
+
+    Polars answers this from the statistics of the Parquet files, without reading rows.
+    """
     return not rows.filter(pl.col("top1").is_null()).select("top1").head(1).collect().is_empty()
 
 
 def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool) -> pl.DataFrame:
-    """One row per cell of `by`, sorted: its keys, `images`, `answers` and `hits` (`uint32`), mean `rmsd`, `relation`.
+    """Return the counts of every cell (rows with equal values of the keys `by`), sorted by the keys.
 
-    `answers` is the number of rows whose `hit` is not null; `images`, `hits` and `rmsd` are about these rows. `images`
-    counts each clean image once, even if a cell has answers to several adversarial images of the same clean image.
-    `rmsd` is null without answers. `relation` is null if the rows of a cell have several relations. `every` asserts
-    that no `hit` is null, which makes counting faster.
+    `hit`: whether a row is a success; null for a row that does not count. Columns: the keys; `images`, `answers` and
+    `hits` (`uint32`); `rmsd` (mean); `relation`. `answers` is the number of rows whose `hit` is not null. The counts
+    and `rmsd` use only these rows. `images` counts each clean image once, even if a cell has answers to several of its
+    adversarial images. `rmsd` is null without answers. `relation` is null if the rows of a cell have different
+    relations. `every`: the caller guarantees that no `hit` is null, which makes counting faster.
     """
     check_keys(rows, by)
     whole = rows.with_columns(hit.alias("hit"))
@@ -52,7 +63,7 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
     sums = [answers.alias("answers"), pl.col("hit").sum().alias("hits"), rmsd, *kinds]
     own = [key for key in by if key in _CRAFT_COLUMNS]
     if own:
-        # Read units, not positions of rows: a unit keeps its id, but compaction changes the position of a row.
+        # Identify the rows to read by their unit, not by their position, because a compaction changes positions.
         keys = list(dict.fromkeys(["craft", *(key for key in by if key not in own)]))
         cells = whole.group_by(keys).agg(*sums, pl.col("unit").first()).collect(engine="streaming")
         units = cells["unit"].unique().implode()
@@ -74,10 +85,10 @@ def counted(rows: pl.LazyFrame, hit: pl.Expr, by: Sequence[str], *, every: bool)
 
 
 def _with_images(cells: pl.DataFrame, whole: pl.LazyFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Add the number of clean images that the answers of each cell are about."""
+    """Add the column `images` to the counts of cells: the number of clean images to which a cell has answers."""
     run = "craft" in by or {"sources", "attack", "goal", "seed"} <= set(by)
     if run and {"steps", "target"} <= set(by) and {"budget", "level"} & set(by):
-        # At one point, an attack run has one adversarial image of each clean image.
+        # With these keys, a cell has one adversarial image, and so one answer, for each clean image.
         return cells.with_columns(pl.col("answers").alias("images"))
     images = pl.col("image").n_unique().cast(pl.UInt32).alias("images")
     judged = whole.filter(pl.col("hit").is_not_null())
@@ -90,7 +101,7 @@ def _with_images(cells: pl.DataFrame, whole: pl.LazyFrame, by: Sequence[str]) ->
 
 
 def _one_relation() -> pl.Expr:
-    """The relation whose column is true; null if several columns are true."""
+    """Return the expression for the relation whose column is true; null if several of these columns are true."""
     alone = pl.sum_horizontal(pl.col(RELATIONS).cast(pl.UInt8)) == 1
     kind = pl.coalesce(pl.when(kind).then(pl.lit(kind)) for kind in RELATIONS)
     return pl.when(alone).then(kind).alias("relation")

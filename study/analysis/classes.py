@@ -1,4 +1,4 @@
-"""Success by true label, and the wrong labels that targets give most often."""
+"""Computes success rates by true label, and the wrong labels that targets predict most often."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def per_class(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates by true label: `success_rates` by (`by`, `label`), with the `name` of the label.
+    """Return success rates by true label, as `success_rates` does, with the keys `by` and `label`.
 
-    `labels` is the label set of the study (`spec.labels`). Labels without images have no rows.
+    The column `name` has the name of the label. `labels` is the label set of the study (`spec.labels`). There are no
+    rows for labels without images.
     """
     cells = success_rates(rows, top=top, by=(*by, "label"), among=among, confidence=confidence)
     return cells.with_columns(_named(cells["label"], labels)).select(
@@ -36,14 +37,19 @@ def per_class(
 def wrong_labels(
     rows: pl.LazyFrame, labels: LabelSet, *, most: int = 5, by: Sequence[str] = ("target",)
 ) -> pl.DataFrame:
-    """The most frequent wrong labels of adversarial images, `most` for each cell: Liu et al. 2017, table 32.
+    """Return the most frequent wrong labels of adversarial images, as in table 32 of Liu et al. 2017.
 
-    Columns: the keys; `rank` (`uint32`, from 1; among equally frequent labels, the lower label comes first); `label`
-    (`int32`), `name`; `answers` (`uint32`, rows with this wrong top-1 label); `share` (`float64` 0..1, of all rows of
-    the cell with a wrong label).
+    There are up to `most` labels for each cell (rows with equal values of the keys `by`). Columns:
 
-    In targeted rows the target label is a wrong label too: filter by `goal`. Remote services, which have
-    their own labels, and abstentions of voting targets are left out.
+    - the keys `by`;
+    - `rank` (`uint32`): the rank of the label, from 1. Among equally frequent labels, the lower label comes first;
+    - `label` (`int32`) and `name`: the wrong label;
+    - `answers` (`uint32`): the number of rows in which the target predicts this label;
+    - `share` (`float64` 0..1): the share of these rows among all rows of the cell with a wrong label.
+
+    In the rows of a targeted attack, the target label also counts as wrong, so filter the rows by `goal`. Remote
+    services are left out, because they have their own labels. A row in which a voting target gave no answer is left out
+    too.
     """
     check_keys(rows, by)
     if most < 1:

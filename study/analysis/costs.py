@@ -1,4 +1,4 @@
-"""Success at equal cost: the mean black-box success of every attack with limited numbers of gradients."""
+"""Compares attacks at equal cost: the mean black-box success of each attack within a limited number of gradients."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ _SCHEMA: Mapping[str, pl.DataType] = {
 
 
 def at_cost(cells: pl.DataFrame, spec: Spec, experiment: str) -> pl.DataFrame:
-    """The mean black-box success of each attack of an experiment with `at-cost`, at each cost of the experiment.
+    """Return the mean black-box success of each attack of an experiment, at each cost in the experiment's `at-cost`.
 
-    `cells`: the result of `experiments.averaged`. Columns: `goal`; `attack`, in the order of the spec; `cost`, the
-    allowed number of gradients of one image per source model; `steps`, the largest number of steps within this cost;
-    `gradients`, the cost of these steps; `success`, the mean over black-box cells (0..1); `cells`, the number of these
-    cells. An attack has no row for a cost that is too small for one step.
+    `cells`: the result of `experiments.averaged`. Columns:
+
+    - `goal`; `attack`, in the order of the spec;
+    - `cost`: the allowed number of gradients, for one image and per source model;
+    - `steps`: the largest number of steps within this cost, among the attack's checkpoints;
+    - `gradients`: the cost of these steps;
+    - `success`: the mean over black-box cells (0..1); `cells`: the number of these cells.
+
+    If a cost is too small for the first checkpoint of an attack, the attack has no row for this cost.
     """
     one = spec.experiments[experiment]
     black = cells.filter(pl.col("relation") == "black", pl.col("images") > 0)

@@ -1,7 +1,8 @@
-"""The cells of an experiment. All its tables, figures and means are based on these cells.
+"""Computes the cells of an experiment, on which all its tables, figures and means are based.
 
-Experiments share crafts (attack runs), but may have different seeds and targets. So each number of an experiment is
-based only on the attacks, sources, goals, seeds and targets of this experiment.
+A cell has the success rate of one attack with one goal on one source set against one target. Two experiments can use
+the same attack runs with different seeds and targets. So only the rows of an experiment's own attacks, sources, goals,
+seeds and targets are used for its cells.
 """
 
 from __future__ import annotations
@@ -17,22 +18,29 @@ from study.errors import StudyError, names
 from study.spec.schema import Experiment, Spec
 
 POINT = ("sources", "attack", "goal", "steps", "level", "target")
-"""The keys of a number in a table: the keys of a cell, without the seed."""
+"""The key columns of a number in a table. `level` is the budget. The seed is not a key, because seeds are averaged."""
 
 Frame = TypeVar("Frame", pl.LazyFrame, pl.DataFrame)
 
 
 def with_level(rows: pl.LazyFrame, spec: Spec) -> pl.LazyFrame:
-    """`rows` with a column `level`: the budget; null if the attack searches it for each target (`budget.minimal`)."""
+    """Return `rows` with a further column `level`: the budget, as the spec sets it.
+
+    `level` is null if the attack has no fixed budget, or searches its smallest budget for each target
+    (`budget.minimal`).
+    """
     searched = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
     budget = pl.col("budget")
-    # Without a search, the column `attack` need not be read.
+    # If no attack searches its budget, the column `attack` need not be read.
     level = pl.when(~pl.col("attack").is_in(searched)).then(budget) if searched else budget
     return rows.with_columns(level.alias("level"))
 
 
 def one_goal(experiment: Experiment, name: str, goal: str | None) -> str:
-    """`goal`, or the experiment's only goal. Raises StudyError without `goal` for an experiment with two goals."""
+    """Return `goal`, or the only goal of the experiment if `goal` is None.
+
+    Raises StudyError if `goal` is None and the experiment has two goals. `name`: the name of the experiment.
+    """
     if goal is None and len(set(experiment.goal)) > 1:
         raise StudyError(
             f"'{name}' has two goals", accepted=", ".join(experiment.goal), todo="choose a goal with goal="
@@ -41,9 +49,10 @@ def one_goal(experiment: Experiment, name: str, goal: str | None) -> str:
 
 
 def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = None) -> Frame:
-    """The rows or cells of an experiment: of its attacks, sources, goals (or one goal), seeds and targets.
+    """Return those of the rows or cells `found` that belong to an experiment, or only those of its goal `goal`.
 
-    Cells have `sources` as text. Raises StudyError for an unknown experiment.
+    A row belongs to an experiment if the experiment has its attack, sources, goal, seed and target. Cells have
+    `sources` as text, joined by `+`. Raises StudyError for an unknown experiment.
     """
     if experiment not in spec.experiments:
         raise StudyError(f"there is no experiment '{experiment}'", accepted=names(list(spec.experiments), experiment))
@@ -67,19 +76,25 @@ def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = 
 def cells(
     rows: pl.LazyFrame, spec: Spec, *, top: int = 1, among: Among = "all", also: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """Every cell of the rows, seed by seed. Columns: `also`, POINT and `seed`, then those of `success_rates`."""
+    """Return the cells of the rows: a success rate for every combination of POINT and `seed`.
+
+    Columns: the further keys `also`, then POINT and `seed`, then the columns of `success_rates`.
+    """
     return success_rates(with_level(rows, spec), top=top, by=(*also, *POINT, "seed"), among=among)
 
 
 def with_clean_correct(
     found: pl.DataFrame, rows: pl.LazyFrame, spec: Spec, *, top: int = 1, confidence: float = 0.95
 ) -> pl.DataFrame:
-    """Add to the cells of `averaged` the rates over the images that the target classifies correctly when clean.
+    """Return the cells `found` with further columns: success rates over images that the target knows when clean.
 
-    Further columns: `clean_correct` (success, 0..1; null without such images), `clean_correct_low`,
-    `clean_correct_high` and `clean_correct_images` (`uint32`, such images, once for all seeds). If a target
-    misclassifies a clean image, `success` usually counts the image as a success of every untargeted attack. The further
-    columns leave such images out.
+    The further columns count only images that the target classifies correctly when clean. The column `success` counts
+    all images. If a target already misclassifies the clean image, it usually counts as a success of every untargeted
+    attack. `found`: the result of `averaged`. `rows`: the rows of the experiment.
+
+    Further columns: `clean_correct` (success rate 0..1; null without such images); `clean_correct_low` and
+    `clean_correct_high` (its Wilson interval); `clean_correct_images` (`uint32`, number of such images, counted once
+    for all seeds).
     """
     judged = averaged(cells(rows, spec, top=top, among="clean-correct"), confidence)
     names = {"success": "clean_correct", "low": "clean_correct_low", "high": "clean_correct_high"}
@@ -90,12 +105,17 @@ def with_clean_correct(
 
 
 def averaged(seeds: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:
-    """The result of `cells`, averaged over seeds: one row per POINT, sorted.
+    """Return the cells averaged over seeds. `seeds`: the result of `cells`, which has a row for each seed.
 
-    Columns: the keys, `seeds`; `images` (`uint32`, clean images, once for all seeds); `success` (mean of the seeds'
-    rates, 0..1; null without images), `low` and `high` (Wilson, each image counted once), `std` (sample standard
-    deviation of the seeds' rates; null for one seed), `rmsd` (mean of the seeds' means, pixel values), `relation`;
-    `gradients` (per image) if the cells have them.
+    The result has one row for each combination of POINT, sorted. Columns:
+
+    - the keys, and `seeds`: the number of seeds with images that count;
+    - `images` (`uint32`): the number of clean images, counted once for all seeds;
+    - `success`: the mean of the seeds' rates (0..1); null without images;
+    - `low`, `high`: the Wilson interval, with each image counted once;
+    - `std`: the sample standard deviation of the seeds' rates; null for one seed;
+    - `rmsd`: the mean of the seeds' mean RMSDs, in pixel values; `relation`;
+    - `gradients` (per image), if the cells `seeds` have this column.
     """
     counted = pl.col("images") > 0
     costs = [pl.col("gradients").max()] if "gradients" in seeds.columns else []

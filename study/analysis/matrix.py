@@ -1,4 +1,4 @@
-"""Transfer matrices of an experiment as wide frames, and the leave-one-out diagonal."""
+"""Computes transfer matrices: a column for each target. Also the success of ensembles against a model left out."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ def transfer_matrix(
     top: int = 1,
     among: Among = "all",
 ) -> pl.DataFrame:
-    """The success rates of an experiment as papers print them: a row per source set, a column per target.
+    """Return the success rates of an experiment as papers print them: a row per source set, a column per target.
 
-    Columns: `attack`, `sources` (joined by `+`), `steps`, `level` (the budget; null if there is none, or if the attack
-    searches a budget for each target), `seeds`, `images` (`uint32`, clean images of one target, once for all seeds),
-    `rmsd` (mean over all targets, pixel values; null if the attack searches a budget for each target), then for each
-    target its rate, `float64` 0..1, null without rows. Rows are in the order of the spec.
+    There is a set of rows for each attack, number of steps and budget, in the order of the spec. Columns:
 
-    An experiment with two goals needs `goal`. Raises StudyError for an unknown experiment or goal.
+    - `attack`, `sources` (joined by `+`), `steps`;
+    - `level`: the budget; null if there is none, or if the attack searches its budget for each target;
+    - `seeds`: the number of seeds; `images` (`uint32`): the number of clean images, counted once for all seeds;
+    - `rmsd`: the mean over all targets, in pixel values; null if the attack searches its budget for each target;
+    - for each target, a column with the success rate (`float64` 0..1); null without rows.
+
+    `goal` is needed only if the experiment has two goals. Raises StudyError for an unknown experiment or goal.
     """
     chosen = of_experiment(rows, spec, experiment)
     one = spec.experiments[experiment]
@@ -55,12 +58,11 @@ def transfer_matrix(
 def leave_one_out(
     rows: pl.LazyFrame, spec: Spec, experiment: str, *, top: int = 1, among: Among = "all", confidence: float = 0.95
 ) -> pl.DataFrame:
-    """The success of every ensemble against the only model that it leaves out.
+    """Return the success of every ensemble of source models against the only model that the ensemble leaves out.
 
-    These are the diagonals of Liu et al. 2017, tables 3 and 4.
-
-    Columns: `attack`, `goal`, `steps`, `level`, `target` (the model left out), `sources`, then `seeds`, `images` and
-    the other columns of `experiments.averaged`, sorted by the keys. Empty for an experiment without such ensembles.
+    These numbers are the diagonals of tables 3 and 4 of Liu et al. 2017. Columns: `attack`, `goal`, `steps`, `level`
+    (the budget), `target` (the model left out), `sources`, then the other columns of `experiments.averaged`. Rows are
+    sorted by these keys. The result is empty if the experiment has no such ensembles.
     """
     found = averaged(cells(of_experiment(rows, spec, experiment), spec, top=top, among=among), confidence)
     diagonal = pl.DataFrame(
@@ -75,10 +77,10 @@ def leave_one_out(
 
 
 def left_out(spec: Spec, experiment: str) -> dict[str, str]:
-    """The model that each ensemble leaves out, by ensemble (source models joined by `+`).
+    """Return the model that each ensemble leaves out, by ensemble (source models joined by `+`).
 
-    The models are those of all ensembles of the experiment. Ensembles that leave out no model or several models are not
-    in the result.
+    An ensemble leaves out a model if other source sets of the experiment have this model. Ensembles that leave out no
+    model, or several models, are not in the result.
     """
     sets = spec.source_sets(spec.experiments[experiment])
     models = set(itertools.chain(*sets))

@@ -1,4 +1,7 @@
-"""The smallest RMSD of a successful image for a target: its distribution over images, and its quantiles."""
+"""Analyses searches for the minimal RMSD: the smallest RMSD at which an attack fools a target, for each image.
+
+Computes the distribution of these RMSDs over images, and its quantiles.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,20 @@ _KEYS = ("sources", "attack", "goal", "target")
 
 
 def minimal_cdf(rows: pl.LazyFrame, spec: Spec, *, by: Sequence[str] = _KEYS) -> pl.DataFrame:
-    """The cumulative distribution of the minimal transferable RMSD: Liu et al. 2017, section 3.2.2 and figure 1.
+    """Return the cumulative distribution of the minimal transferable RMSD (Liu et al. 2017, section 3.2.2, figure 1).
 
-    Only attacks with the budget `minimal` count: their rows hold, for each target, the end of a linear search along the
-    perturbation. Columns: the keys; `rmsd`, `float64`, pixel values, every value of a success, in ascending order;
-    `images`, `uint32`, all clean images of the cell; `share`, `float64` 0..1, the share of searches that succeed at
-    this RMSD or less. If a search never succeeds, `share` stays below 1. A cell without success has no rows. If `by`
-    lacks the seed, searches of all seeds count together, and an image has one search for each seed.
+    Only rows of attacks with the budget `minimal` count. Such a row has the result of a linear search along the
+    perturbation for one target. Columns:
 
-    A search considers only its target. The paper also requires that the image succeeds on the source.
+    - the keys `by`;
+    - `rmsd` (`float64`, pixel values): each RMSD at which a search succeeds, in ascending order;
+    - `images` (`uint32`): the number of all clean images of the cell;
+    - `share` (`float64` 0..1): the share of searches that succeed at this RMSD or a smaller one.
+
+    If a search never succeeds, `share` stays below 1. A cell without any success has no rows. If `by` does not contain
+    the seed, the searches of all seeds are pooled, and an image has one search for each seed.
+
+    A search succeeds as soon as its target is fooled. Liu et al. also require that the image fools the source.
     """
     searched, reached = _searched(rows, spec, by), pl.col("here").cum_sum()
     return (
@@ -38,25 +46,30 @@ def minimal_cdf(rows: pl.LazyFrame, spec: Spec, *, by: Sequence[str] = _KEYS) ->
 def minimal_summary(
     rows: pl.LazyFrame, spec: Spec, *, by: Sequence[str] = _KEYS, shares: Sequence[float] = (0.5, 0.9, 1.0)
 ) -> pl.DataFrame:
-    """The RMSD at which given shares of a cell's searches succeed. Liu et al. 2017, figure 1, marks 50 % and 90 %.
+    """Return the RMSDs at which given shares of the searches for the minimal RMSD succeed.
 
-    Columns: the keys; `images`, `uint32`; `success`, `float64` 0..1, the share of searches that succeed at any RMSD;
-    for each of `shares` a column such as `rmsd_50`, `float64`, pixel values: the smallest RMSD at which this share of
-    searches succeeds; null if fewer succeed.
+    Figure 1 of Liu et al. 2017 marks the shares 50 % and 90 %. The result has one row for each combination of values of
+    the keys `by`. Columns: the keys; `images` (`uint32`); `success` (`float64` 0..1, the share of searches that succeed
+    at any RMSD). For each of `shares`, there is a column such as `rmsd_50` (`float64`, pixel values). It has the
+    smallest RMSD at which this share of searches succeeds; null if fewer searches succeed.
     """
     searched = _searched(rows, spec, by)
     whole = [pl.col("images").first(), pl.col("hit").mean().alias("success")]
     succeeding = pl.col("rmsd").filter(pl.col("hit")).sort()
     reached = []
     for share in shares:
-        # 0.7 * 10 exceeds 7 by a rounding error, which must not require an eighth image.
+        # Float rounding can make the product slightly larger than a whole number. `ceil` must then not add an image.
         needed = (pl.len() * share - 1e-6).ceil().cast(pl.Int64).clip(lower_bound=1)
         reached.append(succeeding.get(needed - 1, null_on_oob=True).alias(f"rmsd_{100 * share:g}"))
     return searched.group_by(by).agg(*whole, *reached).sort(by) if by else searched.select(*whole, *reached)
 
 
 def _searched(rows: pl.LazyFrame, spec: Spec, by: Sequence[str]) -> pl.DataFrame:
-    """For every row of a search: keys, `rmsd`, `hit`, and the numbers of `images` and `searches` in its cell."""
+    """Return a row for each search for the minimal RMSD.
+
+    Columns: the keys `by`, `image`, `rmsd`, `hit`, `images` and `searches`. `hit` says whether the search succeeds.
+    `images` and `searches` are the numbers of images and of searches with equal values of the keys.
+    """
     check_keys(rows, by)
     attacks = [name for name, attack in spec.attacks.items() if attack.budget.minimal is not None]
     found = rows.filter(pl.col("attack").is_in(attacks))

@@ -1,4 +1,4 @@
-"""Agreement between targets: equal labels, and equal mistakes."""
+"""Counts how often two targets predict the same label, and how often they make the same mistake."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ _KEYS = ("sources", "attack", "goal", "seed", "steps", "budget")
 
 
 def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _KEYS) -> pl.DataFrame:
-    """The agreement of every pair of targets on the adversarial images that both targets classified.
+    """Return the agreement of every pair of targets on the adversarial images that both targets have classified.
 
-    Columns: the keys; `first`, `second`: each unordered pair once, including a target with itself; `images`, `uint32`:
-    images for which both targets have a top-1 label; `agree`, `uint32`: images with equal labels; `both_wrong`,
-    `uint32`: images that both targets misclassify; `same_wrong`, `uint32`: images for which both targets predict the
-    same wrong label; `agreement` = `agree` / `images` and `same_mistake` = `same_wrong` / `both_wrong`, `float64` 0..1,
-    null for a denominator of 0.
+    Columns:
 
-    `same_mistake` is defined as in Liu et al. 2017, tables 9, 26 and 27. In targeted rows the target label is a wrong
-    label too. An abstention of a voting target counts as a wrong label. Remote services, which have their own labels,
-    are left out. A search for the minimal RMSD gives every target
-    its own image, so its rows are compared only if the searches ended at the same budget. Raises StudyError for the key
-    `target`.
+    - the keys `by`;
+    - `first`, `second`: the two targets. Each unordered pair occurs once, including a target with itself;
+    - `images` (`uint32`): the number of adversarial images for which both targets have a top-1 label;
+    - `agree` (`uint32`): the number of images for which both labels are equal;
+    - `both_wrong` (`uint32`): the number of images that both targets misclassify;
+    - `same_wrong` (`uint32`): the number of images for which both targets predict the same wrong label;
+    - `agreement` = `agree` / `images` and `same_mistake` = `same_wrong` / `both_wrong` (`float64` 0..1); null if the
+      denominator is 0.
+
+    `same_mistake` is defined as in Liu et al. 2017, tables 9, 26 and 27. In the rows of a targeted attack, the target
+    label also counts as wrong. If a voting target gives no answer, this also counts as a wrong label. Remote services
+    are left out, because they have their own labels. In a search for the minimal RMSD, every target has its own
+    adversarial image. Its rows are compared only if the searches of both targets ended at the same budget. Raises
+    StudyError if `by` contains `target`.
     """
     check_keys(rows, by)
     if "target" in by:
@@ -68,9 +73,11 @@ def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _KEYS) -> pl.DataFrame
 
 
 def agreement_matrix(pairs: pl.DataFrame, value: str = "same_mistake", *, by: Sequence[str] = ()) -> pl.DataFrame:
-    """The column `value` of `agreements` as a symmetric matrix: `by`, `target`, then a column for each target, sorted.
+    """Return one column of `agreements` as a symmetric matrix.
 
-    Raises StudyError for an unknown column, and for a pair with several values in one row of `by`.
+    `pairs`: the result of `agreements`. `value`: the name of the column. The matrix has the columns `by`, `target`, and
+    one column for each target, sorted by name. Raises StudyError if there is no column `value`, or if a pair of targets
+    has several values for the same keys `by`.
     """
     if value not in pairs.columns:
         raise StudyError(f"there is no column '{value}'", accepted=names(pairs.columns, value))
@@ -81,7 +88,7 @@ def agreement_matrix(pairs: pl.DataFrame, value: str = "same_mistake", *, by: Se
     if both.select(*by, "target", "second").is_duplicated().any():
         raise StudyError(
             "a pair of targets has several values",
-            todo="filter the pairs to one craft, or add keys to by=",
+            todo="filter the pairs to one craft (attack run), or add keys to by=",
         )
     targets = sorted(set(both["target"]))
     wide = both.group_by([*by, "target"]).agg(

@@ -1,8 +1,9 @@
-"""Success by number of queries: the target sees the candidates of an image one after the other, until one succeeds.
+"""Computes success rates by the number of queries to the target.
 
-The candidates of an image are its adversarial versions from one attack run, one for each checkpoint and budget, in the
-order of `Attack.scored_points` (steps, then budgets). A transfer attack makes the candidates without the target. The
-queries only choose among them.
+An attack run makes several adversarial images of each clean image: one for each checkpoint and budget. These images are
+the candidates. The attacker shows them to the target one after another, in the order of `Attack.scored_points` (steps,
+then budgets), until one succeeds. Each is one query. The attack itself does not use the target's answers; the queries
+only choose among the finished candidates.
 """
 
 from __future__ import annotations
@@ -29,16 +30,20 @@ def success_by_queries(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates of attackers who may show a target 1, 2, … `most` candidates for each clean image.
+    """Return the success rates of attackers who may show a target 1, 2, … `most` candidates for each clean image.
 
-    One row per cell of `by` and number of `queries`, sorted. `queries` (`uint32`) runs from 1 to the number of
-    candidates, at most `most`, and at most the limit of a service in the spec. Further columns are those of
-    `success_rates` without RMSD: `images`, `hits`, `success`, `low`, `high`; and `mean_queries` (`float64`), the mean
-    number of queries of the successes within `queries`, null without a success. The clean image is no query.
+    A candidate is one of the adversarial images that an attack run makes of a clean image. Columns:
 
-    For a service with limited queries, rows record the queries that were really made. Any other target has predicted
-    every candidate, and the queries are counted up to the first success. Raises StudyError if `by` lacks a column of
-    CELL, because several attack runs would then count as one attacker.
+    - the keys `by`;
+    - `queries` (`uint32`): the allowed number of queries, from 1 to the number of candidates. It is at most `most`, and
+      at most the limit that the spec sets for a service. The clean image does not count as a query;
+    - `images`, `hits`, `success`, `low`, `high`: as in `success_rates`;
+    - `mean_queries` (`float64`): the mean number of queries that the successes needed; null without a success.
+
+    Rows are sorted by the keys and `queries`. For a service with limited queries, the run's rows record the queries
+    that were really made. Any other target has predicted every candidate; its queries are counted up to the first
+    success. Raises StudyError if `by` lacks a column of CELL, because several attack runs would then count as one
+    attacker.
     """
     missing = [key for key in CELL if key not in by]
     if missing:
@@ -58,7 +63,8 @@ def success_by_queries(
     found = firsts.collect(engine="streaming")
     if found.is_empty():
         return _empty(found, by, confidence)
-    # If the first query always succeeds, rows do not show the limit of the service. Rows of other attack runs may.
+    # If the first query always succeeds, the rows of an attack run do not show the service's limit of queries. So the
+    # largest number of queries in any attack run is taken.
     last = found.with_columns(pl.col("shown").max().over("target")).group_by(by).agg(pl.col("shown").max())
     if most is not None:
         last = last.with_columns(pl.col("shown").clip(upper_bound=most))

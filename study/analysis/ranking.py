@@ -1,4 +1,4 @@
-"""The attacks of an experiment from the strongest to the weakest, with intervals and paired tests over images."""
+"""Ranks the attacks of an experiment from the strongest to the weakest, with intervals and paired tests over images."""
 
 from __future__ import annotations
 
@@ -31,26 +31,29 @@ _SCHEMA: Mapping[str, pl.DataType] = {
 }
 
 _Values = Mapping[str, float]
-"""By image, the share of successes among the answers for this image."""
+"""The share of successes among the answers to an image, by image id."""
 
 
 def ranking(
     rows: pl.LazyFrame, spec: Spec, experiment: str, *, goal: str | None = None, cells: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """The attacks of an experiment, the strongest first, after their last step and at the last length of their budget.
+    """Return the attacks of an experiment, the strongest first.
 
-    `goal`: needed for an experiment with two goals. `cells`: the result of `experiments.averaged`, if known. Raises
-    StudyError for an experiment with two goals without `goal`. Columns:
+    Each attack is judged after its last step and, if it has several budgets, at the last budget. `cells`: the result of
+    `experiments.averaged`; None to compute it. Raises StudyError if the experiment has two goals and `goal` is None.
+    Columns:
 
     - `attack`, `steps`, `level` (the budget);
-    - `relation`: that of the cells that count: `black`, or, if no attack has black-box cells, `grey` or `white`;
-    - `cells`: the number of cells (source sets x targets); `images`: the number of images;
+    - `relation`: the relation of target and sources in the cells that count. It is `black`, or `grey` or `white` if no
+      attack has black-box cells;
+    - `cells`: the number of cells that count (a cell is a source set with a target); `images`: the number of images;
     - `success`: the mean over cells and seeds (0..1);
-    - `low`, `high`: the 95 % interval of `success` by `interval`, where each image counts once with all its cells; null
-      while the rows of a cell are incomplete;
-    - `behind`: the success of the first attack minus that of this attack, on the images of both; 0 for the first;
-    - `p`: the p-value of this difference over images, by McNemar's test or sign flips, with Holm's correction for all
-      comparisons of the table; null for the first attack.
+    - `low`, `high`: the 95 % interval of `success`, see `interval`. Each image is one sample: the mean over its cells
+      and seeds. Null if the cells have different numbers of images or seeds, as in an incomplete run;
+    - `behind`: the success of the first attack minus the success of this attack, on the images that both attacks have;
+      0 for the first attack;
+    - `p`: the p-value of this difference over images, by McNemar's test or by sign flips. Holm's correction includes
+      all comparisons of the table. Null for the first attack.
     """
     one = spec.experiments[experiment]
     wanted = one_goal(one, experiment, goal)
@@ -72,7 +75,7 @@ def ranking(
     for (attack,), mine in known.partition_by("attack", as_dict=True).items():
         name = str(attack)
         steps, level = points[name]
-        # If a cell lacks images, the mean over images differs from the mean over cells.
+        # If a cell lacks images, the mean over images differs from the mean over cells, and has no valid interval.
         whole = mine["images"].n_unique() == 1 and mine["seeds"].n_unique() == 1
         ends = interval(_array(values.get(name, {}))) if whole else (None, None)
         counts = (mine.height, mine["images"].max())
@@ -86,10 +89,10 @@ def ranking(
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % interval of the mean of `values` (N,), one per image: bootstrap, or Wilson's if all values are equal.
+    """Return the 95 % bootstrap interval of the mean of `values` (N,), which has one value per image.
 
-    If all values are equal, every draw has the same mean. The bootstrap interval would have no width, even for four
-    images.
+    If all values are equal, return Wilson's interval instead. Every bootstrap draw would then have the same mean, so
+    that the bootstrap interval would have no width, even for four images.
     """
     if len(values) and (values == values[0]).all():
         return interval_of_rate(float(values.sum()), len(values))
@@ -97,7 +100,7 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _by_image(rows: pl.LazyFrame) -> Mapping[str, _Values]:
-    """By attack, the values of its images in the order of their ids."""
+    """Return, by attack, the share of successes among the answers to each image. Images are sorted by id."""
     counted = (
         rows.with_columns(hits(rows).alias("hit"))
         .filter(pl.col("hit").is_not_null())
@@ -117,7 +120,7 @@ def _array(values: _Values) -> NDArray[np.float64]:
 
 
 def _compared(table: pl.DataFrame, values: Mapping[str, _Values]) -> pl.DataFrame:
-    """The table with the columns `behind` and `p`: the difference to the first attack, and its test."""
+    """Return the table with the columns `behind` (difference from the first attack) and `p` (p-value of `behind`)."""
     behind: list[float | None] = [0.0] * min(1, table.height)
     chances: list[float] = []
     first = values.get(table["attack"][0], {}) if table.height else {}

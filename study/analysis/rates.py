@@ -1,4 +1,4 @@
-"""Success rates and accuracies: shares of adversarial images that succeed, or that the target classifies correctly."""
+"""Computes success rates and accuracies of targets on adversarial images."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ CELL = ("sources", "attack", "goal", "seed", "steps", "budget", "target")
 CELL_WITHOUT_SEED = tuple(key for key in CELL if key != "seed")
 
 Among = Literal["all", "clean-correct"]
-"""The images that count: all, or those that the target classifies correctly when clean."""
+"""The images that count: all images, or only those whose clean version the target classifies correctly."""
 
 
 def succeeded(top: int = 1) -> pl.Expr:
-    """Whether a row is a success, judged by the target's `top` most probable labels (1 to 5).
+    """Return the expression that is true for a row whose attack succeeds.
 
-    An untargeted image succeeds if the true label is not among these labels; Liu et al. 2017 report 1 minus this rate
-    as accuracy. A targeted image succeeds if the target label is among them; their matching rate is this rate.
+    The target's `top` most probable labels (1 to 5) decide. An untargeted image succeeds if the true label is not among
+    these labels; the accuracy of Liu et al. 2017 is 1 minus this rate. A targeted image succeeds if the target label is
+    among these labels; this rate is the matching rate of Liu et al.
 
-    A target that votes may give no answer. This is a success of an untargeted attack, and no success of a targeted one.
+    A target that votes may give no answer. Then an untargeted attack succeeds, and a targeted attack does not.
 
-    A chat service answers in a sentence, and a judge finds labels in the sentence. An untargeted image succeeds if the
-    true label is not among these labels; a targeted image succeeds if the target label is. A refusal is no success.
+    A chat service answers with a sentence, in which a judge finds labels. An untargeted image succeeds if the true
+    label is not found in the sentence. A targeted image succeeds if the target label is found. A refusal is never a
+    success.
 
-    Any other remote service answers with its own labels. An untargeted image succeeds if the service returns none of
-    the labels that it returned for the clean image; a targeted image succeeds if the service returns a name of the
-    target label. `top` does not apply: the spec sets the number of labels of an answer.
+    Any other remote service answers with its own labels. An untargeted image succeeds if the answer has none of the
+    labels of the answer for the clean image. A targeted image succeeds if the answer has a name of the target label.
+    For services, `top` has no effect: the spec sets the number of labels in an answer.
     """
     targeted = pl.col("goal") == "targeted"
     return (
@@ -43,21 +45,23 @@ def succeeded(top: int = 1) -> pl.Expr:
 
 
 def kept(top: int = 1) -> pl.Expr:
-    """Whether the true label is among the target's `top` most probable labels, for either goal.
+    """Return the expression that is true for a row whose image keeps its true label, for untargeted and targeted rows.
 
-    For a remote service: whether its answer still has one of the labels of its answer for the clean image. For a chat
-    service: whether its answer names the true label.
+    An image keeps its true label if this label is among the target's `top` most probable labels. For a chat service,
+    the answer must name the true label. For any other remote service, the answer must have one of the labels of the
+    answer for the clean image.
     """
     named = pl.when(_talks()).then(_named("true_names")).otherwise(_named("clean_names"))
     return pl.when(pl.col("names").is_not_null()).then(named).otherwise(_given("label", top))
 
 
 def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bool = False) -> pl.Expr:
-    """`succeeded` for these rows, or `kept` if `accuracy` is true; null for images that do not count.
+    """Return the expression `succeeded`, or `kept` if `accuracy` is true; it is null for images that do not count.
 
-    `among`: the images that count. All images of a service that answers with labels count, because success is relative
-    to its answer for the clean image. For a chat service, a clean image is correct if the answer names the true label.
-    If no target is a service, the columns of services are not read.
+    `among`: the images that count. With `clean-correct`, an image counts if the target classifies its clean version
+    correctly. For a chat service, this means that the answer names the true label. For a service that answers with
+    labels, all images count, because its success is defined relative to the answer for the clean image. If no target is
+    a service, the columns of services are not read.
     """
     if has_services(rows):
         outcome = kept(top) if accuracy else succeeded(top)
@@ -81,18 +85,26 @@ def success_rates(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates: one row per cell of `by`, sorted by these keys.
+    """Return the success rate of every cell (group of rows with equal values of the keys `by`), sorted by the keys.
 
-    Columns: the keys (`sources` joined by `+`); `images`, `uint32`: clean images that count, each once; `answers`,
-    `uint32`: answers for adversarial images that count; `hits`, `uint32`: answers that succeed; `success`, `low`,
-    `high`, `float64` 0..1: the share of answers that succeed, and its Wilson interval with each clean image counted
-    once, null without answers; `rmsd`, `float64`, the mean over answers, in pixel values 0..255; `relation` (`white`,
-    `grey` or `black`; null if a cell has several).
+    Columns:
 
-    For `among="all"`, this is the success rate of Wu et al. 2019 and 2020, and for targeted rows the matching rate of
-    Liu et al. 2017. If `by` lacks `seed`, `goal`, `steps` or `budget`, the answers of all their values are pooled, and
-    `answers` is larger than `images`. So filter `rows` to one goal, budget and number of steps first; `over_seeds`
-    averages seeds. A search for the minimal RMSD ends at a different budget for each image: leave `budget` out of `by`.
+    - the keys (`sources` joined by `+`);
+    - `images` (`uint32`): the number of clean images that count, each counted once;
+    - `answers` (`uint32`): the number of answers to adversarial images that count;
+    - `hits` (`uint32`): the number of these answers that are a success;
+    - `success`, `low`, `high` (`float64` 0..1): the share of answers that are a success, and its Wilson interval with
+      each clean image counted once; null without answers;
+    - `rmsd` (`float64`): the mean over answers, in pixel values 0..255;
+    - `relation`: `white`, `grey` or `black`; null if a cell has several relations.
+
+    With `among="all"`, `success` is the success rate of Wu et al. 2019 and 2020. For targeted rows, it is the matching
+    rate of Liu et al. 2017.
+
+    If `by` lacks `seed`, `goal`, `steps` or `budget`, the answers for all values of this column are pooled, and
+    `answers` is larger than `images`. So filter `rows` to one goal, budget and number of steps first. `over_seeds`
+    averages over seeds. A search for the minimal RMSD ends at a different budget for each image, so leave `budget` out
+    of `by` for such rows.
     """
     check_keys(rows, by)
     cells = counted(rows, hits(rows, top=top, among=among), by, every=among == "all")
@@ -102,9 +114,10 @@ def success_rates(
 def matching_rates(
     rows: pl.LazyFrame, *, top: int = 1, by: Sequence[str] = CELL, confidence: float = 0.95
 ) -> pl.DataFrame:
-    """The share of targeted images that the target classifies as the target label: Liu et al. 2017, section 2.3.
+    """Return the share of targeted images that the target classifies as the target label.
 
-    Columns are those of `success_rates`, with the rate as `matching`.
+    This is the matching rate of Liu et al. 2017, section 2.3. Columns are those of `success_rates`, but the rate is
+    called `matching`.
     """
     targeted = rows.filter(pl.col("goal") == "targeted")
     return success_rates(targeted, top=top, by=by, confidence=confidence).rename({"success": "matching"})
@@ -118,9 +131,10 @@ def accuracies(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """The share of adversarial images that keep their true label, for either goal: Liu et al. 2017, section 2.3.
+    """Return the share of adversarial images that keep their true label (Liu et al. 2017, section 2.3).
 
-    Columns are those of `success_rates`, with the rate as `accuracy`. Lower means a stronger attack.
+    Untargeted and targeted rows count in the same way. Columns are those of `success_rates`, but the rate is called
+    `accuracy`. A stronger attack has a lower accuracy.
     """
     check_keys(rows, by)
     cells = counted(rows, hits(rows, top=top, among=among, accuracy=True), by, every=among == "all")
@@ -128,11 +142,11 @@ def accuracies(
 
 
 def clean_accuracies(rows: pl.LazyFrame, *, confidence: float = 0.95) -> pl.DataFrame:
-    """The top-1 accuracy of each target on the clean images behind the rows, each image once.
+    """Return the top-1 accuracy of each target on the clean images of the rows. Each image is counted once.
 
-    Columns: `target`; `images` and `hits`, `uint32`; `accuracy`, `low`, `high`, `float64` 0..1 (Wilson). Services of
-    labels are left out: their name for a true label is unknown. A chat service is right if its answer names the true
-    label. `study models --accuracy` measures top-5.
+    Columns: `target`; `images` and `hits` (`uint32`); `accuracy`, `low` and `high` (`float64` 0..1, Wilson interval).
+    A chat service is right if its answer names the true label. Services that answer with labels are left out, because
+    their names for the true labels are not known. `study models --accuracy` also measures the top-5 accuracy.
     """
     local = pl.col("clean_top1") == pl.col("label")
     cells = (
@@ -154,11 +168,12 @@ def over_seeds(
     by: Sequence[str] = CELL_WITHOUT_SEED,
     among: Among = "all",
 ) -> pl.DataFrame:
-    """Mean and standard deviation over seeds, as in Wu et al. 2020.
+    """Return the mean and standard deviation of success rates over seeds, as in Wu et al. 2020.
 
-    One row per cell of `by`, sorted: its keys, `seeds` (`uint32`), `images` (`uint32`, the most of any seed), `success`
-    (mean of the seeds' rates, 0..1), `std` (their sample standard deviation, n - 1; null for one seed), `rmsd` (mean of
-    the seeds' means, in pixel values). Seeds without images that count are left out.
+    The result has one row for each combination of values of the keys `by`, sorted. Columns: the keys; `seeds`
+    (`uint32`, number of seeds); `images` (`uint32`, the largest number of images of any seed); `success` (mean of the
+    seeds' rates, 0..1); `std` (sample standard deviation of the seeds' rates, with n - 1; null for one seed); `rmsd`
+    (mean of the seeds' mean RMSDs, in pixel values). Seeds without images that count are left out.
     """
     if "seed" in by:
         raise StudyError("'seed' cannot be a key, because rates are averaged over seeds", todo="remove it from by=")
@@ -174,18 +189,18 @@ def over_seeds(
 
 
 def _given(label: str, top: int) -> pl.Expr:
-    """Whether the label in this column is among the target's `top` most probable labels."""
+    """Return the expression that is true if the label in the column `label` is among the target's `top` best labels."""
     if not 1 <= top <= 5:
-        raise StudyError(f"top {top} is not available", accepted="1 to 5: rows hold five labels")
+        raise StudyError(f"top {top} is not available", accepted="1 to 5: a row has the five most probable labels")
     if top == 1:
         return pl.col("top1") == pl.col(label)
-    # A voting target that abstains has no label, even if `top5` has labels.
+    # A voting target may give no answer. Its `top5` has labels even then, but these do not count.
     answered = pl.col("top1") != ABSTAINED
     return answered & pl.col("top5").list.head(top).list.contains(pl.col(label))
 
 
 def _reached(top: int) -> pl.Expr:
-    # The target label is null if the goal is untargeted. It is faster to read than the goal.
+    # `target_label` is null if the goal is untargeted. This column is faster to read than `goal`.
     targeted = pl.col("target_label").is_not_null()
     return pl.when(targeted).then(_given("target_label", top)).otherwise(~_given("label", top))
 
@@ -195,10 +210,10 @@ def _named(column: str, names: str = "names") -> pl.Expr:
 
 
 def _talks() -> pl.Expr:
-    """Whether the target answers in sentences, in which a judge finds labels."""
+    """Return the expression that is true for rows of a chat service, which answers in sentences."""
     return pl.col("true_names").is_not_null()
 
 
 def _misnamed() -> pl.Expr:
-    """Whether a service's answer makes an untargeted image a success."""
+    """Return the expression that is true for an untargeted row if the service's answer is a success."""
     return pl.when(_talks()).then(~_named("true_names") & ~pl.col("refused")).otherwise(~_named("clean_names"))

@@ -1,4 +1,4 @@
-"""Destruction rates: the share of successful adversarial images that an image transformation makes harmless."""
+"""Computes destruction rates: the share of successful adversarial images that an image transform makes harmless."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from study.analysis.rates import CELL, succeeded
 
 
 def destruction_rates(rows: pl.LazyFrame, plain: Mapping[str, str], *, by: Sequence[str] = CELL) -> pl.DataFrame:
-    """Destruction rates of untargeted attacks: Kurakin et al. 2017 (arXiv:1607.02533), equation 1.
+    """Return the destruction rates of untargeted attacks (Kurakin et al. 2017, arXiv:1607.02533, equation 1).
 
-    Images count if the untransformed model classifies them correctly when clean and wrongly when adversarial. The rate
-    is the share of these images that the model classifies correctly after the transformation. `plain` maps each
-    transformed target to its untransformed model. One row per cell of a transformed target: the keys, `images` (images
-    that count) and `destruction` (0..1, null without images).
+    `plain` maps each target with a transform to the target that is the same model without the transform. An image
+    counts if the model without the transform classifies the clean image correctly and the adversarial image wrongly.
+    The destruction rate is the share of these adversarial images that the model with the transform classifies
+    correctly.
+
+    The result has one row for each combination of values of the keys `by`, from rows of targets with a transform.
+    Columns: the keys, `images` (number of images that count), `destruction` (0..1; null without images).
     """
     fooled = (
         rows.filter(pl.col("goal") == "untargeted", pl.col("clean_top1") == pl.col("label"))

@@ -1,4 +1,4 @@
-"""Hypothesis tests over images: compare two attacks on the same images, or a rate with a number.
+"""Hypothesis tests that compare two attacks on the same images, or a rate with a number.
 
 Images are the independent samples. All p-values are two-sided.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from study.analysis.intervals import normal_quantile
 
 Values = NDArray[np.float64]
-"""One value per image, (N,)."""
+"""An array (N,) with one value for each of N images."""
 
 _EXACT = 12
 _FLIPS = 10_000
@@ -23,10 +23,11 @@ _AT_ONCE = 500
 
 
 def binomial(hits: float, images: int, share: float) -> float:
-    """The p-value of the exact binomial test that the true rate is `share` (0..1): twice the smaller tail, at most 1.
+    """Return the p-value of the exact binomial test of the hypothesis that the true rate is `share` (0..1).
 
-    1 without images. `hits` may be fractional if images have rows of several seeds. Fractional hits are rounded towards
-    the expected count, which makes the p-value larger. They vary less than binomial hits, so the test is conservative.
+    The p-value is twice the smaller tail, at most 1. It is 1 if `images` is 0. `hits` may be fractional if images have
+    rows of several seeds. Fractional hits are rounded towards the expected count, which makes the p-value larger. The
+    test is then conservative, because means over seeds vary less than binomial hits.
     """
     if images == 0:
         return 1.0
@@ -38,15 +39,19 @@ def binomial(hits: float, images: int, share: float) -> float:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """P-value of McNemar's exact test (1947), from the numbers of images on which only one of two attacks succeeds."""
+    """Return the p-value of McNemar's exact test (1947).
+
+    `only_first` and `only_second` are the numbers of images on which only one of two attacks succeeds.
+    """
     return binomial(only_first, only_first + only_second, 0.5)
 
 
 def sign_flips(values: Values, centre: float = 0.0, *, seed: int = 0) -> float:
-    """The p-value of the sign-flip permutation test that the mean of `values` is `centre`; 1 without images.
+    """Return the p-value of the sign-flip permutation test of the hypothesis that the mean of `values` is `centre`.
 
-    For up to twelve images, the test uses all 2^N flips; for more images, the observed signs and 10,000 random flips
-    from `seed`.
+    `values` has one value per image. For up to twelve images, the test uses all 2^N combinations of signs. For more
+    images, it uses the observed signs and 10,000 random combinations, drawn with `seed`. The p-value is 1 without
+    images.
     """
     moved = values - centre
     seen = abs(float(moved.sum())) * (1 - 1e-12)
@@ -64,12 +69,18 @@ def sign_flips(values: Values, centre: float = 0.0, *, seed: int = 0) -> float:
 
 
 def paired_outcomes(values: Values, centre: float = 0.0) -> bool:
-    """Whether McNemar's test applies: all `values` are -1, 0 or 1 (differences of 0/1 outcomes), and `centre` is 0."""
+    """Return whether McNemar's test applies: `centre` is 0, and all `values` are differences of 0/1 outcomes.
+
+    Such differences are -1, 0 or 1.
+    """
     return centre == 0 and bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
 
 
 def difference(values: Values, centre: float = 0.0) -> float:
-    """The p-value of paired differences: McNemar's test if `paired_outcomes`, otherwise the sign-flip test."""
+    """Return the p-value of the hypothesis that the mean of the paired differences `values` is `centre`.
+
+    The test is McNemar's if `paired_outcomes` is true, and otherwise the sign-flip test.
+    """
     if paired_outcomes(values, centre):
         return mcnemar(int((values > 0).sum()), int((values < 0).sum()))
     return sign_flips(values, centre)
@@ -78,14 +89,14 @@ def difference(values: Values, centre: float = 0.0) -> float:
 def images_needed(
     gap: float, variance: float, level: float = 0.05, *, correction: float = 0.0, least: int = 1
 ) -> int | None:
-    """Estimate the number of images with which a test decides whether a mean is above or below a bound.
-
-    The answer is None if `gap` is 0 or a number is NaN.
+    """Return the estimated number of images with which a test decides whether a mean is above or below a bound.
 
     `gap`: the distance of the mean from the bound. `variance`: the variance of one image's value around the bound. Both
-    are assumed to stay the same with more images. `correction`: a correction for the steps of an exact test. `least`:
-    the smallest answer. The answer n solves `gap * n - correction = z * sqrt(variance * n)`, the normal approximation
-    of a two-sided test at `level`.
+    are assumed to stay the same with more images. `level`: the significance level of the two-sided test.
+    `correction`: a continuity correction, because the p-values of an exact test change in steps. `least`: the smallest
+    number that is returned. The result n solves `gap * n - correction = z * sqrt(variance * n)`, the normal
+    approximation of the test, where z is the normal quantile for `level`. The result is None if `gap` is 0 or a number
+    is NaN.
     """
     gap = abs(gap)
     if gap == 0 or math.isnan(gap) or math.isnan(variance):
@@ -96,7 +107,7 @@ def images_needed(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """The p-values `values` with Holm's correction (1979), in the given order."""
+    """Return the p-values `values`, corrected for multiple tests by Holm's method (1979), in the same order."""
     adjusted, most = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=lambda at: values[at])):
         most = max(most, min(1.0, (len(values) - rank) * values[place]))

@@ -1,4 +1,4 @@
-"""Success rates along a varying parameter, ready to plot, and the best attack within a number of gradients."""
+"""Computes success rates over a varying parameter, for plots, and finds the best attack within a gradient limit."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ def sweep(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Success rates along a parameter, such as the number of steps or the budget.
+    """Return success rates over the values of a parameter, such as the number of steps or the budget.
 
-    `along`: `steps` (checkpoints), `budget`, `gradients`, or the key of a numeric parameter of recipes, such as
-    `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma` or `momentum`.
+    `along`: the parameter. It is `steps` (checkpoints), `budget`, `gradients`, or the key of a numeric parameter of
+    recipes, such as `skip_gradient.gamma`, `budget.epsilon`, `smoothing.sigma` or `momentum`.
 
-    A line of the plot joins attacks whose recipes differ only in this parameter. Along a budget, their step sizes may
-    also differ. Along `steps` or `gradients`, their checkpoints may also differ, and a line joins all points of an
-    attack. Along any other parameter, points with different `steps` are on different lines. Points with different
-    `level` (budget) are on different lines, except along a budget.
+    The result is ready for a plot with several lines. A line has the attacks whose recipes differ only in the
+    parameter, with these exceptions:
 
-    Columns: the keys; `line` (the first attack of the line, in the order of the spec), `attack`; `steps` and `level` if
-    they separate lines; `x` (`float64`: pixel values, a count, or the value of the parameter); then the columns of
-    `success_rates`. Sorted by keys, line and x. Attacks without the parameter are left out. Raises StudyError if no
-    recipe has the parameter.
+    - If the parameter is a budget, the step sizes may also differ.
+    - If the parameter is not a budget, each budget (`level`) has its own line.
+    - If the parameter is `steps` or `gradients`, the checkpoints may also differ. A line has all checkpoints of its
+      attacks.
+    - If the parameter is neither `steps` nor `gradients`, each number of steps has its own line.
+
+    Columns: the keys `by`; `line` (name of the line: its first attack in the order of the spec); `attack`; `steps` and
+    `level` if they separate lines; `x` (`float64`, the value of the parameter: pixel values or a number); then the
+    columns of `success_rates`. Rows are sorted by keys, line and x. Attacks without the parameter are left out. Raises
+    StudyError if no recipe has the parameter.
     """
     lines, values = _lines(spec, along)
     points = [name for name in ("steps", "level") if name != along and not (name == "level" and _is_budget(along))]
@@ -71,13 +75,19 @@ def best_within(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """The attack and point with the highest success rate among those that need at most `gradients` gradients per image.
+    """Return the attack with the highest success rate that needs at most `gradients` gradients per image.
 
-    One row per cell of `by` that has such a point: the keys; `attack`, `steps`, `level` (the budget; null if the
-    attack searches it for each target), `gradients` (`int32`, per image: steps x sources x views, plus those of
-    variance tuning); then the columns of `success_rates`. Among equal rates, fewer gradients come first, then attacks
-    by name, then fewer steps, then smaller budgets. Attacks with different budgets are compared with each other, unless
-    `rows` are filtered to one budget. Raises StudyError for negative `gradients`.
+    Each checkpoint and budget of an attack is compared separately. The result has one row for each combination of
+    values of the keys `by`. Columns:
+
+    - the keys;
+    - `attack`, `steps`; `level`: the budget; null if the attack searches its budget for each target;
+    - `gradients` (`int32`): the gradients of one image: steps x sources x views, plus those of variance tuning;
+    - the columns of `success_rates`.
+
+    If several attacks have the same rate, the order is: fewer gradients, name of the attack, fewer steps, smaller
+    budget. To compare attacks at one budget only, filter `rows` to this budget first. If every attack needs more than
+    `gradients`, there is no row. Raises StudyError if `gradients` is negative.
     """
     if gradients < 0:
         raise StudyError(f"the number of gradients cannot be {gradients}", accepted="0 or more")
@@ -95,7 +105,10 @@ def _is_budget(along: str) -> bool:
 
 
 def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
-    """The line of each attack, and its value of `along` (0 if `along` is a column of rows), both by attack."""
+    """Return the line of each attack, and the attack's value of the parameter `along`, both by attack.
+
+    A line is named after its first attack. The value is 0 if rows have a column `along`, because rows then give it.
+    """
     lines: dict[str, str] = {}
     values: dict[str, float] = {}
     families: dict[str, str] = {}
@@ -111,25 +124,28 @@ def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
 
 
 def recipe_number(recipe: Attack, along: str) -> Any:
-    """The value of a key such as `skip_gradient.gamma`: a number, or the lengths of a budget; None for other values."""
+    """Return the value of a recipe's key, such as `skip_gradient.gamma`, if it is a number; else None.
+
+    For a budget, the value may also be a list or a range of numbers.
+    """
     value: Any = recipe.plain()
     for key in along.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, bool | str):
         return None
-    # A budget may be a list or a range of lengths.
+    # Also return a budget that is a list or a range of numbers.
     return value if isinstance(value, int | float) or _is_budget(along) else None
 
 
 def _keys(recipe: Attack) -> list[str]:
-    """Every key of the recipe whose value is a number."""
+    """Return every key of the recipe whose value is a number. A nested key is written as `skip_gradient.gamma`."""
     dump = recipe.plain()
     nested = [f"{key}.{inner}" for key, value in dump.items() if isinstance(value, dict) for inner in value]
     return [key for key in (*dump, *nested) if recipe_number(recipe, key) is not None]
 
 
 def _rest(recipe: Attack, along: str) -> dict[str, Any]:
-    """The recipe without the parameters that vary along a line."""
+    """Return the content of the recipe without the parameters that may differ between the attacks of one line."""
     dump = recipe.plain()
     if _is_budget(along):
         kind = recipe.budget.kind

@@ -1,6 +1,7 @@
-"""Counts the successes of one unit from its answers, for displays: a query of rows would take far longer.
+"""Counts the successes of one unit (one attack run on one shard of images), for displays during a launch.
 
-The rule for a success is that of `study.analysis.rates.succeeded`.
+The counts come from the targets' answers in memory, because a query of rows would take far longer. An answer is a
+success by the same rule as in `study.analysis.rates.succeeded`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from study.results.schema import TargetAnswers, UnitResult
 
 
 def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
-    """By target with answers, the number of successes and the number of images at the last point of the attack."""
+    """Return the number of successes and the number of images of the finished attack, for each target with answers."""
     unit, images = result.unit, result.unit.shard.images
     if not images:
         return {}
@@ -30,7 +31,7 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
                 for image, said, no in zip(images, answer.names[last], refused[last], strict=True)
             )
         else:
-            # The finished attack is the last point. Without labels (`top1` is None), no image reaches `wanted`.
+            # The images of the finished attack come last. If `top1` is None, the target has no labels to compare.
             top1 = answer.top1
             reached = np.zeros(len(images), np.bool_) if top1 is None else top1[-len(images) :] == wanted
             hits = int(np.count_nonzero(reached if targeted else ~reached))
@@ -39,7 +40,7 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
 
 
 def _named(result: UnitResult, answer: TargetAnswers, image: Selected, said: Sequence[str], *, targeted: bool) -> bool:
-    """Whether the answer `said` of a service, which has its own labels, is a success."""
+    """Return whether the answer `said` of a remote service to `image` is a success. `said`: the names in the answer."""
     if targeted:
         return _share(said, result.wanted[answer.target][image.target_label])
     if answer.sentences is not None:

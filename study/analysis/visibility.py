@@ -1,4 +1,4 @@
-"""Success rates together with their cost: gradients, and the visibility of the change."""
+"""Compares the success of attacks with their cost: the number of gradients, and how visible the change is."""
 
 from __future__ import annotations
 
@@ -21,27 +21,33 @@ MEASURES: Mapping[str, bool] = {
     "ciede2000": False,
     "lpips": False,
 }
-"""The measures of visibility, and whether a higher value is less visible."""
+"""The measures of visibility, and for each whether a higher value means a less visible change."""
 
 _STEPS = 10**7
-"""Values are summed as integers, in steps of 1 / this number, so that sums do not depend on the order of threads."""
+"""The number of integer steps per unit with which values are summed.
+
+The sums are integers, because the rounding of float sums depends on the order in which threads add."""
 
 
 def visibility(
     rows: pl.LazyFrame, cells: pl.DataFrame, spec: Spec, experiment: str, *, by: Measure = "ssim"
 ) -> pl.DataFrame:
-    """Success, gradients and visibility of every attack of an experiment, at each of its points.
+    """Return success, gradients and visibility of every attack of an experiment.
 
-    `cells`: the result of `experiments.averaged`. Columns: `goal`; `attack`, in the order of the spec; `steps`; `level`
-    (the budget); `gradients` of one image; `success`, the mean over black-box cells (0..1; null without such cells);
-    `images`, the number of adversarial images; the means over these images of `rmsd`, `linf` (pixel values 0..255),
-    `psnr` (decibels; only of images that differ from the clean image), `ssim`, `ciede2000` and `lpips` (null if not
-    computed);
-    `front`, whether the point is on the Pareto front.
+    The result has one row for each point (number of steps and budget) of each attack. `cells`: the result of
+    `experiments.averaged`. Columns:
 
-    A point is on the front unless another point of the same goal is at least as good in success, gradients and the
-    measure `by`, and better in at least one of the three. Attacks that search the minimal RMSD for each target are left
-    out.
+    - `goal`; `attack`, in the order of the spec; `steps`; `level` (the budget);
+    - `gradients`: the number of gradients of one image;
+    - `success`: the mean over black-box cells (0..1); null without such cells;
+    - `images`: the number of adversarial images;
+    - `rmsd`, `linf` (pixel values 0..255), `psnr` (decibels), `ssim`, `ciede2000`, `lpips`: the means over these
+      images; null if not computed. `psnr` leaves out images that equal the clean image;
+    - `front`: whether the point is on the Pareto front of success, gradients and the measure `by`.
+
+    A point is on the front if no other point of the same goal dominates it. Another point dominates it if it is at
+    least as good in all three values and better in at least one. Attacks that search the minimal RMSD for each target
+    are left out.
     """
     one = spec.experiments[experiment]
     kept = [name for name in dict.fromkeys(one.attacks) if spec.attacks[name].budget.minimal is None]
@@ -73,7 +79,7 @@ def _mean(measure: str) -> pl.Expr:
 
 
 def front(points: pl.DataFrame, by: Measure) -> pl.Series:
-    """Whether each point is on the Pareto front of its goal; null if one of its numbers is missing."""
+    """Return, for each point, whether it is on the Pareto front of its goal; null if one of its values is missing."""
     sign = 1 if MEASURES[by] else -1
     good = [
         (goal, None if None in values else (values[0], -values[1], sign * values[2]))

@@ -1,6 +1,6 @@
-"""The attack engine: recipes, presets and the one loop that runs them.
+"""The attack engine: recipes (attacks as data), presets (recipes from papers), and the loop that runs a recipe.
 
-`study.attacks.loop` imports torch; recipes and presets do not, so that a spec is checked in milliseconds.
+Recipes and presets do not import torch, so that a spec is checked in milliseconds. `study.attacks.loop` imports torch.
 """
 
 from study.attacks.recipe import Attack, Budget, Goal

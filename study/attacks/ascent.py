@@ -1,4 +1,7 @@
-"""Gradient ascent on the loss of one batch, from the start of an attack to its perturbations before rounding."""
+"""Gradient ascent on the loss of one batch of images.
+
+It returns the perturbations before they are rounded to 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ from study.reproducibility import numerics
 
 @dataclass
 class _Climber:
-    """The state of one group of source models: what its components remember from step to step."""
+    """What the components of an attack remember from step to step for one group of source models."""
 
     group: SourceGroup
     ensemble: State
@@ -43,9 +46,10 @@ class _Climber:
 
 
 class Ascent:
-    """Gradient ascent on the loss of one batch.
+    """Gradient ascent on the loss of one batch of images.
 
-    Its state is the perturbation, not the image, so that all pixels of an FGS step have exactly the same magnitude.
+    The loop updates the perturbation, not the perturbed image. All pixels of an FGS (fast gradient sign) step then have
+    exactly the same magnitude, because the step is not rounded in the sum of image and step.
     """
 
     def __init__(
@@ -60,7 +64,12 @@ class Ascent:
         true: Tensor,
         pool: Pool | None,
     ) -> None:
-        """`path` has the images (N, C, H, W) of the first stage at each of its points; `true` (N,) are true labels."""
+        """Prepare the attack on the clean images `origin` (N, C, H, W).
+
+        `rmsd` (N,) holds the radius of each image; None if the budget has no radius, or has several lengths. `path`
+        holds the images (N, C, H, W) of the attack's first stage: one tensor for each of its checkpoints, then the
+        finished images. It is empty without a first stage. `true` (N,) are the true labels.
+        """
         self._attack = attack
         self._path = path
         self._first = path[-1] if path else None
@@ -76,9 +85,10 @@ class Ascent:
         self.finite = torch.ones(len(origin), dtype=torch.bool, device=origin.device)
 
     def run(self, models: Sequence[Logits]) -> list[Tensor]:
-        """Return the perturbation at each of `Attack.scored_points`, float (N, C, H, W).
+        """Return one perturbation, float (N, C, H, W), for each of `Attack.scored_points`.
 
-        The perturbations are not projected after the last step: `finish` does this.
+        A point is a number of steps and a length of the budget. A perturbation is not projected onto the budget after
+        its last step: `finish` in `study.attacks.finish` does this.
         """
         self._prepare(models)
         if self._parts.program is None:
@@ -110,7 +120,11 @@ class Ascent:
             gradients.prepared[id(model)] = objective.prepare(source)
 
     def _ascend(self, start: Tensor | None) -> list[Tensor]:
-        """Run the loop from `start`, or from the attack's own start."""
+        """Run the loop, and return the perturbation at each of `Attack.scored_points`.
+
+        The loop begins at the perturbation `start`. If `start` is None, it begins where the attack's own start
+        component says.
+        """
         attack = self._attack
         levels = attack.budget.levels
         delta = self._start() if start is None else start
@@ -148,7 +162,7 @@ class Ascent:
         return start.perturbation(self._origin, self._attack.budget, self._rmsd, draws)
 
     def _direction(self, climbers: Sequence[_Climber], delta: Tensor, step: int, size: float | Tensor) -> Tensor:
-        """The sum of the groups' step directions at `delta`, weighted by their shares."""
+        """Return the step direction (N, C, H, W) at `delta`: the sum over all groups, weighted by their shares."""
         total: Tensor | None = None
         for climber in climbers:
             part = self._of_group(climber, delta, step, size)
@@ -159,7 +173,11 @@ class Ascent:
         return total
 
     def _of_group(self, climber: _Climber, delta: Tensor, step: int, size: float | Tensor) -> Tensor:
-        """The step direction of one group: by the point rules, then the updates, then the step rule."""
+        """Return the step direction (N, C, H, W) of one group of source models.
+
+        The point rules compute a gradient, the updates change this gradient, and the step rule turns it into a
+        direction.
+        """
         parts, attack = self._parts, self._attack
         accumulated = [
             found
@@ -199,14 +217,14 @@ class Ascent:
         )
 
     def _checked(self, gradient: Callable[..., Tensor]) -> GradientAt:
-        """Return a function that adds the penalties' gradients to `gradient`.
+        """Return a function that calls `gradient` and adds the gradients of the attack's penalties.
 
-        It records in `self.finite` which images have finite gradients.
+        In each call, the function also marks in `self.finite` (N,) the images whose gradient is not finite.
         """
 
         def at(image: Tensor, sample: int = 0, moved: Tensor | None = None) -> Tensor:
             found = gradient(image, sample)
-            # Check here: the sign of NaN is 0, so that after the step an image with NaN looks as if it had not moved.
+            # Find NaN before the step: the sign of NaN is 0, so after a sign step the image would only seem unchanged.
             self.finite &= found.sum((1, 2, 3)).isfinite()
             for penalty in self._parts.penalties:
                 found = found + penalty.gradient(image - self._origin if moved is None else moved)
@@ -258,7 +276,7 @@ class Ascent:
         if len(found) != len(attack.scored_points) or shapes != {tuple(self._origin.shape)}:
             raise StudyError(
                 f"the program '{program.name}' returned {len(found)} perturbations of the shapes {sorted(shapes)}",
-                accepted=f"{len(attack.scored_points)} of the shape {tuple(self._origin.shape)}",
+                accepted=f"{len(attack.scored_points)} perturbations of the shape {tuple(self._origin.shape)}",
             )
         for one in found:
             self.finite &= one.sum((1, 2, 3)).isfinite()
@@ -271,9 +289,10 @@ class Ascent:
         return tuple(group.share / total for group in self._groups)
 
     def _size(self, level: float | None) -> float | Tensor:
-        """The length of one step in pixel values: the recipe's, or the budget divided by the number of steps.
+        """Return the length of one step in pixel values, as a number or as a tensor (N, 1, 1, 1).
 
-        For a search of the minimal RMSD it is 1.
+        A step size or learning rate in the recipe is this length. Without one, the length is 1 for a search of the
+        minimal RMSD. For every other budget, it is the length of the budget divided by the number of steps.
         """
         attack = self._attack
         given = attack.learning_rate if attack.step == "adam" else attack.step_size

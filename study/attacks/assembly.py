@@ -1,4 +1,4 @@
-"""An attack as its components, in the order in which the loop runs them."""
+"""All components of an attack, in the order in which the attack loop runs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from study.attacks.kinds import (
 
 @dataclass(frozen=True)
 class Assembly:
-    """The components of an attack. The first point rule is the outermost."""
+    """The components of an attack.
+
+    Point rules are nested: the first of `points` is the outermost one, and calls the next.
+    """
 
     objective: AnyObjective
     ensemble: EnsembleRule
@@ -43,7 +46,10 @@ class Assembly:
     program: Program | None = None
 
     def __iter__(self) -> Iterator[Component]:
-        """Yield every component in the order of ids. The budget comes last; ids have it in a separate place."""
+        """Yield every component, in the order in which the id of an attack run lists components.
+
+        The budget comes last, because an id has a separate place for the budget.
+        """
         yield from (self.objective, self.ensemble)
         for several in (self.views, self.points, self.updates, self.penalties, self.backward, self.forward):
             yield from several
@@ -52,58 +58,66 @@ class Assembly:
 
     @property
     def copies(self) -> int:
-        """Number of views whose gradients are averaged."""
+        """Number of transformed copies of each image: the product of the copies of all views."""
         return math.prod(view.count for view in self.views)
 
     @property
     def averages(self) -> Literal["gradients", "logits"]:
-        """Whether gradients or logits are averaged over views."""
+        """What the attack averages over the copies of an image: gradients, or logits if any view averages logits."""
         return "logits" if any(view.averages == "logits" for view in self.views) else "gradients"
 
     @property
     def together(self) -> bool:
-        """Whether one loss depends on all copies of an image, so that they must be in one pass."""
+        """Whether one loss depends on all copies of an image.
+
+        All copies must then be in one pass through the network.
+        """
         objective = self.objective
         return self.averages == "logits" or (isinstance(objective, FeatureObjective) and objective.together)
 
     @property
     def alone(self) -> bool:
-        """Whether each pass must contain only one copy of the images."""
+        """Whether a pass through the network may hold only one copy of each image."""
         return any(change.alone for change in self.changes)
 
     @property
     def uses_weight_sets(self) -> bool:
-        """Whether every source model needs a set of weights."""
+        """Whether every source model needs a set of weights (`weights: {set: …}` in a spec)."""
         return any(change.uses_weight_set for change in (*self.backward, *self.forward))
 
     @property
     def others(self) -> int:
-        """The size of the pool of images that components mix in."""
+        """Number of images in the pool, from which components mix images into others; 0 if no component does this."""
         return max((one.others for one in self), default=0)
 
     @property
     def held_memory(self) -> HeldMemory:
-        """What all components together keep in memory from pass to pass."""
+        """The memory that all components together keep between passes through a network."""
         return sum((one.held_memory for one in self), HeldMemory())
 
     @property
     def reads_true_labels(self) -> bool:
-        """Whether the attack reads true labels for every goal, also for a targeted one."""
+        """Whether the attack reads the true labels even if its goal is targeted."""
         return any(one.reads_true_labels for one in self)
 
     @property
     def changes(self) -> tuple[BackwardChange | ForwardChange, ...]:
-        """The changes of the source models."""
+        """The components that change the source models during gradients: backward changes, then forward changes."""
         return (*self.backward, *self.forward)
 
     def gradients(self, steps: int, sources: int) -> int:
-        """Return the number of gradients that one image takes on `sources` models in `steps` steps."""
+        """Return the number of gradients that one image takes in `steps` steps on `sources` source models.
+
+        Gradients of single models are counted: the gradient of two fused models counts as two.
+        """
         each = 1 + sum(change.extra_gradients for change in self.changes)
         return each * self._asked(steps, sources) + sources * sum(change.preparing_gradients for change in self.changes)
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes without a gradient that one image takes on `sources` models in `steps`
-        steps."""
+        """Return the number of forward passes without a gradient that one image takes in `steps` steps.
+
+        The number is the sum over `sources` source models.
+        """
         preparing = self.objective.preparing_forwards if isinstance(self.objective, FeatureObjective) else 0
         extra = sum(change.extra_forwards for change in self.changes) * self._asked(steps, sources)
         if self.program is not None:
@@ -111,7 +125,7 @@ class Assembly:
         return extra + self.ensemble.forwards(sources) * _places(self.points, steps) + sources * preparing
 
     def _asked(self, steps: int, sources: int) -> int:
-        """The number of gradients, without those that changes of the source models add."""
+        """Return the result of `gradients`, but without the gradients that changes of the source models add."""
         preparing = self.objective.preparing_gradients if isinstance(self.objective, FeatureObjective) else 0
         views = self.copies * (1 + sum(view.inner_gradients for view in self.views))
         if self.program is not None:
@@ -119,7 +133,7 @@ class Assembly:
         return self.ensemble.cost(sources) * views * _places(self.points, steps) + sources * preparing
 
     def names(self) -> dict[str, list[str]]:
-        """The names of the components, by kind."""
+        """Return the names of the components, by kind."""
         found: dict[str, list[str]] = {}
         for one in self:
             found.setdefault(one.kind, []).append(one.name)
@@ -127,7 +141,7 @@ class Assembly:
 
 
 def _places(points: Sequence[Point], calls: int) -> int:
-    """The number of places at which gradients are taken if the outermost of `points` is called `calls` times."""
+    """Return at how many perturbations gradients are taken if the outermost of `points` is called `calls` times."""
     if not points:
         return calls
     inner, own = points[0].calls(calls)

@@ -1,7 +1,7 @@
-"""Linear maps that move pixels within or between the blocks of an image, with gradients that sum in a fixed order.
+"""Linear maps that move or filter the blocks of an image, with gradients that are the same in every run.
 
-Every image of a batch has a grid of its own. Gradients are gathered like the images: on a GPU, scattered sums would
-have another order, and other last bits, in each run.
+Every image of a batch has its own grid of blocks. The backward pass gathers values, as the forward pass does. It
+scatters no sums, because a GPU adds scattered values in another order in each run, which changes the last bits.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from study.devices.copies import uploaded
 
 _TOGETHER = {"cpu": 2**17}
 _TOGETHER_ELSEWHERE = 2**22
-"""Number of pixels whose weights are computed at once. On a CPU, they fit into the cache."""
+"""Number of pixels whose interpolation weights are computed at once; `_TOGETHER` has the number for a CPU.
+
+On a CPU, these weights fit into the cache.
+"""
 
 
 @dataclass(frozen=True)
 class Filtered:
-    """A block of one image. The block becomes left @ block @ right.T."""
+    """A block of one image, and the two matrices that filter it: the block becomes left @ block @ right.T."""
 
     image: int
     rows: slice
@@ -36,7 +39,7 @@ class Filtered:
 
 @dataclass(frozen=True)
 class FilteredTogether:
-    """B blocks, each filtered as in `Filtered`, but all together in a few kernels: for a GPU.
+    """B blocks that are filtered as in `Filtered`, but all at once: a GPU needs only a few kernels for this.
 
     Attributes:
         image: The index of each block's image, (B,).
@@ -44,8 +47,8 @@ class FilteredTogether:
         left: The column of each block's first pixel, (B,).
         rows: For each block, the index in `matrices` of the matrix that filters its rows, (B,).
         columns: For each block, the index in `matrices` of the matrix that filters its columns, (B,).
-        matrices: The matrices (K, S, S), which are 0 beyond the size of the block.
-        block: For each pixel, the index of its block, (N, H, W); -1 for no block.
+        matrices: K square matrices (K, S, S). A matrix is 0 beyond the size of its block.
+        block: For each pixel, the index of its block, (N, H, W); -1 for a pixel in none of the B blocks.
     """
 
     image: Tensor
@@ -57,7 +60,10 @@ class FilteredTogether:
     block: Tensor
 
     def put(self, moved: Tensor, image: Tensor, *, transposed: bool) -> Tensor:
-        """Return `moved` (N, C, H, W) with the filtered blocks of `image` in their places."""
+        """Return `moved` (N, C, H, W), where the filtered blocks of `image` replace the pixels in their places.
+
+        If `transposed`, the blocks are filtered with the transposed matrices, as a backward pass needs.
+        """
         channels, height, width = image.shape[1:]
         size = self.matrices.shape[1]
         line = torch.arange(size, device=image.device)
@@ -77,12 +83,13 @@ class FilteredTogether:
 
 @dataclass(frozen=True)
 class PixelChanges:
-    """The changes of a batch of images (N, C, H, W), in this order.
+    """The changes of a batch of images (N, C, H, W), which are applied in this order:
 
-    First, pixels move: `there` (N, H, W) has, for each position, the index of the pixel that moves to it. `there` is a
-    permutation that leaves the blocks of `filtered` in place; `back` is its inverse. Then the blocks of `filtered` are
-    filtered. Then pixels are multiplied by `factor`, and `shift` is added; `factor` and `shift` are (N, C or 1, H, W).
-    Last, pixels are clipped to 0..255 where `clipped` (N, 1, H, W) is true.
+    1. Pixels move. `there` (N, H, W) has, for each position, the index of the pixel that moves to it. `there` is a
+       permutation that leaves the blocks of `filtered` in place, and `back` is its inverse.
+    2. The blocks of `filtered` are filtered.
+    3. Pixels are multiplied by `factor`, and then `shift` is added. Both are (N, C, H, W) or (N, 1, H, W).
+    4. Pixels are clipped to 0..255 where `clipped` (N, 1, H, W) is true.
     """
 
     there: Tensor
@@ -94,7 +101,7 @@ class PixelChanges:
 
 
 def changed(image: Tensor, changes: PixelChanges) -> Tensor:
-    """Return the image, float (N, C, H, W), with its pixels changed."""
+    """Return the images, float (N, C, H, W), after all `changes`. The result is differentiable in `image`."""
     return _Changed.apply(image, changes)  # type: ignore[no-any-return]
 
 
@@ -125,7 +132,10 @@ class _Changed(torch.autograd.Function):
 
 
 def _filtered(moved: Tensor, image: Tensor, changes: PixelChanges, *, transposed: bool) -> Tensor:
-    """`moved`, overwritten where a block of `image` is filtered."""
+    """Return `moved` (N, C, H, W), where the filtered blocks of `image` replace the pixels in their places.
+
+    `moved` may be overwritten. If `transposed`, the blocks are filtered with the transposed matrices.
+    """
     if isinstance(changes.filtered, FilteredTogether):
         return changes.filtered.put(moved, image, transposed=transposed)
     for one in changes.filtered or ():
@@ -136,16 +146,18 @@ def _filtered(moved: Tensor, image: Tensor, changes: PixelChanges, *, transposed
 
 
 def _taken(image: Tensor, places: Tensor) -> Tensor:
-    """The pixels of each image at `places` (N, H, W), for all channels: (N, C, H, W)."""
+    """Return the pixels of each image at the indices `places` (N, H, W), as images (N, C, H, W)."""
     index = places.flatten(1)[:, None].expand(-1, image.shape[1], -1)
     return image.flatten(2).gather(2, index).view(image.shape)
 
 
 @dataclass(frozen=True)
 class BlockLines:
-    """The position of each line (row or column) of an image in its strip, and the strip's position in the other image.
+    """The strip to which each line (row or column) of an image belongs, and the place of this strip in another image.
 
-    All attributes are (N, H, 1) for rows and (N, 1, W) for columns.
+    A strip is a band of neighbouring lines. An old image and a new image have the same strips in different orders; seen
+    from the old image, the other image is the new one, and vice versa. All attributes are (N, H, 1) for rows and
+    (N, 1, W) for columns.
 
     Attributes:
         strip: The index of the line's strip in the old image.
@@ -160,17 +172,19 @@ class BlockLines:
     other: Tensor
 
     def of(self, images: slice) -> BlockLines:
-        """Return the lines of these `images` only."""
+        """Return the lines of the images in the slice `images`."""
         return BlockLines(self.strip[images], self.place[images], self.length[images], self.other[images])
 
 
 def shuffled(
     lengths: NDArray[np.int64], order: NDArray[np.int64], axis: int, device: torch.device
 ) -> tuple[BlockLines, BlockLines]:
-    """Describe strips of `lengths` (N, strips) in a new `order` (N, strips): in image n, strip order[n, k] comes k-th.
+    """Return the lines of a new and of an old image that have the same strips in different orders.
 
-    Returns the lines of the new image, with their origin in the old image, and the lines of the old image, with their
-    destination in the new image. `axis` is the axis of the lines in (N, H, W).
+    The strips of the old image n have the lengths lengths[n]. In the new image n, the strip order[n, k] comes k-th.
+    Both arrays are (N, strips). In the lines of the new image, `other` tells where a strip was in the old image. In the
+    lines of the old image, `other` tells where a strip is in the new image. `axis` is the axis of the lines in
+    (N, H, W).
     """
     count = int(lengths[0].sum())
     new = np.take_along_axis(lengths, order, 1)
@@ -191,10 +205,10 @@ def shuffled(
 
 @dataclass(frozen=True)
 class Turns:
-    """Blocks that change their places, each rotated about its centre.
+    """Blocks that move to other places and are rotated about their centres.
 
-    `cosine` and `sine` (N, blocks) are those of the angles; positive angles are counter-clockwise. `rows` and `columns`
-    are results of `shuffled`.
+    `cosine` and `sine` (N, blocks) are the cosine and the sine of each block's angle; positive angles are
+    counter-clockwise. `rows` and `columns` are results of `shuffled`.
     """
 
     rows: tuple[BlockLines, BlockLines]
@@ -204,9 +218,9 @@ class Turns:
 
 
 def turned(image: Tensor, turns: Turns) -> Tensor:
-    """Return the image (N, C, H, W) with its blocks moved and rotated.
+    """Return the images (N, C, H, W) with their blocks moved and rotated. The result is differentiable in `image`.
 
-    Pixels are interpolated linearly from pixels of the same block; outside the block, values are 0.
+    A new pixel is interpolated linearly between old pixels of the same block; outside the block, values count as 0.
     """
     return _Turned.apply(image, turns)  # type: ignore[no-any-return]
 
@@ -223,12 +237,19 @@ class _Turned(torch.autograd.Function):
 
 
 _Taps = Callable[[BlockLines, BlockLines, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
-"""Gets rows, columns, cosine and sine (n, H, W). Yields pairs (n, H, W): for each pixel, the index of a pixel of the
-other image, and its weight."""
+"""A function that yields pairs of tensors (n, H, W) for the arguments rows, columns, cosine and sine.
+
+Cosine and sine are (n, H, W). Each pair has, for every pixel of an image, the index of one pixel of the other image,
+and the weight of that pixel.
+"""
 
 
 def _summed(image: Tensor, turns: Turns, side: int, taps: _Taps) -> Tensor:
-    """Weighted sums of the pixels that `taps` yields."""
+    """Return images (N, C, H, W) whose pixels are weighted sums of pixels of `image`.
+
+    `taps` yields the indices and the weights of these pixels. `side` says which lines of `turns` to use: 0 for those of
+    the new image, 1 for those of the old image.
+    """
     count, channels, height, width = image.shape
     pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)
     first = torch.arange(count, device=image.device)[:, None, None] * (height * width)
@@ -248,7 +269,10 @@ def _summed(image: Tensor, turns: Turns, side: int, taps: _Taps) -> Tensor:
 
 
 def _around(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The four old pixels around the position that each new pixel comes from, and their weights."""
+    """Yield, for each new pixel, four old pixels and their weights.
+
+    They are the old pixels around the position from which the new pixel comes.
+    """
     y, x = _turn(rows, columns, cosine, sine)
     top, left = y.floor(), x.floor()
     y, x = y.sub_(top), x.sub_(left)
@@ -261,9 +285,9 @@ def _around(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor)
 
 
 def _reached(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The new pixels that each old pixel contributes to, and their weights.
+    """Yield, for each old pixel, the nine new pixels to which it may contribute, and their weights.
 
-    They lie within one pixel of the old pixel's new position, and are at most nine.
+    An old pixel contributes only to new pixels near its new position; other new pixels have the weight 0.
     """
     y, x = _turn(rows, columns, cosine, -sine)
     reach = cosine.abs().add_(sine.abs())
@@ -285,19 +309,22 @@ def _reached(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor
 
 
 def _turn(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions (n, H, W) of all pixels in their blocks, rotated about the centres of the blocks."""
+    """Return row and column, each (n, H, W), of every pixel in its block, rotated about the block's centre."""
     middle_y, middle_x = ((one.length - 1).to(cosine.dtype) / 2 for one in (rows, columns))
     v, u = rows.place - middle_y, columns.place - middle_x
     return (cosine * v).add_(sine * u).add_(middle_y), (cosine * u).sub_(sine * v).add_(middle_x)
 
 
 def _hat(distance: Tensor) -> Tensor:
-    """The weight of linear interpolation; `distance` is overwritten."""
+    """Return the weight of linear interpolation, max(0, 1 - |distance|). `distance` is overwritten."""
     return distance.abs_().neg_().add_(1).clamp_(min=0)
 
 
 def _line(lines: BlockLines, places: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The lines of the other image at `places` in a block, int64 (n, H, W), and their weight: 0 outside the block."""
+    """Return the lines of the other image at `places` in a block, int64 (n, H, W), and the weights of these lines.
+
+    A weight is 0 outside the block. Inside the block it is `weight`, or 1 if `weight` is None. `weight` is overwritten.
+    """
     last = (lines.length - 1).to(places.dtype)
     held = torch.minimum(places.clamp(min=0), last)
     inside = (held == places).to(places.dtype)

@@ -1,4 +1,4 @@
-"""Radii of budgets, and distances between images."""
+"""Radii of budgets, and distances between clean and adversarial images."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Pixels = NDArray[np.uint8]
 def radii(
     budget: Budget, rule: BudgetRule, matched: NDArray[np.float64] | None, count: int, values: int
 ) -> NDArray[np.float64] | None:
-    """Return the radius of each image (count,) in the unit of the budget's rule, for images of `values` pixel values.
+    """Return the radius of each of `count` images (count,), in the unit of the budget's rule.
 
-    Return None if the budget has several lengths or no length, or if its rule has no radius. `matched` (count,) are the
-    radii if the budget is matched. Raises ValueError if a matched budget has none.
+    Each image has `values` pixel values. Return None if the budget has several lengths or no length, or if its rule has
+    no radius. `matched` (count,) are the radii of a matched budget. Raises ValueError if the budget is matched and
+    `matched` is None.
     """
     if budget.matched:
         if matched is None:
@@ -46,9 +47,9 @@ def all_distances(clean: Pixels, adversarial: Pixels) -> NDArray[np.float64]:
 
 
 def integer_distances(clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of squares and the largest difference (N,) of `uint8` images (N, C, H, W), int64, on their device.
+    """Return the sum of squares and the largest difference of each pair of `uint8` images (N, C, H, W).
 
-    The results are exact on every device.
+    Both results are int64 (N,), on the device of the images, and exact on every device.
     """
     flat = (adversarial.to(torch.int32) - clean.to(torch.int32)).flatten(1)
     return flat.square().sum(1, dtype=torch.int64), flat.abs().amax(1).to(torch.int64)
@@ -57,7 +58,7 @@ def integer_distances(clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tenso
 def of_integers(
     squares: NDArray[np.int64], largest: NDArray[np.signedinteger[Any]], numbers: int
 ) -> NDArray[np.float64]:
-    """Return RMSD, L-infinity and L2, float64 (N, 3), from sums of squares and largest differences (N,).
+    """Return RMSD, L-infinity and L2, float64 (N, 3), from the results of `integer_distances` for N images.
 
     `numbers` is the number of pixel values of an image.
     """

@@ -14,7 +14,7 @@ from study.spec.shorthand import Shorthand
 
 
 def _in_pixel_values(given: Any) -> Any:
-    """Turn `8/255`, a length of images scaled to 0..1, into 8 pixel values."""
+    """Return 8.0 for the text `8/255`, a length of images scaled to 0..1. Return any other value unchanged."""
     found = of_255.numerator(given)
     return given if found is None else found
 
@@ -32,17 +32,20 @@ AllMeasured = Annotated[tuple[Measured, ...], Field(strict=False, min_length=1)]
 _MOST_STEPS = 10_000
 
 _KEYS = ("epsilon", "l2", "rmsd", "minimal")
-"""The rules that have a key of their own in a budget."""
+"""The budgets that have their own key; other budgets are given by `rule`."""
 
 
 def evenly_spaced(start: float, to: float, by: float) -> tuple[float, ...]:
-    """Return the numbers from `start` to `to`, both included; rounded to 1e-6, so that three times 0.1 is 0.3."""
+    """Return the numbers from `start` up to `to` at the distance `by`.
+
+    Each number is rounded to 1e-6, because three times 0.1 is not exactly 0.3 in floating point.
+    """
     count = int((to - start) / by + 1e-9) + 1
     return tuple(round(start + index * by, 6) for index in range(count))
 
 
 class Range(Frozen):
-    """Evenly spaced numbers, both ends included: `{from: 0.1, to: 100, by: 0.1}`."""
+    """Evenly spaced numbers: `{from: 0.1, to: 100, by: 0.1}` means 0.1, 0.2, 0.3 and so on, up to and including 100."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -54,7 +57,7 @@ class Range(Frozen):
     def _rising(self) -> Range:
         if self.to < self.start or (self.to - self.start) / self.by >= _MOST_STEPS:
             raise PydanticCustomError(
-                "budget", "a range must rise from `from` to `to`, or both be equal, and have fewer than 10,000 steps"
+                "budget", "in a range, `to` must not be smaller than `from`, and there must be fewer than 10,000 steps"
             )
         return self
 
@@ -68,22 +71,22 @@ class Budget(Frozen):
 
     - `epsilon` is an L-infinity norm, `l2` an L2 norm, `rmsd` the root mean square of the changes of all pixel values.
       A list or a range of lengths makes one adversarial image for each length, all from one gradient;
-    - `rmsd: matched` gives each image the RMSD that the attack `to` reaches on the same sources with the same goal:
-      its RMSD on the same image (`by: image`), or its mean RMSD over all images (`by: mean`), as Liu et al. 2017
-      compare attacks;
-    - `minimal` searches upwards through a range of RMSDs, for each target, until an image succeeds (Liu et al. 2017,
-      section 3.2.2);
+    - `rmsd: matched` gives each image the RMSD that another attack, `to`, reaches on the same sources with the same
+      goal. `by: image` takes the RMSD of that attack on the same image, `by: mean` its mean RMSD over all images. Liu
+      et al. 2017 compare attacks in this way;
+    - `minimal` tries the RMSDs of a range in ascending order, for each image and target, until the image succeeds (Liu
+      et al. 2017, section 3.2.2);
     - `rule` is a component that measures perturbations, from a package or from a file of yours, such as
       `{python: "mine.py:Sum"}`. `length` is the largest size in the unit of this measure: a number, a list or a range.
       The attack then needs a `step_size`;
     - without a budget, only the pixel box limits an image.
 
     Lengths are in pixel values, and the text `8/255` is read as 8. A budget whose largest length is a number of at most
-    1 (for `l2`: 10) is refused, because such lengths are usual for images scaled to 0..1. Written as a text, such as
-    `0.5/255`, it is accepted. The `length` of a `rule` is never refused.
+    1 (for `l2`: 10) is refused, because such lengths are usual for images scaled to 0..1. A length that is written as a
+    text, such as `0.5/255`, is accepted. The `length` of a `rule` is never refused.
 
-    `gradients` sets the number of steps, in place of `steps`: the largest number of steps that takes at most
-    `gradients` gradients of one image per source model. Gradients of views, neighbours and preparing passes count.
+    `gradients` replaces `steps`: the attack takes as many steps as it can with at most `gradients` gradients of one
+    image per source model. Gradients at views, at neighbouring points, and in passes before the first step count too.
     """
 
     epsilon: Length | Lengths | Range | None = None
@@ -129,11 +132,14 @@ class Budget(Frozen):
 
     @property
     def part(self) -> Part:
-        """The component that measures and projects perturbations."""
+        """The component that measures and projects perturbations, as a spec writes it."""
         return Part(kind="budget", name=self.kind) if self.rule is None else self.rule
 
     def identity(self) -> dict[str, Any]:
-        """Return what ids contain of the budget. `gradients` is left out: ids contain the steps that follow from it."""
+        """Return the part of an attack run's id that describes the budget.
+
+        `gradients` is left out, because the id contains the number of steps that follows from `gradients`.
+        """
         found = self.model_dump(mode="json", exclude_defaults=True, exclude={"gradients", "rule"})
         part = self.part
         if part.python is not None or self.rule is not None:
@@ -148,7 +154,10 @@ class Budget(Frozen):
 
     @property
     def levels(self) -> tuple[float | None, ...]:
-        """The lengths of the budget; (None,) without a length, or if it depends on the image or the target."""
+        """The lengths of the budget in the unit of its rule.
+
+        The result is (None,) if the budget has no length, or if the length depends on the image or the target.
+        """
         for given in (self.epsilon, self.l2, self.rmsd, self.length):
             if isinstance(given, Range):
                 return given.levels

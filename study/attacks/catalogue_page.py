@@ -21,8 +21,8 @@ _HEAD = """# The attacks
 keeps it up to date. `study attacks NAME` prints all numbers of one preset, and `+` joins presets: `mi+di+sgm`.
 
 *Gradients* is the number of gradients of one image per source model in the preset's steps; *forwards* is the number of
-further forward passes. Random numbers are keyed by image, step and copy: an image's result never depends on its
-neighbours. All presets also run on several source models, whose gradients `fusion` combines.
+further forward passes. Random numbers are keyed by image, step and copy: an image's result never depends on the other
+images of its batch. All presets also run on several source models, whose gradients `fusion` combines.
 
 In formulas, x is the clean image, d the perturbation, J or L the loss that the attack maximises, dJ its gradient, and g
 the gradient at x + d (where a formula assigns to g, g is the accumulated gradient) or, as g(v), at v. y is the true
@@ -88,7 +88,10 @@ def _combinations() -> Iterator[str]:
 
 
 def _telling(assembly: Assembly) -> Iterator[Component]:
-    """The components that distinguish an attack from others: all but the usual objective, fusion and step."""
+    """Yield the components that distinguish an attack from other attacks.
+
+    The budget and the most usual objective, ensemble rule and step are left out.
+    """
     usual = {("objective", "cross-entropy"), ("ensemble", "probability"), ("step", "sign")}
     yield from (one for one in assembly if one.kind != "budget" and (one.kind, one.name) not in usual)
 
@@ -112,7 +115,7 @@ def _first_line(component: type[Component]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The text on one line, with a full stop."""
+    """Return the text on one line, with a full stop at the end."""
     text = re.sub(r"\s+", " ", text).strip()
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
@@ -127,13 +130,16 @@ def _link(one: Preset) -> str:
 
 
 def _heading(name: str, one: Preset) -> str:
-    """The preset's name. The paper is added if an earlier preset has the same anchor: anchors lose punctuation."""
+    """Return the heading of the preset `name`: the name, and the paper if an earlier preset has the same anchor.
+
+    Two names can have the same anchor, because anchors lose punctuation.
+    """
     same = [other for other in presets.presets() if _anchor(other) == _anchor(name)]
     return name if same[0] == name else f"{name} ({one.paper})"
 
 
 def _anchor(heading: str) -> str:
-    """The anchor of a heading on GitHub and in the site."""
+    """Return the anchor of a heading, by which links find it on GitHub and in the documentation site."""
     return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
 
 

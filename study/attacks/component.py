@@ -1,4 +1,4 @@
-"""A component: one exchangeable part of an attack, with its parameters, its cost, and its place in an id."""
+"""A component: one exchangeable part of an attack, with its parameters, its cost, and its entry in an id."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from study.spec.frozen import Frozen
 
 
 class BudgetOutline(Protocol):
-    """The properties of its attack's budget that a component can read."""
+    """The properties of an attack's budget that the components of the attack can read."""
 
     @property
     def kind(self) -> str:
-        """The name of the budget's rule: epsilon, l2, rmsd, minimal, none, or another one."""
+        """The name of the budget's rule: epsilon, l2, rmsd, minimal, none, or the name of another budget component."""
         ...
 
     @property
     def epsilon(self) -> object:
-        """The L-infinity norm or norms, as they stand in the spec; None for another budget."""
+        """The L-infinity norm or norms, as the spec gives them; None for another budget."""
         ...
 
     @property
     def levels(self) -> tuple[float | None, ...]:
-        """The lengths of the budget; (None,) without a length, or if it depends on the image or the target."""
+        """The lengths of the budget in the unit of its rule.
+
+        The result is (None,) if the budget has no length, or if the length depends on the image or the target.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class AttackOutline:
-    """The properties of its attack that a component can read to find conflicts.
+    """The properties of an attack that its components read to find conflicts.
 
     `parts` has the names of the components by kind. `step_size` is None if it follows from the budget. `first` says
-    whether the attack has a first stage, whose finished images components can use.
+    whether the attack has a first stage, whose finished images its components can use.
     """
 
     parts: Mapping[str, Collection[str]]
@@ -45,11 +48,11 @@ class AttackOutline:
 
 @dataclass(frozen=True)
 class HeldMemory:
-    """What an attack keeps in memory from pass to pass, in addition to the network, a pass, and a few images.
+    """Memory that an attack occupies between passes through a network, beyond the network, a pass and a few images.
 
     Attributes:
         weights: Number of copies of the parameters of each source model.
-        features: Number of images whose features, of all layers of each source model, are kept.
+        features: Number of images for which the features of all layers of each source model are kept.
         tables: Number of tables of S x S x S floats on a GPU, for images of S x S pixels.
     """
 
@@ -66,8 +69,8 @@ class Component(Frozen):
 
     - `kind` is one of the kinds in `study.attacks.kinds`, and `name` the word that a spec uses;
     - `version` is part of every id. Increase it when the component gives other pixels than before for the same
-      parameters: when a computation, a default or a draw changes. A new parameter whose default changes nothing needs
-      no new version, and changes no id;
+      parameters, because a computation, a default or a random draw has changed. A new parameter whose default changes
+      nothing needs no new version, and changes no id;
     - `main` names the parameter that a value without a key sets: `{scales: 5}` is short for `{scales: {copies: 5}}`.
     """
 
@@ -76,12 +79,15 @@ class Component(Frozen):
     version: ClassVar[int] = 1
     main: ClassVar[str | None] = None
     streams: ClassVar[str | None] = None
-    """The name of the component's random streams, if it is not `name`."""
+    """The name under which the component draws random numbers; None stands for `name`."""
     uses_first: ClassVar[bool] = False
     """Whether the component needs the finished images of the attack's first stage."""
 
     def identity(self) -> list[Any]:
-        """Return what ids contain: kind, name, version, and the parameters that differ from their defaults."""
+        """Return the component's entry in an id.
+
+        It has the kind, the name, the version, and the parameters that differ from their defaults.
+        """
         return [self.kind, self.name, self.version, self.model_dump(mode="json", exclude_defaults=True)]
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
@@ -90,26 +96,28 @@ class Component(Frozen):
 
     @property
     def first_points(self) -> int:
-        """Number of images of the first stage that the component reads: those at the last checkpoints, and the
-        finished one."""
+        """Number of images of the attack's first stage that the component reads for each clean image.
+
+        The images are those at the last checkpoints of the first stage, and then the finished image.
+        """
         return 1
 
     @property
     def others(self) -> int:
-        """The number of images of the study, in the pool, that the component mixes into other images."""
+        """Number of images that the component needs in the pool, to mix them into other images; 0 if it mixes none."""
         return 0
 
     @property
     def held_memory(self) -> HeldMemory:
-        """What the component keeps in memory from pass to pass, beyond a few float images for each image."""
+        """The memory that the component keeps between passes, beyond a few float images for each image."""
         return HeldMemory()
 
     @property
     def reads_true_labels(self) -> bool:
-        """Whether the component reads true labels for every goal, also for a targeted one."""
+        """Whether the component reads the true labels even if the goal is targeted."""
         return False
 
     @property
     def stream(self) -> str:
-        """The name of the component's random streams."""
+        """The name under which the component draws random numbers: `streams`, or `name` if `streams` is None."""
         return self.streams or self.name

@@ -1,8 +1,12 @@
-"""The conformance test of a component: what every part of an attack must do, tested on small networks.
+"""The conformance test of a component: an attack that contains the component runs on small networks and is checked.
 
-A component passes if its images depend on the image, the key and the parameters alone; if its gradients are finite; if
-it takes the number of gradients that it declares; if a program, and the images of a budget's rule, keep the budget; and
-if it leaves nothing behind in a network.
+A component passes if
+
+- the adversarial images depend only on the clean image, the key of the random numbers, and the parameters;
+- the gradients are finite;
+- the attack takes the number of gradients that the component declares;
+- images keep the budget, if the component is a program or a budget's rule;
+- the networks are the same after the attack as before.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from study.reproducibility import hardware, numerics
 from study.reproducibility.rng import draws
 
 NETWORKS = ("timm:test_resnet", "timm:test_efficientnet")
-"""Small convolutional networks with residual branches; random weights suffice for what is checked."""
+"""References of two small convolutional networks with residual branches. For the checks, random weights suffice."""
 
 _LABELS = (1, 20, 300, 999, 5, 7)
 _EPSILON = 8.0
@@ -47,7 +51,11 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check. `fault` is empty if the component passes; `skipped` is the reason if it was not run."""
+    """The result of one check.
+
+    `fault` says what is wrong; it is empty if the component passes the check. `skipped` says why the check was not run;
+    it is empty if the check was run.
+    """
 
     check: str
     fault: str = ""
@@ -57,8 +65,9 @@ class CheckResult:
 def check(component: Component, networks: Sequence[str] = NETWORKS, size: int = 48) -> Iterator[CheckResult]:
     """Yield the result of each check of a component, in an attack of three steps with epsilon 8.
 
-    `networks` are references to networks, which get random weights and images of `size` x `size` pixels. An ensemble
-    rule uses all networks, other components only the first. Raises StudyError if a network cannot be built.
+    `networks` are references of networks. The networks get random weights, and images of `size` x `size` pixels. An
+    ensemble rule uses all networks, other components only the first. Raises StudyError if a network cannot be built, or
+    if the component does not fit into the attack.
     """
     numerics.fix(1)
     count = len(networks) if isinstance(component, EnsembleRule) else 1
@@ -77,7 +86,7 @@ def _network(reference: str, number: int, size: int, *, fold: bool = True) -> Cl
 
 
 def _with_weights(reference: str, size: int) -> Classifier:
-    """A network with a set of three random weights."""
+    """Return a network with a set of three random weights. The mean of the three is put into the network."""
     states = [_network(reference, number, size, fold=False).network.state_dict() for number in range(3)]
     classifier = _network(reference, 0, size, fold=False)
     classifier.weight_set = WeightSet(states, [name for name, _ in classifier.network.named_parameters()])
@@ -87,9 +96,10 @@ def _with_weights(reference: str, size: int) -> Classifier:
 
 @contextlib.contextmanager
 def counted(models: Sequence[nn.Module]) -> Iterator[dict[str, int]]:
-    """Count the rows of all passes of `models` within the `with` block.
+    """Count the images in all passes through `models` within the `with` block.
 
-    `gradients` counts rows of passes with a gradient, `forwards` rows of passes without a gradient.
+    The dictionary that is yielded has two counts. `gradients` counts images of passes with a gradient, `forwards`
+    images of passes without a gradient. An image counts once for each pass.
     """
     found = {"gradients": 0, "forwards": 0}
 
@@ -97,8 +107,8 @@ def counted(models: Sequence[nn.Module]) -> Iterator[dict[str, int]]:
         if not logits.requires_grad:
             found["forwards"] += len(given[0])
             return
-        # The gradient of a loss of logits begins at the logits. That of a loss of features begins inside the network,
-        # and ends at the images.
+        # A backward pass reaches the logits and then the images if the loss depends on logits. If the loss depends on
+        # features, the pass begins inside the network, and reaches only the images. Count each backward pass once.
         reached = [0, 0]
 
         def backward(end: int, gradient: Tensor) -> None:
@@ -188,14 +198,14 @@ class _Trial:
         return CheckResult(check)
 
     def _neighbours(self, first: np.ndarray[Any, Any]) -> CheckResult:
-        check = "an image does not depend on neighbours, batch or order"
+        check = "an image does not depend on the other images, the batch or the order"
         order = [4, 1, 5, 0, 3, 2]
         for rows in (order, order[:3], order[3:4]):
             part = self._crafted(rows)
             if not np.array_equal(part, first[rows]):
                 wrong = [row for row, one in zip(rows, part, strict=True) if not np.array_equal(one, first[row])]
                 return CheckResult(
-                    check, f"with other neighbours, {len(wrong)} of {len(rows)} images have other pixels"
+                    check, f"with other images in the batch, {len(wrong)} of {len(rows)} images have other pixels"
                 )
         return CheckResult(check)
 
@@ -208,7 +218,10 @@ class _Trial:
         return CheckResult("it takes the number of gradients that it declares", fault)
 
     def _rule(self, rule: BudgetRule, made: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[CheckResult]:
-        """The results of the checks of a budget rule; `made` are finished images."""
+        """Yield the results of the checks of a budget rule.
+
+        `made` are finished adversarial images, `uint8` (N, C, H, W).
+        """
         origin = torch.from_numpy(self._given.clean).float()
         moved = torch.from_numpy(made).float() - origin
         (length,) = self._attack.budget.levels
@@ -233,7 +246,7 @@ class _Trial:
             return
         held = torch.full((len(origin),), radius)
         beyond = float(size.max())
-        fault = f"an image measures {beyond:.6g}, but the radius is {radius:.6g}" if beyond > radius else ""
+        fault = f"an image has the size {beyond:.6g}, but the radius is {radius:.6g}" if beyond > radius else ""
         yield CheckResult("images keep the budget", fault)
         projected = rule.project(larger, origin, held)
         beyond = float(rule.measure(projected, origin).max())
@@ -275,14 +288,20 @@ class _Trial:
 
 
 def _perturbation(origin: Tensor) -> Tensor:
-    """A random change of each pixel by up to 8 pixel values, within the pixel box, float (N, C, H, W) like `origin`."""
+    """Return a random change of each pixel by up to 8 pixel values, float (N, C, H, W) like `origin`.
+
+    The changed image stays in 0..255.
+    """
     words = draws(origin.numel(), "conformance", "perturbation") >> np.uint64(40)
     noise = torch.from_numpy(words.astype(np.float32)).view_as(origin) / 2**23 - 1
     return (origin + _EPSILON * noise).clamp(0, 255) - origin
 
 
 def _half(component: Component, clean: Tensor) -> float | None:
-    """Half of the smallest size of `_perturbation`, as a budget length; None if the component is no budget rule."""
+    """Return half of the smallest size of `_perturbation` by the rule `component`, as the length of a budget.
+
+    Return None if the component is no budget rule.
+    """
     if not isinstance(component, BudgetRule):
         return None
     try:
@@ -326,7 +345,7 @@ def attack_with(component: Component, length: float | None = None) -> Attack:
 
 
 def _first_stage(points: int) -> Attack:
-    """A first stage with images at `points` of its steps."""
+    """Return a first stage of an attack, with images at `points` of its steps."""
     steps = max(2, points)
     checkpoints = list(range(steps - points + 1, steps))
     return Attack.model_validate({"step": "sign", "steps": steps, "epsilon": _EPSILON, "checkpoints": checkpoints})
@@ -347,7 +366,11 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _state(model: nn.Module) -> Mapping[str, object]:
-    """What a component could change: hooks, attributes and mode of each module, and the parameters' values."""
+    """Return everything that a component could change in a network, by the name of the module or the parameter.
+
+    For a module, this is its class, hooks, attributes and mode. For a parameter or buffer, this is the sum of its
+    values, whether it requires a gradient, and whether it has one.
+    """
     found: dict[str, object] = {}
     for name, module in model.named_modules():
         hooks = {key: len(getattr(module, key, ())) for key in _HOOKS}

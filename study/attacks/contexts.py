@@ -1,7 +1,7 @@
 """The arguments of components: images to mix in, random numbers, and the context of a view, a step or a pass.
 
-Tensors of images are float32 (N, C, H, W), in pixel values 0..255. A file with a component imports these names from
-`study.attacks.kinds`.
+Tensors of images are float32 (N, C, H, W), in pixel values 0..255. A file that defines a component imports these names
+from `study.attacks.kinds`.
 """
 
 from __future__ import annotations
@@ -23,28 +23,27 @@ if TYPE_CHECKING:
 
 Goal = Literal["untargeted", "targeted"]
 State = dict[str, Any]
-"""What a component remembers from step to step, for one batch of images; empty at the first step."""
+"""What a component remembers from step to step for one batch of images. It is empty at the first step."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Images that components mix in: `uint8` (P, C, H, W), and their labels (P,)."""
+    """Images that components mix into other images: `pixels`, `uint8` (P, C, H, W), and their `labels` (P,)."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     _held: dict[object, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
-    """Cache: copies on devices, and tables of the images that may be mixed with images of given labels."""
+    """A cache: copies of the images on devices, and tables of the images whose label differs from given labels."""
 
     def taken(self, places: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the images with the indices `places` (N,): (N, C, H, W), on the device of `places`."""
+        """Return the images with the indices `places` (N,) as (N, C, H, W), on the device of `places`."""
         return self._on(places.device).index_select(0, places).to(dtype)
 
     def of_other_labels(self, labels: NDArray[np.int64], words: Tensor) -> Tensor:
         """Return, for each of `labels` (N,), the index of an image of the pool that has another label.
 
-        The random integers `words` (N,) choose among these images.
-
-        If the pool has no image with another label, any image may be chosen.
+        The random integers `words` (N,) choose among all images with another label. If there are none, they choose
+        among all images of the pool.
         """
         from study.reproducibility.words import below
 
@@ -59,7 +58,11 @@ class Pool:
         return self._held[device][0]
 
     def _others(self, labels: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        """For each label, indices (N, P) that begin with the images of other labels, and the number (N,) of these."""
+        """Return two tables for `labels` (N,): indices (N, P) of the pool's images, and numbers (N,).
+
+        Each row of indices begins with the images that do not have the label of this row. The number in the same row
+        says how many such images there are. If all images have the label, the number is P.
+        """
         from study.devices.copies import uploaded
 
         key = (labels.tobytes(), device)
@@ -73,7 +76,7 @@ class Pool:
 
 
 class Draws(Protocol):
-    """Keyed random numbers: they depend on the image, the attack run, the step and the copy, never on the batch.
+    """Keyed random numbers: they depend on the image, the attack run, the step and the copy, but not on the batch.
 
     `stream` is a name that distinguishes several draws of one component.
     """
@@ -91,13 +94,19 @@ class Draws(Protocol):
         ...
 
     def words(self, count: int, stream: str = "") -> Tensor:
-        """Return the bits of `integers` as int64 (N, count), on the device: see `study.reproducibility.words`."""
+        """Return the random numbers of `integers` as int64 (N, count), with the same bits, on the device.
+
+        The module `study.reproducibility.words` computes with such numbers.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class StepDraws:
-    """Draws of one component at one step. `number` is the index of a copy, point or update within the step."""
+    """The random numbers of one component at one step. Implements `Draws`.
+
+    `number` is the index of a copy, point or update within the step.
+    """
 
     streams: Streams
     name: str
@@ -125,11 +134,18 @@ class StepDraws:
 class ViewContext:
     """What a view gets in addition to the image.
 
-    `copy` is the index of the copy, from 0, among the view's own copies. `true` (N,) are the true labels, `wanted` (N,)
-    the labels of the objective. `pool` has the images to mix in, if a component declares `others`. `origin` is the
-    clean image; `step` counts from 0; `epsilon` is the budget's L-infinity norm, or None. `gradient(view)` returns the
-    gradient of the loss at a view (N, C, H, W), without the views that follow. A view that calls it must declare the
-    number of calls in `inner_gradients`.
+    Attributes:
+        copy: Index of the copy, from 0, among the copies that this view makes.
+        draws: Random numbers of the view for this copy.
+        true: The true labels (N,).
+        wanted: The labels (N,) of the objective.
+        pool: The images to mix in, if a component declares `others`.
+        origin: The clean images (N, C, H, W).
+        step: Index of the step, from 0.
+        steps: Number of steps.
+        epsilon: The budget's L-infinity norm; None for another budget.
+        gradient: A function that returns the gradient of the loss at a view (N, C, H, W). Later views of the attack are
+            not applied. A view that calls the function must declare the number of calls in `inner_gradients`.
     """
 
     copy: int
@@ -145,13 +161,13 @@ class ViewContext:
 
 
 class GradientAt(Protocol):
-    """The gradient of the loss at an image, over all views and source models of a group."""
+    """A function that returns the gradient of the loss at an image, over all views and all source models of a group."""
 
     def __call__(self, image: Tensor, sample: int = 0, moved: Tensor | None = None) -> Tensor:
         """Return the gradient at `image`, float (N, C, H, W).
 
-        `sample` is the index of this place in the step: views draw anew for each place. `moved` is `image` minus the
-        clean image, if the caller knows it exactly.
+        `sample` is the index of this gradient among the gradients of the step. Views draw new random numbers for each
+        `sample`. `moved` is `image` minus the clean image, if the caller knows this difference exactly.
         """
         ...
 
@@ -162,13 +178,24 @@ def _no_losses() -> Tensor:
 
 @dataclass
 class StepContext:
-    """One step of one group of source models.
+    """What a component gets at one step, for one group of source models.
 
-    `origin` is the clean image, `delta` the perturbation before the step. `size` is the length of the step in pixel
-    values, a number or (N, 1, 1, 1). `epsilon` is the budget's L-infinity norm, or None. `momentum` is the accumulated
-    update of the last step, and `decay` its factor; `momentum` is None at the first step and without momentum. `first`
-    has the finished images of the attack's first stage, or None. `losses()` returns the loss (N,) at the last gradient
-    that was computed, as a mean over its views. `pool` has the images to mix in, if a component declares `others`.
+    Attributes:
+        step: Index of the step, from 0.
+        steps: Number of steps.
+        origin: The clean images (N, C, H, W).
+        delta: The perturbation (N, C, H, W) before the step.
+        size: The length of the step in pixel values, a number or (N, 1, 1, 1).
+        epsilon: The budget's L-infinity norm; None for another budget.
+        gradient: A function that returns the gradient of the source models at an image.
+        streams: The random numbers of the attack run; components use `draws` instead.
+        goal: Whether the attack is untargeted or targeted.
+        project: A function that projects perturbations onto the budget, and then onto pixel values 0..255.
+        momentum: The accumulated update of the step before; None at the first step, and without momentum.
+        decay: The factor of `momentum`.
+        first: The finished images of the attack's first stage; None without a first stage.
+        losses: A function that returns the loss (N,) at the last gradient that was computed, as a mean over its views.
+        pool: The images to mix in, if a component declares `others`.
     """
 
     step: int
@@ -188,34 +215,43 @@ class StepContext:
     pool: Pool | None = None
 
     def draws(self, component: Component, number: int = 0) -> Draws:
-        """The draws of `component` at this step; `number` distinguishes several draws at one step."""
+        """Return the random draws of `component` at this step. `number` distinguishes several draws at one step."""
         return StepDraws(self.streams, component.stream, str(self.origin.device), self.step, number)
 
 
 Inner = Callable[["Tensor"], "Tensor"]
-"""A function from a perturbation (N, C, H, W) to the gradient there, by the point rules further inside."""
+"""A function from a perturbation to the gradient at this perturbation, both (N, C, H, W).
+
+The gradient is computed by the inner point rules, which are those later in the attack's list.
+"""
 
 
 class PreparingSource(Protocol):
-    """A source model and the clean images of a batch, for a preparing pass."""
+    """What an objective of features gets before the first step: a source model and the clean images of a batch."""
 
     origin: Tensor
     labels: Tensor
     goal: Goal
     true: Tensor
-    """The true labels (N,); `labels` are those of the objective."""
+    """The true labels (N,). In contrast, `labels` are the labels of the objective."""
     first: Tensor | None
     """The finished images (N, C, H, W) of the attack's first stage, if it has one."""
     path: Sequence[Tensor]
-    """The images (N, C, H, W) of the first stage at its checkpoints, and then its finished images."""
+    """The images (N, C, H, W) of the first stage at its checkpoints, and then its finished images.
+
+    The sequence is empty without a first stage.
+    """
     pool: Pool | None
     """The images to mix in, if a component declares `others`."""
     wanted: NDArray[np.int64]
-    """`labels` as an array on the host: to read a tensor of a GPU, the host would have to wait for the GPU."""
+    """The same labels as `labels`, as an array on the host.
+
+    To read a tensor on a GPU, the host would have to wait for the GPU.
+    """
 
     @property
     def draws(self) -> Draws:
-        """Draws of the objective; every model has its own draws."""
+        """The random draws of the objective. They differ from model to model."""
         ...
 
     def features(self, image: Tensor) -> Mapping[str, Tensor]:
@@ -236,7 +272,7 @@ class PreparingSource(Protocol):
 
 
 class PassDraws(Protocol):
-    """Draws for the rows of the pass that runs, which may hold several copies of each image."""
+    """Random draws for each row of the pass that is running. A pass may hold several copies of each image."""
 
     def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
         """Return float32 (rows, *shape), uniform over (-1, 1)."""
@@ -251,30 +287,36 @@ class PassDraws(Protocol):
         ...
 
     def words(self, component: Component, count: int, stream: str = "") -> Tensor:
-        """Return the bits of `integers` as int64 (rows, count), on the device."""
+        """Return the random numbers of `integers` as int64 (rows, count), with the same bits, on the device.
+
+        The module `study.reproducibility.words` computes with such numbers.
+        """
         ...
 
     def common(self, component: Component, *, fixed: bool = False) -> Draws:
-        """Draws that depend on the attack run, the step and the copy, and not on the image: their N is 1.
+        """Return draws that depend on the attack run, the step and the copy, but not on the image. Their N is 1.
 
-        All images of an attack run get the same numbers, in all batches. Use these draws for weights that are drawn
-        for a step. With `fixed`, the draws are the same at every step and copy too. Use them for values that are drawn
-        once for the whole attack.
+        All images of an attack run get the same numbers, in all batches. Use these draws for weights that are drawn for
+        a step. With `fixed`, the draws also do not depend on the step and the copy. Use `fixed` for values that are
+        drawn once for the whole attack.
         """
         ...
 
     def of_images(self, values: Tensor) -> Tensor:
-        """Return, for every row of the pass, the row of `values` (N, …) that belongs to its image."""
+        """Return, for every row of the pass, the row of `values` (N, …) that belongs to the image of the row."""
         ...
 
     @property
     def origin(self) -> Tensor:
-        """The clean images of the batch, float (N, C, H, W); `of_images(origin)` has one for each row."""
+        """The clean images of the batch, float (N, C, H, W).
+
+        `of_images(origin)` has one clean image for each row of the pass.
+        """
         ...
 
     @property
     def batch(self) -> int:
-        """Index of the batch, from 0. Values that a change caches for one batch are not valid for the next."""
+        """Index of the batch, from 0. Values that a component caches for one batch are not valid for the next batch."""
         ...
 
     @property
@@ -284,7 +326,10 @@ class PassDraws(Protocol):
 
     @property
     def copy(self) -> int:
-        """Index of the first copy in the pass, from 0. An attack without views and neighbours has one copy per step."""
+        """Index of the first copy in the pass, from 0, among all copies of the step.
+
+        An attack without views that takes one gradient per step has one copy per step.
+        """
         ...
 
     @property
@@ -295,10 +340,10 @@ class PassDraws(Protocol):
 
 @dataclass
 class ProgramContext:
-    """What a program gets: one batch of clean images, and everything that the loop itself uses.
+    """What a program gets: one batch of clean images, and the functions and values that the attack loop uses.
 
     `points` are the pairs (number of steps, length of the budget) at which targets see the images. `size` is the length
-    of a step in the recipe.
+    of a step according to the recipe. `epsilon` is the budget's L-infinity norm, or None.
     """
 
     origin: Tensor
@@ -309,21 +354,23 @@ class ProgramContext:
     size: float | Tensor
     epsilon: float | None
     gradient: Callable[..., Tensor]
-    """(image, step=0, sample=0, models=None, labels=None) -> gradient (N, C, H, W).
+    """A function (image, step=0, sample=0, models=None, labels=None) -> gradient (N, C, H, W).
 
     `models` are the indices of the source models, which then have equal weights; None means all models with their own
     weights. `labels` (N,) replace the labels of the objective. They do not change tensors that an objective of features
     has prepared.
     """
     forward: Callable[[Tensor, int], Tensor]
-    """(image, index of a source model) -> logits (N, classes), without gradient."""
+    """A function (image, index of a source model) -> logits (N, classes), without gradient."""
     project: Callable[[Tensor], Tensor]
     streams: Streams
     models: int = 1
     loop: Callable[[Tensor | None], list[Tensor]] = field(default=lambda start: [])
-    """Run the loop with the attack's other components from a perturbation, or, if it is None, from the attack's start.
-    Return the perturbation at each point."""
+    """A function that runs the loop with the attack's other components, and returns the perturbation at each point.
+
+    The argument is the perturbation at which the loop starts; None stands for the attack's own start.
+    """
 
     def draws(self, component: Component, step: int = 0, number: int = 0) -> Draws:
-        """The draws of `component` at a step; `number` distinguishes several draws at one step."""
+        """Return the random draws of `component` at a step. `number` distinguishes several draws at one step."""
         return StepDraws(self.streams, component.stream, str(self.origin.device), step, number)

@@ -13,21 +13,21 @@ _MOST_STEPS = 100_000
 def steps_within(attack: Attack, gradients: int, sources: int) -> int:
     """Return the largest number of steps that takes at most `gradients` gradients of one image per source model.
 
-    The number is 0 if one step takes more gradients, and at most 100,000. Gradients of views, neighbours, preparing
-    passes and a first stage count too. Raises StudyError for an attack whose number of gradients does not follow from
-    its steps.
+    `sources` is the number of source models. The result is 0 if one step takes more gradients than allowed, and at most
+    100,000. Gradients at views, at neighbouring points, in preparing passes and in a first stage count too. Raises
+    StudyError for an attack whose number of gradients does not follow from its steps.
     """
     if attack.external is not None or attack.precomputed is not None or attack.budget.minimal is not None:
         raise StudyError(
             "the number of gradients of this attack does not follow from its steps",
-            accepted="attacks with steps, but no external or precomputed attack, and no search of the minimal RMSD",
+            accepted="attacks with steps, except `external` or `precomputed` attacks and searches of the minimal RMSD",
         )
     if not attack.steps:
         raise StudyError("this attack has no steps, so it takes no gradients")
     allowed = gradients * sources
     if attack.gradients(1, sources) > allowed:
         return 0
-    # The number of gradients rises with the steps: find the largest number of steps that fits by bisection.
+    # The number of gradients rises with the number of steps, so bisection finds the largest number that fits.
     fits, exceeds = 1, 2
     while exceeds <= _MOST_STEPS and attack.gradients(exceeds, sources) <= allowed:
         fits, exceeds = exceeds, 2 * exceeds
@@ -41,11 +41,12 @@ def steps_within(attack: Attack, gradients: int, sources: int) -> int:
 
 
 def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collection[int], *, where: str) -> list[int]:
-    """Return, for each of `costs`, the largest number of steps that fits into it, sorted and without repetition.
+    """Return the numbers of steps that fit into `costs`, sorted and without repetition.
 
-    Costs are gradients per source model; costs below one step are left out. `sizes` are the numbers of source models
-    that the attack runs on. Raises StudyError, with `where`, if no step fits into any cost, if the numbers of steps
-    differ between sizes, or if `steps_within` raises it.
+    A cost is a number of gradients per source model. For each cost, the largest number of steps that fits is taken; a
+    cost below one step is left out. `sizes` are the numbers of source models that the attack runs on. `name` is the
+    attack's name, and `where` the place in the spec, for messages. Raises StudyError if no step fits into any cost, if
+    the numbers of steps differ between sizes, or if `steps_within` raises it.
     """
     found = set()
     for cost in costs:

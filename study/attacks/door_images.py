@@ -1,8 +1,9 @@
 """Check the images and labels that a caller gives to an attack from Python. Convert images to pixel values, and back.
 
 Images are torch tensors or numpy arrays (N, C, H, W), with one or three channels: 8-bit, floats in 0..1, or floats
-normalised by a mean and a standard deviation. Channels last, single images and other types are refused, not guessed.
-Black images are refused too: their values were probably scaled twice, or rounded to 8 bits too early.
+normalised by a mean and a standard deviation. Images with channels last, single images and other types are refused,
+because a guess could be wrong. Black images are refused too: their values were probably scaled twice, or rounded to 8
+bits before they were multiplied by 255.
 """
 
 from __future__ import annotations
@@ -28,17 +29,20 @@ Statistic = float | Sequence[float] | NDArray[Any] | Tensor
 _ACCEPTED = "uint8 in 0..255, floats in 0..1, or floats with their mean= and std="
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _EXCESS = 0.5
-"""Values that exceed 0..255 by at most this number of pixel values are clipped: the excess comes from rounding."""
+"""Values beyond 0..255 by at most this number of pixel values are clipped, because rounding can cause them."""
 _EIGHT_BITS = 0.01
-"""Floats within this distance of whole pixel values are read as an 8-bit image. `_tolerance` raises it for 16 bits."""
+"""Floats within this distance of whole pixel values are read as an 8-bit image.
+
+`_tolerance` raises it for 16-bit floats.
+"""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """The kind of the caller's images.
+    """The form in which the caller gives images, and in which the caller gets results.
 
-    `device` is the device of a tensor, or None for an array. `mean` and `std`, (C, 1, 1) or (1, 1, 1), are those of the
-    normalisation, or None without normalisation.
+    `device` is the device of a tensor, or None for a numpy array. `mean` and `std`, (C, 1, 1) or (1, 1, 1), belong to
+    the normalisation; they are None without normalisation.
     """
 
     device: torch.device | None
@@ -50,18 +54,19 @@ class _Kind:
 def to_pixels(
     images: Images, *, mean: Statistic | None = None, std: Statistic | None = None
 ) -> tuple[PixelValues, Restore]:
-    """Turn images into pixel values 0..255, and return a function that turns 8-bit results into the caller's kind.
+    """Return images as pixel values 0..255, and a function that converts 8-bit results to the caller's kind of images.
 
     Args:
-        images: (N, C, H, W) with one or three channels: `uint8`; or float16, bfloat16, float32 or float64, in 0..1, or
-            normalised as `(x - mean) / std` of images x in 0..1.
+        images: (N, C, H, W) with one or three channels. The dtype is `uint8`, float16, bfloat16, float32 or float64.
+            Floats are in 0..1, or normalised as `(x - mean) / std` of images x in 0..1.
         mean: Mean of the normalisation, for images in 0..1: one number, or one for each channel. Requires `std`.
         std: Standard deviation of the normalisation, for images in 0..1, as `mean`. Requires `mean`.
 
-    Returns pixels (N, C, H, W): `uint8` if the images are 8-bit images in another form, as most are, else `float32` in
-    0..255. Floats beyond 0..1 by less than half a pixel value are clipped. The function takes `uint8` (N, C, H, W) and
-    returns the same kind as `images`: tensor or array, with its dtype, device, range and normalisation. The results of
-    torchvision's `ToTensor` and `Normalize` on 8-bit images are restored bit for bit.
+    The pixels (N, C, H, W) are `uint8` if all values in 0..255 are whole numbers, up to rounding errors. Most images
+    are such 8-bit images in another form. Otherwise the pixels are `float32` in 0..255. Floats beyond 0..1 by less than
+    half a pixel value are clipped. The returned function takes `uint8` (N, C, H, W) and returns the same kind as
+    `images`: tensor or array, with the dtype, device, range and normalisation of `images`. The results of torchvision's
+    `ToTensor` and `Normalize` on 8-bit images are restored bit for bit.
 
     Raises StudyError for other types, shapes, dtypes and ranges, for values that are not finite, and for black images.
     """
@@ -98,7 +103,7 @@ def to_pixels(
 def to_labels(
     labels: Tensor | NDArray[Any] | Sequence[int], count: int, classes: int | None = None
 ) -> NDArray[np.int64]:
-    """Check the labels of `count` images; return them as `int64` (N,).
+    """Check the labels of `count` images, and return them as `int64` (count,).
 
     Raises StudyError for floats, probabilities, another number of labels, negative labels, and labels of `classes` or
     above, if `classes` is given.
@@ -189,7 +194,7 @@ def _eight_bit(images: Images, kind: _Kind, *, normalised: bool) -> tuple[PixelV
     pixels = np.array(_array(images) if isinstance(images, Tensor) else images, dtype=np.uint8, order="C")
     if pixels.max() <= 1:
         raise StudyError(
-            f"no value of these uint8 images is above {pixels.max()}, so they are black",
+            f"the largest value of these uint8 images is {pixels.max()}, so they are black",
             where="images",
             accepted=_ACCEPTED,
             todo="turn floats in 0..1 into 8-bit images by (255 * images).round() before you change the dtype",
@@ -220,7 +225,7 @@ def _check_range(pixels: NDArray[np.float64], *, normalised: bool) -> None:
         raise StudyError(what, where="images", accepted=_ACCEPTED, todo=todo)
     if high <= 1 / 255 + 1e-6:
         raise StudyError(
-            f"no value of these images is above {high:.4g} of 0..1, so they are black",
+            f"the largest value of these images is {high:.4g} in the range 0..1, so they are black",
             where="images",
             accepted=_ACCEPTED,
             todo="divide images in 0..255 by 255 once only",
@@ -228,7 +233,11 @@ def _check_range(pixels: NDArray[np.float64], *, normalised: bool) -> None:
 
 
 def _statistic(name: str, given: Statistic | None, channels: int) -> NDArray[np.float64] | None:
-    """A mean or standard deviation as (C, 1, 1), or (1, 1, 1) for a number."""
+    """Return a mean or standard deviation as (C, 1, 1), or as (1, 1, 1) if it is a single number.
+
+    Return None if none is given. `name` is `mean` or `std`. Raises StudyError for values that do not fit the channels
+    or the range 0..1.
+    """
     if given is None:
         return None
     try:
@@ -250,7 +259,7 @@ def _statistic(name: str, given: Statistic | None, channels: int) -> NDArray[np.
 
 
 def _tolerance(kind: _Kind) -> float:
-    """The largest distance from whole pixel values that rounding in the caller's dtype can explain."""
+    """Return the largest distance from a whole pixel value that rounding in the caller's dtype can cause."""
     # A mantissa of 8 bits has an error of up to 255 / 2**9, half a pixel value: a bfloat16 cannot hold 8-bit images.
     bits = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}[kind.dtype]
     scale = 1.0 if kind.mean is None or kind.std is None else float((kind.std + np.abs(kind.mean)).max())
@@ -259,7 +268,7 @@ def _tolerance(kind: _Kind) -> float:
 
 def _restore(kind: _Kind) -> Restore:
     def restore(pixels: NDArray[np.uint8]) -> Any:
-        """Turn `uint8` (N, C, H, W) into the caller's kind."""
+        """Convert 8-bit images `uint8` (N, C, H, W) to the dtype, device, range and normalisation of the caller."""
         if pixels.dtype != np.uint8:
             raise TypeError("results are 8-bit images")
         found: NDArray[Any] = np.ascontiguousarray(pixels)

@@ -1,4 +1,7 @@
-"""Rounding of float perturbations to 8-bit images within the budget: targets see images that a file can hold."""
+"""Rounding of float perturbations to 8-bit images within the budget.
+
+Target models see only 8-bit images, because image files have 8 bits per value.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from study.reproducibility.words import order as word_order
 _HALVINGS = 16
 
 _TOGETHER = 2**21
-"""Number of pixel values whose rays are computed at once on a GPU."""
+"""Number of pixel values for which `Rays` computes images at once on a GPU."""
 
 
 def finish(
@@ -33,15 +36,17 @@ def finish(
     radii: NDArray[np.float64] | None,
     keys: Sequence[Sequence[object]],
 ) -> list[Tensor]:
-    """Return the images of every point of an attack, `uint8` (N, C, H, W), from its perturbations, float (N, C, H, W).
+    """Return the finished images of every point of an attack, `uint8` (N, C, H, W), one tensor for each point.
 
-    - no budget: rounded to the nearest pixel value, inside the pixel box;
-    - epsilon: the same, but never beyond epsilon;
+    `deltas` are the perturbations at these points, float (N, C, H, W). The budget decides how they are rounded:
+
+    - no budget: to the nearest pixel value, inside the pixel box;
+    - epsilon: to the nearest pixel value, inside the pixel box and never beyond epsilon;
     - RMSD: the perturbation is scaled until the image, clipped and rounded, has this RMSD (Liu et al. 2017, section
       3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows;
-    - L2: rounded to the nearest pixel value if the result is within the norm; else scaled as for an RMSD, but never
-      beyond the norm;
-    - another rule: projected, and rounded by `within` so that the image is within the radius.
+    - L2: to the nearest pixel value if the result is within the norm. Otherwise the perturbation is scaled as for an
+      RMSD, but never beyond the norm;
+    - another rule: the perturbation is projected, and `within` rounds it so that the image is within the radius.
 
     `clean` is `uint8` (N, C, H, W). The images stay on the device of `clean`. `radii` (N,) are the radii of the images,
     or None if the budget has no single radius. `keys`, one for each image, key the random numbers of rounding.
@@ -73,7 +78,10 @@ def finish(
 
 
 def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
-    """Return `clean` (`uint8`) plus `delta`, rounded to whole numbers from -`most` to `most`, clipped to 0..255."""
+    """Return `clean` (`uint8`) plus `delta`, where `delta` is first rounded to whole numbers from -`most` to `most`.
+
+    The result is clipped to 0..255.
+    """
     whole = delta.round().clamp(-most, most).to(torch.int16)
     return (clean.to(torch.int16) + whole).clamp(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
@@ -81,9 +89,10 @@ def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
 def within(clean: Tensor, delta: Tensor, rule: BudgetRule, radius: Tensor, ties: Tensor) -> Tensor:
     """Return `uint8` images (N, C, H, W) along `delta` from `clean` whose size, by `rule`, is at most `radius` (N,).
 
-    Magnitudes of `delta` are rounded down. If the image is still too large, `delta` is shortened first. Then as many
-    magnitudes are rounded up as the rule allows: largest fractions first, and equal fractions in the order of `ties`
-    (N, C * H * W), as in `PerturbationRay`. Bisection finds the scale of `delta` and the number of pixels to round up.
+    If an image is too large even with all magnitudes of `delta` rounded down, `delta` is first multiplied by a scale
+    below 1. Then all magnitudes are rounded down, except that as many as the rule allows are rounded up: the largest
+    fractions first, and equal fractions in the order of `ties` (N, C * H * W), as in `PerturbationRay`. Bisection finds
+    the scale of `delta` and the number of pixels to round up.
     """
     origin, sign, length = clean.to(torch.float32), delta.sign().flatten(1), delta.abs().flatten(1)
 
@@ -118,7 +127,10 @@ def within(clean: Tensor, delta: Tensor, rule: BudgetRule, radius: Tensor, ties:
 def _radii(
     rule: BudgetRule, level: float | None, radii: NDArray[np.float64] | None, clean: Tensor
 ) -> NDArray[np.float64]:
-    """The radius (N,) of each image at one point: `radii` if they are given, else the radius for the length `level`."""
+    """Return the radius (N,) of each image at one point of an attack.
+
+    These are `radii` if they are given; else the radius that follows from the length `level` of the budget.
+    """
     if radii is not None:
         return radii
     radius = None if level is None else rule.radius(level, clean[0].numel())
@@ -129,7 +141,7 @@ def _radii(
 def _along_rays(
     clean: Pixels, moves: Sequence[NDArray[np.float32]], attack: Attack, radius: float | None, key: Sequence[object]
 ) -> list[Pixels]:
-    """One image at every point of an attack with an L2 or RMSD budget."""
+    """Return the finished image (C, H, W) of one clean image at every point of an attack with an L2 or RMSD budget."""
     rule, several = attack.assembly.budget, len(attack.budget.levels) > 1
     images: list[Pixels] = []
     ray: PerturbationRay | None = None
@@ -137,7 +149,7 @@ def _along_rays(
         rmsd = radius if level is None else rule.radius(level, clean.size)
         assert rmsd is not None, "an L2 or RMSD budget has a length"
         if ray is None or not several:
-            # Several lengths of a budget scale the same direction.
+            # With several lengths of a budget, all points have the same direction, so one ray serves all of them.
             ray = PerturbationRay(clean, move, draws(clean.size, *key))
         if rule.rounding == "ray or nearest":
             whole = nearest(torch.from_numpy(clean), torch.from_numpy(move)).numpy()
@@ -154,7 +166,10 @@ _Part = tuple[Tensor, list[Tensor], NDArray[np.float64] | None, Sequence[Sequenc
 def _parts(
     clean: Tensor, deltas: Sequence[Tensor], radii: NDArray[np.float64] | None, keys: Sequence[Sequence[object]]
 ) -> Iterator[_Part]:
-    """The arguments of `finish` for a few images at a time, because rays take some 200 bytes for each pixel value."""
+    """Yield the arguments of `_along_rays_there` for a few images at a time.
+
+    `Rays` takes about 200 bytes of memory for each pixel value, so all images at once could exceed the memory.
+    """
     together = max(1, _TOGETHER // clean[0].numel())
     for first in range(0, len(clean), together):
         these = slice(first, first + together)
@@ -168,7 +183,10 @@ def _along_rays_there(
     keys: Sequence[Sequence[object]],
     attack: Attack,
 ) -> list[Tensor]:
-    """The same as `_along_rays`, but for all images at once, on their device."""
+    """Return the same images as `_along_rays`, but for N clean images at once, on their device.
+
+    The result has one tensor (N, C, H, W) for each point of the attack.
+    """
     rule, numbers = attack.assembly.budget, clean[0].numel()
     images: list[Tensor] = []
     rays: Rays | None = None

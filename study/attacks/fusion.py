@@ -15,7 +15,10 @@ from study.attacks.passes import SourceGroup
 
 @dataclass(frozen=True)
 class GroupAt:
-    """The gradients that an ensemble rule can ask for at one step. Implements `study.attacks.kinds.ModelsAt`."""
+    """The gradients and logits that an ensemble rule can ask for at one step.
+
+    Implements `study.attacks.kinds.ModelsAt`.
+    """
 
     group: SourceGroup
     gradients: BatchGradients
@@ -73,7 +76,7 @@ class GroupAt:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Asks the ensemble rule for the gradient of a group at one step."""
+    """A function that returns the gradient of a group of source models at one step, computed by the ensemble rule."""
 
     group: SourceGroup
     gradients: BatchGradients
@@ -85,7 +88,10 @@ class Fusion:
     state: State
 
     def __call__(self, image: Tensor, sample: int = 0) -> Tensor:
-        """Return the gradient at `image`, float (N, C, H, W); `sample` is the index of this place in the step."""
+        """Return the gradient at `image`, float (N, C, H, W).
+
+        `sample` is the index of this gradient among the gradients of the step.
+        """
         rule = self.gradients.assembly.ensemble
         draws = StepDraws(self.gradients.streams, rule.stream, str(image.device), self.step, sample)
         models = GroupAt(

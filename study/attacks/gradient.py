@@ -1,4 +1,7 @@
-"""The gradient of the loss at an image: over source models and views, in passes that fit into memory."""
+"""The gradient of the loss at an image, over all source models and views.
+
+It is computed in passes that fit into memory.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,12 @@ from study.reproducibility.rng import Streams
 
 @dataclass
 class BatchGradients:
-    """Gradients of one batch of images. Model parameters get no gradient, and no graph outlives a call.
+    """The gradients of one batch of images.
 
-    A pass has at most `max_pass_images` images. It is larger than the batch only if the attack has several views: it
-    then holds a constant number of views of the whole batch, summed in a constant order. If the device runs out of
-    memory, `max_pass_images` is halved for the rest of the attack. This changes rounding, as another batch size does.
+    Model parameters get no gradient, and no autograd graph is kept after a call. A pass holds at most `max_pass_images`
+    images. A pass is larger than the batch only if the attack has several views. Such a pass holds a constant number of
+    views of the whole batch, and gradients are summed in a constant order. If the device runs out of memory,
+    `max_pass_images` is halved for the rest of the attack. This changes rounding, as another batch size does.
     """
 
     assembly: Assembly
@@ -40,19 +44,23 @@ class BatchGradients:
     precision: Precision = "float32"
     running: RunningPass | None = None
     common: Streams | None = None
-    """The random numbers that all images of the attack run share."""
+    """The random numbers that are the same for all images of the attack run."""
     prepared: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
-    """The tensors that an objective of features has prepared, by Python's `id` of the model."""
+    """The tensors that an objective of features has prepared, by Python's `id` of the source model."""
     layers: dict[int, Sequence[str]] = field(default_factory=dict)
-    """The layers that the objective reads, by Python's `id` of the model. Looked up once, not in every pass."""
+    """The names of the layers that the objective reads, by Python's `id` of the source model.
+
+    They are looked up once, not in every pass.
+    """
     losses: Tensor | None = None
     _passed: list[Tensor] = field(default_factory=list)
 
     def of(self, group: SourceGroup, image: Tensor, step: int, sample: int = 0) -> Tensor:
         """Return the gradient of the loss over all views of `image`, float (N, C, H, W).
 
-        The gradient is the mean of the views' gradients, or the gradient of one loss of all views. `sample` is the
-        index of this place in the step. Raises StudyError if the memory does not suffice for a single image.
+        The gradient is the mean of the gradients at the views, or the gradient of a single loss that depends on all
+        views. `sample` is the index of this gradient among the gradients of the step. Raises StudyError if the memory
+        does not suffice for a single image.
         """
         copies = self.assembly.copies
         if self.assembly.together and copies > 1:
@@ -86,7 +94,7 @@ class BatchGradients:
             self.labels = own
 
     def _summed(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
-        """The summed gradient over `copies`."""
+        """Return the sum of the gradients at the copies of `image` with the indices `copies`, (N, C, H, W)."""
         leaf = image.detach().requires_grad_(True)
         views = [self._view(group, leaf, step, copy) for copy in copies]
         stacked = views[0] if len(views) == 1 else torch.cat(views)
@@ -100,7 +108,10 @@ class BatchGradients:
         return through
 
     def _view(self, group: SourceGroup, leaf: Tensor, step: int, copy: int) -> Tensor:
-        """One copy of `leaf`. The view that makes it can ask for gradients at other places."""
+        """Return the copy of `leaf` with the index `copy`, (N, C, H, W).
+
+        The views that make the copy can ask for gradients at other images.
+        """
 
         def gradient(view: Tensor) -> Tensor:
             if self.running is not None:
@@ -110,13 +121,17 @@ class BatchGradients:
         return self.views.make(leaf, step, copy, gradient)
 
     def _of_all_copies(self, group: SourceGroup, image: Tensor, step: int, copies: Sequence[int]) -> Tensor:
-        """The gradient of one loss of all `copies`, such as that of mean logits. A pass has all copies of an image."""
+        """Return the gradient of one loss that depends on all `copies`, such as the loss of their mean logits.
+
+        A pass holds all copies of an image. If the device runs out of memory, the computation is repeated with smaller
+        passes.
+        """
         while True:
             found = attempt(functools.partial(self._in_common, group, image, step, copies))
             if not isinstance(found, OutOfMemory):
                 return found
             if self.max_pass_images <= len(copies):
-                # A pass with all copies of one image cannot be smaller.
+                # This pass had one image with all its copies, and cannot be smaller. With 1, `_halve` raises the error.
                 self.max_pass_images = 1
             self._halve(found)
 
@@ -127,7 +142,7 @@ class BatchGradients:
             self.running.begin(step, copies)
         upstream = torch.empty_like(stacked)
         self._passed = []
-        # All passes have one size, so that the place of an image in the batch changes no rounding.
+        # All passes hold the same number of images, so that the position of an image in the batch changes no rounding.
         together = max(1, min(len(image), self.max_pass_images // len(copies)))
         while len(image) % together:
             together -= 1
@@ -144,7 +159,7 @@ class BatchGradients:
         return through
 
     def _upstream(self, group: SourceGroup, seen: Tensor, labels: Tensor) -> Tensor:
-        """The gradient at the models' input, `max_pass_images` images at a time."""
+        """Return the gradient of the loss at the models' input `seen`, for `max_pass_images` images at a time."""
         size = self.max_pass_images
         parts = []
         for at in range(0, len(seen), size):
@@ -155,7 +170,12 @@ class BatchGradients:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _pass(self, group: SourceGroup, seen: Tensor, labels: Tensor, rows: PassRows) -> Tensor:
-        """The gradient at `seen`. If `seen` has several copies of the images of `labels`, all copies have one loss."""
+        """Return the gradient of the loss at `seen`, the images (or copies of images) of one pass.
+
+        `labels` has one label for each image. If `seen` has more rows than `labels`, it has several copies of each
+        image, and all copies of an image have one common loss. `rows` are the numbers of the rows of `seen` among the
+        rows of all copies.
+        """
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
         of_images, batch = rows.first(len(labels)), len(self.labels)
@@ -175,7 +195,7 @@ class BatchGradients:
         return gradient
 
     def _forward(self, model: Logits, seen: Tensor) -> Tensor:
-        """The logits of one model, in float32 whatever the precision."""
+        """Return the logits of one model. They are in float32 even if the model computes in another precision."""
         return forward(model, seen, self.precision)
 
     def _feature_losses(
@@ -195,7 +215,7 @@ class BatchGradients:
         return found
 
     def last_losses(self) -> Tensor:
-        """Return the loss (N,) at the last gradient, as a mean over its views, without gradient."""
+        """Return the loss (N,) at the last gradient that was computed, as a mean over its views, without a gradient."""
         assert self.losses is not None, "a gradient was asked for"
         return self.losses
 

@@ -1,8 +1,8 @@
-"""Operations on images, from which learnt and sampled transforms choose. Every image of a batch has its own operation.
+"""Operations on images, from which attacks with learnt or sampled transforms choose. Each image has its own operation.
 
-An operation has a family and several amounts; each image draws one amount. Images of one family are changed together,
-in a few kernels. Permutations, rotations and shifts are gathers. Resizing is a product with two matrices. Gathers and
-products sum in a fixed order on every device.
+An operation has a family, such as "rotate", and several amounts; each image draws one amount. Images with operations of
+one family are changed together, in a few kernels. Permutations, rotations and shifts gather pixels. Resizing is a
+product with two matrices. On every device, gathers and products sum in a fixed order.
 """
 
 from __future__ import annotations
@@ -49,32 +49,36 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 _ROWS, _COLUMNS = 0, 1
 _WORDS = 4
 _NOISE = 16.0
-"""Standard deviation of the noise before the cosine transform, in pixel values."""
+"""Standard deviation, in pixel values, of the noise that is added before the cosine transform."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation. Each image draws one of the `amounts`:
+    """One operation on an image. Each image draws one of the `amounts`. The meaning of an amount depends on the family:
 
-    - flip, roll: the axis, 0 for up and down, 1 for left and right; a roll goes by a random number of pixels;
-    - rotate: degrees, counter-clockwise, by nearest pixels; pixels from outside the image are zero;
+    - flip, roll: the axis, 0 for up and down, 1 for left and right. A roll moves the image by a random number of
+      pixels;
+    - rotate: the angle in degrees, counter-clockwise. A pixel gets the value of the nearest old pixel, or zero if that
+      is outside the image;
     - shuffle: the number of strips. The image is cut into strips of random lengths along one axis. Each strip is cut
       into the same number of pieces along the other axis. Strips and pieces are shuffled;
-    - translate: the fraction of its size by which the image moves down and to the right; uncovered pixels are zero;
-    - resize: the size of a frame divided by the size of the image. The image is resized to a random size up to that of
-      the frame, and put at a random place in the frame, which is zero elsewhere. The frame is resized back (bilinear);
-    - crop: the fraction of the size that is kept around the centre; the crop is resized to the whole size (bilinear);
+    - translate: the fraction of its size by which the image moves down and to the right. Uncovered pixels become zero;
+    - resize: the size of a frame divided by the size of the image. The image is resized to a random size up to the size
+      of the frame, and put at a random place in the frame, which is zero elsewhere. The frame is resized back
+      (bilinear);
+    - crop: the fraction of the size that is kept around the centre. The crop is resized to the whole size (bilinear);
     - scale: the factor that multiplies the image;
-    - mask: the number of blocks along each axis of a grid; one random block becomes zero;
+    - mask: the number of blocks along each axis of a grid. One random block becomes zero;
     - drop: the probability that a value becomes zero;
-    - mix: the factor of a random image of the pool, which is added; the sum is multiplied by 1, 1/2 or 1/4 at random;
+    - mix: the factor of a random image of the pool, which is added to the image. The sum is multiplied by 1, 1/2 or 1/4
+      at random;
     - spectrum: r. The image x becomes idct(dct(x + noise) * u), where u is uniform over 1 - r to 1 + r, and the noise
       is normal with a standard deviation of 16 pixel values;
-    - fade: the largest factor; the image is multiplied by a factor that is uniform from 0 to this one;
-    - noise: the amplitude of uniform noise in pixel values; the noisy image is clipped to 0..255;
-    - low-pass: the fraction of the frequencies of the cosine transform along each axis, the highest ones, that become
-      zero;
-    - channels: the probability that a channel becomes zero; other channels are divided by one minus this probability.
+    - fade: the largest factor. The image is multiplied by a random factor that is uniform from 0 to this amount;
+    - noise: the amplitude of uniform noise in pixel values. The noisy image is clipped to 0..255;
+    - low-pass: the fraction of the frequencies of the cosine transform that become zero along each axis. These are the
+      highest frequencies;
+    - channels: the probability that a channel becomes zero. Other channels are divided by one minus this probability.
     """
 
     family: Family
@@ -108,7 +112,7 @@ BASIC: tuple[Operation, ...] = (
 """The nine operations of S4ST (Liu et al., arXiv:2410.13891)."""
 
 _DROPPED = ("1", "12", "123", "1234", "12345", "2345", "1345", "1245", "1235", "1234")
-"""The drop probabilities of L2T, in tenths."""
+"""The drop probabilities of L2T, one text for each operation. Each digit is a probability in tenths."""
 
 LEARNT: tuple[Operation, ...] = (
     IDENTITY,
@@ -128,7 +132,12 @@ LEARNT: tuple[Operation, ...] = (
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The images of one family: their rows in the batch, drawn amounts, random words, and the source of more draws."""
+    """The images of a batch whose operations are of one family, and what these operations need.
+
+    `rows` are the rows of these images in the batch. Each image has a drawn amount in `amounts` and random 64-bit
+    integers in `words`. `draws` is the source of further random numbers, under the name `stream`. `pool` has the images
+    to mix in, or None.
+    """
 
     rows: list[int]
     amounts: list[float]
@@ -141,9 +150,10 @@ class _Chosen:
 def applied(
     image: Tensor, operations: Sequence[Operation], draws: Draws, stream: str, pool: Pool | None = None
 ) -> Tensor:
-    """Return the images (N, C, S, S), image n changed by `operations[n]`. The result is differentiable.
+    """Return the images (N, C, S, S), where image n is changed by `operations[n]`. The result is differentiable.
 
-    Several calls with the same `draws` need different names of `stream`. The family "mix" needs a `pool`.
+    If one component calls this function several times with the same `draws`, each call needs another `stream`. The
+    family "mix" needs a `pool`.
     """
     import torch
 
@@ -167,10 +177,10 @@ def applied(
 
 
 def gathered(image: Tensor, places: NDArray[np.int64]) -> Tensor:
-    """Return images (N, C, H, W): pixel p of image n is the pixel `places[n, p]` of image n before; -1 gives zero.
+    """Return images (N, C, H, W): pixel p of the new image n is pixel `places[n, p]` of the old image n.
 
-    Pixels are counted row by row. If no pixel is taken more than twice, the gradient is the same to the last bit in
-    every run, also on a GPU.
+    A place of -1 gives zero. `places` is (N, H * W), and pixels are counted row by row. If no pixel is taken more than
+    twice, the gradient is the same to the last bit in every run, also on a GPU.
     """
     index = _index(places, image)[:, None]
     flat = image.reshape(*image.shape[:2], -1)
@@ -181,7 +191,7 @@ def gathered(image: Tensor, places: NDArray[np.int64]) -> Tensor:
 
 
 def moved_places(height: int, width: int, down: int, right: int) -> NDArray[np.int64]:
-    """Return places (height * width,). With them, `gathered` moves an image by `down` and `right` pixels."""
+    """Return places (height * width,) with which `gathered` moves an image by `down` and `right` pixels."""
     rows, columns = np.arange(height)[:, None] - down, np.arange(width) - right
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     return np.where(inside, rows * width + columns, -1).ravel()
@@ -234,20 +244,23 @@ def _whole(size: int) -> NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=256)
 def _turned(size: int, degrees: float) -> NDArray[np.int64]:
-    """The places of a rotation about the centre, counter-clockwise as one looks at the image."""
+    """Return places (size * size,) with which `gathered` rotates an image about its centre, counter-clockwise."""
     angle = math.radians(degrees)
     centred = np.arange(size) - (size - 1) / 2
     right, down = centred[None, :], centred[:, None]
     columns = math.cos(angle) * right - math.sin(angle) * down + (size - 1) / 2
     rows = math.sin(angle) * right + math.cos(angle) * down + (size - 1) / 2
-    # At multiples of 90 degrees, positions are whole numbers except for the last bits of sine and cosine.
+    # Remove the errors in the last bits of sine and cosine: at multiples of 90 degrees, positions are whole numbers.
     nearest_row, nearest_column = np.rint(rows.round(9)).astype(int), np.rint(columns.round(9)).astype(int)
     inside = (nearest_row >= 0) & (nearest_row < size) & (nearest_column >= 0) & (nearest_column < size)
     return np.where(inside, nearest_row * size + nearest_column, -1).ravel()
 
 
 def _shuffled(size: int, strips: int, words: NDArray[np.uint64], *, across: bool) -> NDArray[np.int64]:
-    """The places of shuffled strips, each of shuffled pieces; strips are rows, or columns if `across`."""
+    """Return places (size * size,) with which `gathered` shuffles strips, and the pieces within each strip.
+
+    Strips are bands of rows, or bands of columns if `across`. `words` are random integers.
+    """
     parts = words[: 2 * strips * (strips + 1)].reshape(strips + 1, 2, strips)
     outer = _strips(size, *parts[0])
     lines = np.concatenate(outer)
@@ -258,7 +271,10 @@ def _shuffled(size: int, strips: int, words: NDArray[np.uint64], *, across: bool
 
 
 def _strips(size: int, lengths: NDArray[np.uint64], order: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
-    """The numbers 0 to `size` - 1 cut into strips of random lengths, in random order."""
+    """Return the numbers 0 to `size` - 1, cut into strips of consecutive numbers. The strips are in random order.
+
+    `lengths` and `order` are random integers (strips,), which determine the lengths and the order of the strips.
+    """
     shares = (lengths >> np.uint64(11)).astype(np.float64) + 1
     rounded = np.round(shares / shares.sum() * size).astype(int)
     rounded[rounded.argmax()] += size - rounded.sum()
@@ -298,7 +314,7 @@ def _multiplied(image: Tensor, rows: Sequence[NDArray[np.float32]], columns: Seq
 
 @functools.lru_cache(maxsize=1024)
 def resizing(old: int, new: int) -> NDArray[np.float64]:
-    """Return the matrix (new, old) of torch's antialiased bilinear `interpolate` along one axis."""
+    """Return the matrix (new, old) by which torch's antialiased bilinear `interpolate` resizes one axis."""
     ratio = old / new
     away = np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * ratio
     weight: NDArray[np.float64] = (1 - np.abs(away) / max(1.0, ratio)).clip(min=0)
@@ -307,7 +323,11 @@ def resizing(old: int, new: int) -> NDArray[np.float64]:
 
 
 def _through_frame(size: int, frame: int, inner: int, start: int) -> NDArray[np.float32]:
-    """The matrix along one axis: resize to `inner`, put at `start` of a frame of zeros, resize the frame back."""
+    """Return the matrix (size, size) that resizes one axis of an image by way of a frame.
+
+    The axis is resized to `inner` pixels and put at the position `start` of a frame of `frame` zeros. Then the frame is
+    resized to `size` pixels.
+    """
     first, second, share = taps(frame, size)
     low, high, weight = taps(size, inner)
     matrix = np.zeros((size, size))
@@ -342,7 +362,7 @@ def _drop(image: Tensor, chosen: _Chosen) -> Tensor:
 
 def _mix(image: Tensor, chosen: _Chosen) -> Tensor:
     pool = chosen.pool
-    assert pool is not None, "the attack declares `others`"
+    assert pool is not None, "an attack that uses the operation `mix` declares `others`, so it has a pool"
     others = pool.pixels[[words[0] % len(pool.pixels) for words in chosen.words]]
     strength = _numbers(chosen.amounts, image)[:, None, None, None]
     factor = _numbers([0.5 ** (words[1] % 3) for words in chosen.words], image)[:, None, None, None]
@@ -354,7 +374,7 @@ def _spectrum(image: Tensor, chosen: _Chosen) -> Tensor:
     noise = chosen.draws.normal(shape, f"{chosen.stream}.noise")[rows]
     factor = chosen.draws.uniform(shape, f"{chosen.stream}.spectrum")[rows]
     radius = _numbers(chosen.amounts, image)[:, None, None, None]
-    # One product for each channel of each image: the rounding of one large product may depend on the number of images.
+    # Multiply each channel of each image separately: the rounding of one large product may depend on the batch size.
     matrix = _numbers(_cosines(image.shape[-1]), image).expand(image.shape)
     turned = matrix.transpose(-1, -2)
     changed = (matrix @ (image + _NOISE * noise) @ turned) * (1 + radius * factor)
@@ -386,7 +406,7 @@ def _channels(image: Tensor, chosen: _Chosen) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _cosines(size: int) -> NDArray[np.float64]:
-    """The orthogonal matrix of the cosine transform, DCT-II."""
+    """Return the orthogonal matrix (size, size) of the cosine transform DCT-II."""
     places = np.arange(size)
     matrix = np.cos(np.pi / size * np.outer(places, places + 0.5)) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)

@@ -1,7 +1,7 @@
-"""The kinds of components: a base class for each, with the methods that the attack loop calls.
+"""The kinds of components: a base class for each kind, with the methods that the attack loop calls.
 
 Tensors of images are float32 (N, C, H, W), in pixel values 0..255. Every component acts on each image of a batch alone:
-an image's result must not depend on its neighbours. Random numbers come from `draws`, which keys them by image.
+the result for an image must not depend on the other images. Random numbers come from `draws`, which keys them by image.
 """
 
 from __future__ import annotations
@@ -64,51 +64,61 @@ __all__ = [
 
 
 class View(Component):
-    """A transformed copy of the image. An attack averages its gradients over all copies of all views."""
+    """A transformation that makes one or several copies of an image.
+
+    An attack averages its gradients over all copies of all its views.
+    """
 
     kind: ClassVar[str] = "view"
     averages: ClassVar[Literal["gradients", "logits"]] = "gradients"
-    """What is averaged over all copies: their gradients, or their logits, from which one loss is taken. If one view of
-    an attack averages logits, the attack does. It then needs an objective of logits, not of features."""
+    """What is averaged over all copies: their gradients, or their logits, from which one loss is computed.
+
+    If one view averages logits, the whole attack averages logits. It then needs an objective that reads logits, not
+    features.
+    """
 
     @property
     def count(self) -> int:
-        """Number of copies: the parameter `copies`, or 1."""
+        """Number of copies: the value of the parameter `copies`, or 1 if the view has no such parameter."""
         return int(getattr(self, "copies", 1))
 
     @property
     def inner_gradients(self) -> int:
-        """Number of calls of `given.gradient` for one copy."""
+        """Number of calls of `given.gradient` that `make` needs for one copy."""
         return 0
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         """Return one copy of `image`, float (N, C, H, W), with the same shape, differentiable in `image`.
 
-        The gradient passes through the view. If a method uses the gradient at the view instead, return
-        `at_view(image, view)`.
+        By default, the gradient at the copy is propagated back through the transformation. A method that uses the
+        gradient at the copy unchanged returns `at_view(image, view)`.
         """
         raise NotImplementedError
 
 
 def at_view(image: Tensor, view: Tensor) -> Tensor:
-    """Return `view` (N, C, H, W) with the derivative of the identity: its gradient is used as that of `image`."""
+    """Return the values of `view` (N, C, H, W) with the derivative of the identity in `image`.
+
+    The gradient at `view` is thus used unchanged as the gradient at `image`.
+    """
     return image + (view - image).detach()
 
 
 class Point(Component):
-    """A rule for the places at which a step takes gradients, and for combining these gradients."""
+    """A rule that chooses the images at which a step takes gradients, and combines these gradients."""
 
     kind: ClassVar[str] = "point"
 
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
         """Return the gradient to use at perturbation `delta`, float (N, C, H, W).
 
-        `inner(delta)` is the gradient by the point rules further inside; `step.gradient(image)` is that of the models.
+        `inner(delta)` returns the gradient that the inner point rules compute, which are those later in the attack's
+        list. `step.gradient(image)` returns the gradient of the source models.
         """
         raise NotImplementedError
 
     def calls(self, steps: int) -> tuple[int, int]:
-        """Return how often the rule calls `inner` and `step.gradient` if it is called `steps` times itself."""
+        """Return how often the rule calls `inner` and `step.gradient` if the rule itself is called `steps` times."""
         return steps, 0
 
 
@@ -122,22 +132,22 @@ class Update(Component):
         raise NotImplementedError
 
     def accumulated(self, state: State) -> tuple[Tensor, float] | None:
-        """Return the accumulated update and its decay, which look-ahead rules use; None if nothing is accumulated."""
+        """Return the accumulated update (N, C, H, W) and its decay, for look-ahead rules; None if there is none."""
         return None
 
 
 class Step(Component):
-    """The step rule, which turns an updated gradient into a direction."""
+    """The step rule of an attack, which turns the updated gradient into the direction of the step."""
 
     kind: ClassVar[str] = "step"
 
     @property
     def preparing_steps(self) -> int:
-        """Number of initial steps that the rule takes back, because they only prepare the later steps."""
+        """Number of initial steps that the rule undoes, because they only prepare the later steps."""
         return 0
 
     def direction(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
-        """Return the direction of a step of length 1 pixel value, float (N, C, H, W)."""
+        """Return the direction of the step, float (N, C, H, W). The loop multiplies it by the length of the step."""
         raise NotImplementedError
 
 
@@ -165,19 +175,22 @@ class Objective(Component):
 
 
 class FeatureObjective(Component):
-    """A loss of features at named layers, to be maximised; an ensemble averages it over its models."""
+    """A loss of features at named layers, to be maximised. An ensemble of models averages the losses of its models."""
 
     kind: ClassVar[str] = "objective"
     together: ClassVar[bool] = False
-    """Whether `loss` sees all copies of an image at once, and returns one loss (M,) for all of them. It then gets
-    features (copies, M, …) and logits (copies, M, classes), in the order of the views."""
+    """Whether `loss` gets all copies of M images at once, and returns one loss (M,) for all copies.
+
+    If so, `loss` gets features (copies, M, …) and logits (copies, M, classes), with the copies in the order of the
+    views.
+    """
 
     def layers(self, network: nn.Module) -> Sequence[str]:
         """Return the names of the layers whose outputs `loss` reads. Raises StudyError if the network has none."""
         raise NotImplementedError
 
     def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
-        """Return further tensors (N, …) that `loss` needs. They are computed once for each batch and model."""
+        """Return further tensors (N, …) that `loss` needs, by name. They are computed once for each batch and model."""
         return {}
 
     def loss(
@@ -185,8 +198,8 @@ class FeatureObjective(Component):
     ) -> Tensor:
         """Return the loss (M,) of M images.
 
-        `features` are the features (M, …) by layer. `prepared` has the rows (M, …) of these images in the tensors that
-        `prepare` returned. `logits` are (M, classes), `labels` (M,).
+        `features` are the features (M, …) of these images by layer. `prepared` are the rows (M, …) for these images of
+        the tensors that `prepare` returned. `logits` are (M, classes), `labels` (M,).
         """
         raise NotImplementedError
 
@@ -197,12 +210,12 @@ class FeatureObjective(Component):
 
     @property
     def preparing_forwards(self) -> int:
-        """Number of forward passes per image and model that `prepare` takes, without those of its gradients."""
+        """Number of forward passes per image and model that `prepare` takes, besides those for its gradients."""
         return 0
 
 
 class Penalty(Component):
-    """A term of the objective that depends on the perturbation alone, given by its gradient."""
+    """A term of the objective that depends only on the perturbation. A subclass computes the gradient of the term."""
 
     kind: ClassVar[str] = "penalty"
 
@@ -215,10 +228,11 @@ AnyObjective = Objective | FeatureObjective
 
 
 class ModelsAt(Protocol):
-    """The gradients and logits that an ensemble rule may ask for, at one place of one step.
+    """What an ensemble rule gets at one step: the gradients and logits of the source models at an image.
 
     `origin` is the clean image (N, C, H, W). `labels` (N,) are the labels of the objective. `size` is the length of a
-    step in pixel values, a number or (N, 1, 1, 1). `epsilon` is the budget's L-infinity norm, or None.
+    step in pixel values, a number or (N, 1, 1, 1). `epsilon` is the budget's L-infinity norm, or None. `sample` is the
+    index of a gradient among the gradients of the step: views draw new random numbers for each `sample`.
     """
 
     @property
@@ -256,15 +270,15 @@ class ModelsAt(Protocol):
 
     @property
     def draws(self) -> Draws:
-        """The random draws of the rule at this place."""
+        """The random draws of the rule for this gradient."""
         ...
 
     @property
     def common(self) -> Draws:
-        """Draws of the rule at this place that depend on the attack run and not on the image: their N is 1.
+        """Draws of the rule that depend on the attack run, but not on the image: their N is 1.
 
-        Use them to choose models: if all images of all batches have the same order of models, a pass can hold a whole
-        batch.
+        Use them to choose models. All images of all batches then have the same order of models, so a pass can hold a
+        whole batch.
         """
         ...
 
@@ -273,19 +287,19 @@ class ModelsAt(Protocol):
         ...
 
     def weighted(self, image: Tensor, weights: Tensor, sample: int = 0, among: Sequence[int] | None = None) -> Tensor:
-        """Return the gradient of the fused loss of the models with the indices `among` (None: of all), at `image`.
+        """Return the gradient of the fused loss of some models at `image`, float (N, C, H, W).
 
-        `weights` (models, N) replace the models' own weights: every image has its own weights. The call counts as one
-        gradient of each of these models.
+        `among` are the indices of these models; None means all models. `weights` (models, N) replace the models' own
+        weights: every image has its own weights. The call counts as one gradient of each of these models.
         """
         ...
 
     def of(self, model: int, image: Tensor, sample: int = 0) -> Tensor:
-        """Return the gradient of the loss of the model with the index `model`, at `image`."""
+        """Return the gradient of the loss of the model with the index `model` at `image`, float (N, C, H, W)."""
         ...
 
     def logits(self, model: int, image: Tensor) -> Tensor:
-        """Return the logits (N, classes) of one model at `image`, without views and without a gradient."""
+        """Return the logits (N, classes) of the model with the index `model` at `image`, without views and gradient."""
         ...
 
     def project(self, delta: Tensor) -> Tensor:
@@ -294,11 +308,11 @@ class ModelsAt(Protocol):
 
 
 class EnsembleRule(Component):
-    """How several source models form one gradient."""
+    """A rule that combines several source models into one gradient."""
 
     kind: ClassVar[str] = "ensemble"
     separate: ClassVar[bool] = False
-    """Whether each model has its own points, updates and step; the steps are summed."""
+    """Whether each model has its own points, updates and step. The steps of all models are then summed."""
 
     def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
         """Return the fused loss (N,) of logits (K, N, classes). By default, it is the weighted mean of the losses.
@@ -313,11 +327,11 @@ class EnsembleRule(Component):
         return models.joint(image, sample)
 
     def cost(self, sources: int) -> int:
-        """Return the number of gradients of single models that one gradient of the rule takes."""
+        """Return the number of gradients of single models that the rule takes for one gradient of `sources` models."""
         return sources
 
     def forwards(self, sources: int) -> int:
-        """Return the number of further forward passes (`models.logits`) that one gradient of the rule takes."""
+        """Return the number of further forward passes (`models.logits`) for one gradient of `sources` models."""
         return 0
 
 
@@ -325,30 +339,33 @@ class Change(Component):
     """A change of the source models while an attack takes their gradients."""
 
     alone: ClassVar[bool] = False
-    """Whether each pass holds one copy only, because the change differs from copy to copy for the whole network."""
+    """Whether a pass may hold only one copy of each image.
+
+    This is so if the change affects the whole network and differs from copy to copy.
+    """
     uses_weight_set: ClassVar[bool] = False
     """Whether every source model needs a set of weights (`weights: {set: …}`)."""
 
     @property
     def extra_gradients(self) -> int:
-        """Number of further backward passes through a whole network that one gradient takes."""
+        """Number of further backward passes through a whole network that the change adds to one gradient."""
         return 0
 
     @property
     def extra_forwards(self) -> int:
-        """Number of further forward passes, without a backward pass, that one gradient takes."""
+        """Number of further forward passes, without a backward pass, that the change adds to one gradient."""
         return 0
 
     @property
     def preparing_gradients(self) -> int:
-        """Number of gradients per image and model before the first step."""
+        """Number of gradients per image and model that the change takes before the first step."""
         return 0
 
     @contextmanager
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
-        """Change `models`, by name, within the `with` block, and undo the change. By default, `on` changes each model.
+        """Change all `models` (given by name) within the `with` block, and undo the changes at its end.
 
-        Raises StudyError if the change does not apply to a model.
+        By default, `on` changes each model. Raises StudyError if the change does not apply to a model.
         """
         with ExitStack() as stack:
             for name, model in models.items():
@@ -356,7 +373,7 @@ class Change(Component):
             yield
 
     def on(self, model: nn.Module, name: str, draws: PassDraws) -> AbstractContextManager[None]:
-        """Change one model, called `name`, within the `with` block, and undo the change.
+        """Change one model, called `name`, within the `with` block, and undo the change at the end of the block.
 
         Raises StudyError if the change does not apply to the model.
         """
@@ -364,13 +381,13 @@ class Change(Component):
 
 
 class BackwardChange(Change):
-    """A change of the backward pass: of gradients inside a network."""
+    """A change of the backward pass of the source models: it changes gradients inside a network."""
 
     kind: ClassVar[str] = "backward"
 
 
 class ForwardChange(Change):
-    """A change of the forward pass: of features inside a network."""
+    """A change of the forward pass of the source models: it changes features inside a network."""
 
     kind: ClassVar[str] = "forward"
 
@@ -397,37 +414,43 @@ _HALVINGS = 16
 
 
 class BudgetRule(Component):
-    """How far an attack may move an image: a measure of perturbations, and the projection onto a radius.
+    """A rule for how far an attack may move an image: a measure of perturbations, and a projection onto a radius.
 
     A spec names the rule in `budget: {rule: …, length: …}`. The size of a finished 8-bit image, by `measure`, is at
-    most the radius: changes of pixels are rounded down, and then as many are rounded up as the radius allows, in each
-    image.
+    most the radius. To achieve this, changes of pixels are rounded down, except that as many are rounded up as the
+    radius of the image allows.
     """
 
     kind: ClassVar[str] = "budget"
     in_pixel_values: ClassVar[bool] = False
-    """Whether the radius divided by the number of steps is a sensible step length. If not, a recipe needs step_size."""
+    """Whether the radius divided by the number of steps is a sensible length of a step.
+
+    If not, a recipe needs `step_size`.
+    """
     rounding: ClassVar[Literal["measured", "nearest", "ray", "ray or nearest"]] = "measured"
-    """How images are rounded: `measured` works for every rule; the other values are for the project's own rules."""
+    """How images are rounded.
+
+    `measured` works for every rule; the other values are only for the project's own rules.
+    """
 
     def measure(self, delta: Tensor, origin: Tensor) -> Tensor:
-        """Return the size (N,) of perturbations `delta` of `origin`, both float (N, C, H, W).
+        """Return the size (N,) of perturbations `delta` of the clean images `origin`, both float (N, C, H, W).
 
-        The size of an unchanged image is 0. The size does not fall if a perturbation is multiplied by a number above 1.
+        The size must be 0 for an unchanged image. It must not fall if a perturbation is multiplied by a number above 1.
         """
         raise NotImplementedError
 
     def radius(self, length: float, values: int) -> float | None:
         """Return the radius, in the unit of `measure`, for a `length` in the spec and images of `values` pixel values.
 
-        By default, the radius is the length. None if the rule projects without a radius.
+        By default, the radius is the length. Return None if the rule projects without a radius.
         """
         return length
 
     def project(self, delta: Tensor, origin: Tensor, radius: Tensor) -> Tensor:
-        """Return perturbations whose size is at most `radius` (N,). Perturbations within the radius stay as they are.
+        """Return `delta` where its size is at most `radius` (N,), else a perturbation of at most this size.
 
-        By default, a perturbation is multiplied by a scale below 1, which bisection finds.
+        By default, such a perturbation is `delta` multiplied by a number below 1, which bisection finds.
         """
         import torch
 
@@ -442,8 +465,8 @@ class BudgetRule(Component):
     def projection(self, origin: Tensor, levels: Sequence[float | None], radius: Tensor | None) -> Projecting:
         """Return the function that projects perturbations of `origin` onto the budget, and then onto the box 0..255.
 
-        `radius` (N,) is None if the budget has no single radius. An attack with several lengths has at most one step,
-        which needs no projection.
+        `radius` (N,) is None if the budget has no single radius. `levels` are the lengths of the budget. An attack with
+        several lengths has at most one step, which needs no projection.
         """
         low, high = -origin, 255 - origin
 
@@ -455,23 +478,27 @@ class BudgetRule(Component):
 
 
 class Program(Component):
-    """A whole attack that the loop cannot express: it decides itself which gradients to ask for."""
+    """A whole attack that the loop cannot express. The program decides itself which gradients to take."""
 
     kind: ClassVar[str] = "program"
 
     def run(self, given: ProgramContext) -> Sequence[Tensor]:
-        """Return the perturbation at each of `given.points`, float (N, C, H, W). The loop projects and rounds them."""
+        """Return the perturbation at each of `given.points`, float (N, C, H, W).
+
+        The perturbations are rounded afterwards so that the images keep the budget.
+        """
         raise NotImplementedError
 
     def cost(self, steps: int, sources: int, views: int) -> int:
-        """Return the number of gradients of one image and one model that the program takes in `steps` steps.
+        """Return the number of gradients per image and model that the program takes in `steps` steps.
 
-        `views` is the number of gradients that one call of `given.gradient` takes, because of views.
+        `sources` is the number of source models. `views` is the number of gradients that one call of `given.gradient`
+        takes, because of views.
         """
         raise NotImplementedError
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of further forward passes of one image and one model that the program takes."""
+        """Return the number of forward passes per image and model that the program takes besides its gradients."""
         return 0
 
 

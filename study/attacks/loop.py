@@ -32,10 +32,10 @@ from study.reproducibility.rng import Streams, of_all_images, one_kernel
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Clean images to attack: `clean` is `uint8` (N, C, H, W), `images` are their ids.
+    """Clean images to attack: `clean` is `uint8` (N, C, H, W), and `images` has their ids.
 
     `labels` (N,) are the labels of the objective: the true labels for an untargeted goal, the target labels for a
-    targeted goal. `own` (N,) are the true labels if they differ from `labels`.
+    targeted goal. `own` (N,) are the true labels; None if they are equal to `labels`.
     """
 
     clean: Pixels
@@ -49,7 +49,7 @@ class ImageBatch:
         return self.labels if self.own is None else self.own
 
     def take(self, rows: Sequence[int]) -> ImageBatch:
-        """Return the images at `rows`, in that order."""
+        """Return the images at `rows`, in the order of `rows`."""
         chosen = list(rows)
         return ImageBatch(
             self.clean[chosen], self.labels[chosen], [self.images[row] for row in chosen], self.true[chosen]
@@ -58,10 +58,10 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class Engine:
-    """How and where gradients are computed: settings that change the rounding of a gradient, and nothing else.
+    """How and where gradients are computed. These settings change the rounding of a gradient, and nothing else.
 
     `batch` is the number of images in one pass; the last pass is padded. For attacks with several views, a pass has up
-    to `max_pass_images` images. Its default is 16 on a CPU; on a GPU it is 256, or the batch if this is larger.
+    to `max_pass_images` images. By default, this is 16 on a CPU; on a GPU it is 256, or `batch` if `batch` is larger.
     """
 
     batch: int
@@ -72,12 +72,12 @@ class Engine:
 
     @property
     def batch_size(self) -> int:
-        """Number of images in every batch, after padding. It follows from the spec, not from the number of images."""
+        """Number of images in every batch, after padding. It depends on the spec, but not on the number of images."""
         return numerics.pass_size(self.batch, self.device, self.max_pass_images)
 
     @property
     def pass_limit(self) -> int:
-        """Largest number of images in one pass, where each view counts as an image, as long as memory suffices."""
+        """Largest number of images in one pass if the memory suffices. Each view counts as an image."""
         return max(self.batch_size, self.max_pass_images or numerics.max_view_pass(self.batch, self.device))
 
     def largest(self, copies: int) -> int:
@@ -89,7 +89,8 @@ class Engine:
 class Crafted:
     """Adversarial images, `uint8` (V * N, C, H, W), and their distances (V * N,) from the clean images in pixel values.
 
-    V variants of N images, variant by variant, in the order of `Attack.scored_points`.
+    V is the number of `Attack.scored_points`, and N the number of clean images. The N images of the first point come
+    first, then those of the second point, and so on.
     """
 
     pixels: Pixels
@@ -97,11 +98,14 @@ class Crafted:
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
     max_pass_images: int
-    """Limit of the images in one pass at the end: lower than at the start if the device ran out of memory."""
+    """Largest number of images in one pass at the end of the attack.
+
+    It is lower than at the start if the device ran out of memory.
+    """
 
 
 class Conditions(TypedDict, total=False):
-    """The keyword arguments of an attack on images, which `AttackOnImages` describes."""
+    """The keyword arguments of the functions that attack images. `AttackOnImages` describes them."""
 
     key: Required[Sequence[object]]
     engine: Required[Engine]
@@ -114,7 +118,8 @@ class AttackOnImages:
     """An attack with its models, images and engine: everything that determines the adversarial images.
 
     `key` identifies the attack run; together with an image's id, it keys all random numbers. `names` are the models'
-    names: weights and gammas may depend on them. `pool` holds the images that components mix in.
+    names, because the weights of models and the parameters of components may be given by model. `pool` holds the images
+    that components mix in.
     """
 
     models: Sequence[Logits]
@@ -128,18 +133,21 @@ class AttackOnImages:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """The names of the models or, without names, their indices as text."""
+        """The names of the models; if there are no names, the indices of the models as text."""
         return tuple(self.names) or tuple(str(number) for number in range(len(self.models)))
 
     def first_stage(self) -> Sequence[Pixels]:
-        """Return the images (N, C, H, W) of the first stage at each of its points; () if the attack has none."""
+        """Return the images (N, C, H, W) of the attack's first stage at each of its points.
+
+        Return () if the attack has no first stage.
+        """
         if self.attack.first is None:
             return ()
         made = _crafted(replace(self, attack=self.attack.first, key=(*self.key, "first stage")), None)
         return np.split(made.pixels, len(self.attack.first.scored_points))
 
     def floats(self, pixels: Pixels) -> Tensor:
-        """Return images as float32 on the device, in its layout."""
+        """Return images as float32 on the engine's device, in the engine's memory layout."""
         layout = numerics.memory_format(self.engine.layout)
         return uploaded(pixels, self.engine.device).to(torch.float32, memory_format=layout)
 
@@ -153,12 +161,12 @@ def craft(
     rmsd: NDArray[np.float64] | None = None,
     **how: Unpack[Conditions],
 ) -> Crafted:
-    """Attack the images in `given`. Return one adversarial image of each at each of `attack.scored_points`.
+    """Attack the images in `given`. Return one adversarial image for each image and each of `attack.scored_points`.
 
     `rmsd` (N,) is the budget of every image if the attack's budget is matched. Batches are padded with copies of their
-    last image, so that an image's result does not depend on the other images.
+    last image, so that the result for an image does not depend on the other images.
 
-    Raises StudyError, with the images' ids, if a gradient is not finite.
+    Raises StudyError, with the ids of images, if a gradient is not finite.
     """
     return _crafted(AttackOnImages(models, attack, goal, given, **how), rmsd)
 
@@ -183,7 +191,7 @@ def _crafted(run: AttackOnImages, rmsd: NDArray[np.float64] | None) -> Crafted:
 
     def leave(moved: Moved) -> list[Download]:
         if is_host(engine.device):
-            # On the host, nothing has to be waited for. Stop here, because NaN cannot be rounded.
+            # On a CPU, `finite` is known without waiting. Stop before the rounding, because NaN cannot be rounded.
             _refuse_broken(given, moved.rows, moved.finite.numpy())
         return _in_parts(functools.partial(rounded, moved), len(moved.rows))
 
@@ -225,8 +233,9 @@ def perturbations(
 ) -> Iterator[tuple[list[int], list[Tensor], int]]:
     """Yield, for each batch, its rows, the float perturbations (N, C, H, W) at all points, and the pass limit.
 
-    A perturbation is the result of a step, before projection and rounding. `radii` (N,) are given for a budget with a
-    radius for each image, such as an RMSD. Raises the same errors as `craft`.
+    A perturbation is the result of a step, before projection and rounding. The pass limit is the largest number of
+    images in one pass. `radii` (N,) are given for a budget with a radius for each image, such as an RMSD. Raises the
+    same errors as `craft`.
     """
     for moved in batches(models, attack, goal, given, radii=radii, **how):
         _refuse_broken(given, moved.rows, moved.finite.cpu().numpy())
@@ -235,11 +244,14 @@ def perturbations(
 
 @dataclass(frozen=True)
 class Moved:
-    """One batch after its last step, on the device, which may still be computing it.
+    """The result of one batch after its last step. The device may still be computing the tensors.
 
-    `rows` are the rows of its images among all images. `clean` are these images, and `deltas` their perturbations at
-    all points, float (N, C, H, W). `finite` (N,) says whether all gradients of an image were finite. `limit` is the
-    largest number of images in a pass at the end.
+    Attributes:
+        rows: The rows of the batch's images among all images.
+        clean: The clean images of the batch, float (N, C, H, W).
+        deltas: The perturbations at all points, float (N, C, H, W).
+        finite: Whether all gradients of an image were finite, (N,).
+        limit: The largest number of images in one pass at the end of the batch.
     """
 
     rows: list[int]
@@ -258,7 +270,10 @@ def batches(
     radii: NDArray[np.float64] | None = None,
     **how: Unpack[Conditions],
 ) -> Iterator[Moved]:
-    """Yield each batch after its last step, without waiting for the device. The caller must check `Moved.finite`."""
+    """Yield the result of each batch after its last step, without waiting for the device.
+
+    The caller must check `Moved.finite`. `radii` is as for `perturbations`.
+    """
     return _batches(AttackOnImages(models, attack, goal, given, **how), radii)
 
 
@@ -323,7 +338,7 @@ def _batches(run: AttackOnImages, radii: NDArray[np.float64] | None) -> Iterator
             rows = list(range(first, min(first + size, len(given.clean))))
             found = attempt(functools.partial(climb, rows, size))
             if isinstance(found, OutOfMemory):
-                # Memory ran out outside of a pass, such as in an objective's preparing pass: retry with fewer images.
+                # Memory ran out outside of the loop's passes, such as in a preparing pass: retry with fewer images.
                 size = halved(size, found, "the attack of a single image")
                 limit = min(limit, size)
                 continue
@@ -333,9 +348,10 @@ def _batches(run: AttackOnImages, radii: NDArray[np.float64] | None) -> Iterator
 
 
 def _in_parts(work: Callable[[slice], Download], count: int) -> list[Download]:
-    """The results of `work` on slices of `count` images: one slice, or smaller ones if the device lacks memory.
+    """Return the results of `work` on slices that cover `count` images.
 
-    Each image is rounded by itself, so the cut changes no pixel.
+    There is one slice, or several smaller ones if the device lacks memory. Each image is rounded independently of the
+    other images, so the slices change no pixel.
     """
     done: list[Download] = []
     first, size = 0, count
@@ -352,9 +368,9 @@ def _in_parts(work: Callable[[slice], Download], count: int) -> list[Download]:
 def _one_behind(
     found: Iterator[Moved], leave: Callable[[Moved], list[Download]]
 ) -> Iterator[tuple[list[int], int, list[NDArray[Any]]]]:
-    """Yield the rows and the limit of each batch, and the arrays that `leave` sends to the host.
+    """Yield the rows and the pass limit of each batch, and the arrays that `leave` sends to the host.
 
-    The host reads the arrays of a batch when the next batch is queued, so that the device has work meanwhile.
+    The host reads the arrays of a batch only after the next batch is queued, so that the device always has work.
     """
     last: tuple[list[int], int, list[Download]] | None = None
     for moved in found:
@@ -376,5 +392,6 @@ def _refuse_broken(given: ImageBatch, rows: Sequence[int], finite: NDArray[np.bo
     if broken:
         raise StudyError(
             f"the gradient of {', '.join(broken)} is not finite",
-            todo="check the source model's weights and preprocessing; no row of this unit was written",
+            todo="check the source model's weights and preprocessing; no row of this unit (the attack on one shard) "
+            "was written",
         )

@@ -23,18 +23,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Predict = Callable[["NDArray[np.uint8] | Tensor", tuple[str, ...]], Prediction]
-"""A target model. It gets variants (V, C, H, W) of one image and a tuple with its id, and returns the predictions."""
+"""A function that predicts with a target model.
+
+The arguments are variants (V, C, H, W) of one image, and a tuple with the id of this image.
+"""
 
 _TOGETHER = 2**21
-"""Number of pixel values that are computed at once on a GPU."""
+"""Number of pixel values of images that are computed at once on a GPU."""
 
 
 @dataclass(frozen=True)
 class MinimalRmsd:
     """The level at which the search ends for each of N images: the first level that succeeds, or the last level.
 
-    `levels` (N,) are RMSDs in pixel values; `distances` (N, 3) are the RMSD, L-infinity and L2 of the images at these
-    levels; `prediction` is the target's prediction for them.
+    `levels` (N,) are RMSDs in pixel values. `distances` (N, 3) are the RMSD, L-infinity and L2 of the images at these
+    levels. `prediction` is the target's prediction for the images at these levels.
     """
 
     levels: NDArray[np.float64]
@@ -45,10 +48,11 @@ class MinimalRmsd:
 def minimal_rmsd(
     predict: Predict, rays: NDArray[np.float32], search: Search, *, batch: int, device: str = "cpu"
 ) -> MinimalRmsd:
-    """Return where the search ends on each of N rays. `rays`, float32 (2, N, C, H, W), are clean images and directions.
+    """Search the minimal RMSD for each of N images along its ray. Return where each search ends.
 
-    Each call of `predict` gets the images at `batch` levels. If `device` is a GPU, the images are computed there, and
-    `predict` gets tensors in place of arrays.
+    `rays`, float32 (2, N, C, H, W), are the clean images, and then the directions from them. Each call of `predict`
+    gets the images at `batch` levels. If `device` is a GPU, the images are computed there, and `predict` gets tensors
+    instead of arrays.
     """
     ended, moved, labels, probabilities, sizes, silent = [], [], [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):
@@ -67,11 +71,11 @@ def minimal_rmsd(
 
 
 _Along = Callable[[Sequence[float]], "NDArray[np.uint8] | Tensor"]
-"""From V RMSDs to the images (V, C, H, W) with these RMSDs."""
+"""A function from V RMSDs to the images (V, C, H, W) on a ray with these RMSDs."""
 
 
 def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence[object], device: str) -> _Along:
-    """The function that computes images on the ray of one image (C, H, W)."""
+    """Return the function that computes images on the ray from one clean image (C, H, W) in `direction` (C, H, W)."""
     if is_host(device):
         ray = PerturbationRay(clean, direction, draws(clean.size, *key))
         return lambda levels: np.stack([ray.at(level) for level in levels])
@@ -92,10 +96,10 @@ def _ray(clean: NDArray[np.uint8], direction: NDArray[np.float32], key: Sequence
 def _first(
     predict: Predict, along: _Along, search: Search, *, image: str, label: int, batch: int
 ) -> tuple[float, NDArray[np.uint8] | Tensor, Prediction, int]:
-    """The level at which the search ends, the image at this level, a prediction of several levels, and the image's row.
+    """Search along the ray of one image. Return the end of the search.
 
-    The search ends at the first level that succeeds, or at the last level. The row is that of the image in the
-    prediction.
+    The result is the level at which the search ends, the image at this level, a prediction of several levels, and the
+    row of this image in the prediction. The search ends at the first level that succeeds, or at the last level.
     """
     levels: Sequence[float] = search.levels
     for start in range(0, len(levels), batch):

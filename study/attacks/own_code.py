@@ -1,6 +1,6 @@
 """Components in a user's own file: `python: "mine.py:Shuffle"`.
 
-With permission, a launch reads the file and the files that it imports from its folder, and runs them. Their digest is
+With permission, a launch runs the file, which may import other files of its folder. The digest of all these files is
 part of the attack's id. Their text is sent to the workers, also on other machines. If the code is not loaded, a
 placeholder stands for the component, so that a run folder can be read without running code.
 """
@@ -22,14 +22,17 @@ from study.reproducibility import user_files
 from study.reproducibility.user_files import UserFile
 
 _loaded: dict[tuple[str, str], type[Component]] = {}
-"""Classes by reference and digest."""
+"""The classes of components that are loaded, by reference (`<file>.py:<class>`) and digest of the file."""
 
 _modules: dict[str, ModuleType] = {}
-"""Users' files that have run, by digest: two components of one file share a module."""
+"""The modules of users' files that have run, by digest of the file. Two components of one file share a module."""
 
 
 def read(reference: str, where: str) -> UserFile:
-    """Read the file of a component without running it. Raises StudyError, at `where`, if the file does not exist."""
+    """Read the file of a component without running it.
+
+    Raises StudyError, with the place `where` in the spec, if the file does not exist.
+    """
     try:
         return user_files.read(reference, reference)
     except StudyError as error:
@@ -37,7 +40,7 @@ def read(reference: str, where: str) -> UserFile:
 
 
 def load(own: UserFile, kind: str, where: str = "") -> type[Component]:
-    """Run the user's file and return the class. A file runs again only if its text has changed.
+    """Run the user's file, and return the class that `own` names. A file runs again only if its text has changed.
 
     Only call this with the user's permission. Raises StudyError, with file and line, if the file cannot be run, or has
     no component of this kind and name.
@@ -45,7 +48,7 @@ def load(own: UserFile, kind: str, where: str = "") -> type[Component]:
     component = load_any(own, where)
     if component.kind != kind:
         raise StudyError(
-            f"{own.reference} is a component of the kind '{component.kind}', but one of the kind '{kind}' is needed",
+            f"{own.reference} is a component of the kind '{component.kind}', but the kind '{kind}' is needed here",
             where=where,
             accepted=f"a class that derives from {ALL_KINDS[kind].__name__}",
         )
@@ -53,7 +56,7 @@ def load(own: UserFile, kind: str, where: str = "") -> type[Component]:
 
 
 def load_any(own: UserFile, where: str = "") -> type[Component]:
-    """Like `load`, for a component of any kind."""
+    """Run the user's file, and return the class that `own` names, as `load` does, but for a component of any kind."""
     key = (own.reference, own.digest)
     if key not in _loaded:
         called = own.called
@@ -75,11 +78,12 @@ def load_any(own: UserFile, where: str = "") -> type[Component]:
 
 
 def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, UserFile]:
-    """Run the file of `part`. Return `part` with the file's digest and the component's declarations, and the file.
+    """Run the file of `part`. Return the completed part, and the file.
 
-    Raises StudyError, at `where`, if `allowed` is false, if `read` or `load` raises it, or if parameters are wrong.
+    The completed part has the digest of the file and the declarations of the component. Raises StudyError, with the
+    place `where` in the spec, if `allowed` is false, if `read` or `load` raises it, or if parameters are wrong.
     """
-    assert part.python is not None, "only parts in a user's file are sealed"
+    assert part.python is not None, "only parts in a user's file can be completed"
     if not allowed:
         raise StudyError(
             f"{part.python} is your own code, which may not run without permission",
@@ -98,7 +102,10 @@ def sealed(part: Part, where: str, *, allowed: bool) -> tuple[Part, UserFile]:
 
 
 def made(part: Part, found: type[Component], where: str) -> Component:
-    """Return the component of a part. Raises StudyError, at `where`, for wrong parameters."""
+    """Return the component of a part, an instance of the class `found`.
+
+    Raises StudyError, with the place `where` in the spec, for wrong parameters.
+    """
     try:
         component = found.model_validate(part.parameters)
     except ValidationError as error:
@@ -113,7 +120,10 @@ def made(part: Part, found: type[Component], where: str) -> Component:
 
 
 def install(code: Iterable[tuple[str, UserFile]]) -> None:
-    """Load components, given by kind and file, in a worker, so that attacks find them."""
+    """Load components in a worker process, so that attacks find them.
+
+    `code` has the kind and the file of each component.
+    """
     for kind, own in code:
         load(own, kind)
 
@@ -150,7 +160,7 @@ def _module(own: UserFile, where: str) -> ModuleType:
 
 
 class _Placeholder(Component):
-    """Stands for a component whose file is not loaded."""
+    """A component that stands for a user's component whose file is not loaded."""
 
     name: ClassVar[str] = "python"
     part: Part

@@ -1,7 +1,8 @@
 """A part: a component as a spec writes it, by name and parameters, or as a class in a user's file.
 
-`diversity`, `{diversity: {probability: 0.7}}`, `{scales: 5}` and `{python: "mine.py:Shuffle", copies: 4}` are parts.
-Reading a spec never runs a user's code: `study.attacks.own_code` loads the class, with permission.
+These are parts: `diversity`, `{diversity: {probability: 0.7}}`, `{scales: 5}`,
+`{python: "mine.py:Shuffle", copies: 4}`. Reading a spec never runs a user's code: `study.attacks.own_code` loads the
+class, with permission.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from study.spec.frozen import Frozen
 
 PYTHON = "python"
 _SEALED = ("sha256", "declared")
-"""Keys that a launch adds to a part in a user's file when it has read the file."""
+"""The keys that a launch adds to a part in a user's file after it has read the file."""
 
 
 _CUSTOM = ("parts", "budget", "reference")
-"""Types of the project's own validation errors. Pydantic has no messages for these types."""
+"""The types of validation errors that the project defines itself. Pydantic has no messages for these types."""
 
 
 class Declared(Frozen):
-    """The properties of a component in a user's file that planning needs without running the file."""
+    """The properties of a component in a user's file that the planning of a run needs before the file may run."""
 
     copies: Annotated[int, Field(ge=1)] = 1
     others: Annotated[int, Field(ge=0)] = 0
@@ -37,7 +38,7 @@ class Declared(Frozen):
 
 
 class Part(Frozen):
-    """One component of an attack: its name, or `<file>.py:<class>` in `python`, and the parameters."""
+    """One component of an attack: its name, or `<file>.py:<class>` in `python`, and its parameters."""
 
     kind: str
     name: str = ""
@@ -47,24 +48,28 @@ class Part(Frozen):
     declared: Declared = Declared()
 
     def component(self) -> Component:
-        """Return the component. Raises TypeError for a class in a user's file, which only `own_code.load` loads."""
+        """Return the component.
+
+        Raises TypeError for a class in a user's file, because only `own_code.load` loads such a class.
+        """
         if self.python is not None:
             raise TypeError(f"{self.python} is not loaded")
         found = registry.find(self.kind, self.name)
-        assert found is not None, "checked when the part was read"
+        assert found is not None, "the name was checked when the part was read"
         return found.model_validate(self.parameters)
 
     def written(self) -> Any:
-        """Return the part as it stands in YAML, with all parameters."""
+        """Return the part as a spec writes it in YAML, with all parameters."""
         if self.python is None:
             return {self.name: self.parameters} if self.parameters else self.name
         sealed = {} if self.sha256 is None else {"sha256": self.sha256, "declared": self.declared.model_dump()}
         return {PYTHON: self.python, **self.parameters, **sealed}
 
     def identity(self) -> list[Any]:
-        """Return what ids contain of this part.
+        """Return the part's entry in an id.
 
-        For a user's class, these are its name, the digest of its file and the parameters, but not the file's folder.
+        For a user's class, the entry has the name of the class, the digest of its file and the parameters, but not the
+        folder of the file.
         """
         if self.python is None:
             return self.component().identity()
@@ -73,11 +78,14 @@ class Part(Frozen):
 
 @dataclass(frozen=True)
 class PartOf:
-    """Annotation of a pydantic field that holds a part of this kind: its short forms, checks and JSON schema."""
+    """A pydantic annotation for a field that holds a part of the kind `kind`.
+
+    The annotation gives the field its short forms, its checks and its JSON schema.
+    """
 
     kind: str
     besides: tuple[str, ...] = ()
-    """Names of components that this field does not accept, because a spec has separate keys for them."""
+    """Names of components that the field does not accept, because a spec has separate keys for them."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -101,20 +109,23 @@ class PartOf:
         return {"anyOf": [{"enum": found}, named, own]} if found else own
 
     def names(self) -> list[str]:
-        """The names of the components of this kind that the field accepts."""
+        """Return the names of the components of this kind that the field accepts."""
         return [one for one in registry.known(self.kind) if one not in self.besides]
 
     def schemas(self) -> dict[str, Any]:
-        """The JSON schemas of the parameters of these components, by the component's name."""
+        """Return the JSON schema of the parameters of each component that the field accepts, by name."""
         return {name: _schema(self.kind, name) for name in self.names()}
 
     def read(self, given: Any) -> Any:
-        """Read a part. Raises PydanticCustomError if `given` is not a part, ValidationError for wrong parameters."""
+        """Return the part that `given` describes.
+
+        Raises PydanticCustomError if `given` is not a part, and ValidationError for wrong parameters.
+        """
         if isinstance(given, Part):
             return given
         if isinstance(given, Component):
             if registry.find(self.kind, given.name) is None:
-                # This registers a class of a notebook or a script when it is first used.
+                # The class is defined in a notebook or a script, and is registered when it is first used.
                 registry.register(type(given))
             return Part(kind=self.kind, name=given.name, parameters=given.model_dump(mode="json"))
         if isinstance(given, str):
@@ -171,7 +182,10 @@ class PartOf:
 
 
 def _schema(kind: str, name: str) -> dict[str, Any]:
-    """The JSON schema of a component's parameters, or of a single value, which sets the main parameter."""
+    """Return the JSON schema of what may follow the name of a component in a spec.
+
+    This is a mapping of parameters, a single value for the main parameter if there is one, or nothing (null).
+    """
     component = registry.find(kind, name)
     assert component is not None, "registered"
     whole = {key: one for key, one in component.model_json_schema().items() if key not in ("title", "description")}
@@ -182,7 +196,7 @@ def _schema(kind: str, name: str) -> dict[str, Any]:
 
 
 def _inside(error: ValidationError, name: str) -> ValidationError:
-    """The errors of a component's parameters, with locations inside the mapping of the component."""
+    """Return the errors in a component's parameters, with the component's key `name` before each location."""
     details = []
     for one in error.errors(include_url=False):
         given: Any = one["type"]
@@ -194,10 +208,10 @@ def _inside(error: ValidationError, name: str) -> ValidationError:
 
 
 class NameOrPart(PartOf):
-    """Annotation as `PartOf`, for a field that stores a component without parameters as its bare name."""
+    """An annotation as `PartOf`, for a field that stores a component without parameters as a bare name."""
 
     def read(self, given: Any) -> Any:
-        """Read a component. Return its name if it has no parameters and is in no user's file, else a `Part`."""
+        """Return the component's name if it has no parameters and is not in a user's file, else a `Part`."""
         found = super().read(given)
         return found.name if found.python is None and not found.parameters else found
 
@@ -209,7 +223,7 @@ def _written(given: str | Part) -> Any:
 def without_declarations(attack: Mapping[str, Any]) -> dict[str, Any]:
     """Return an attack's plain data without the key `declared` of parts in users' files.
 
-    These declarations follow from the files.
+    These declarations are redundant, because they follow from the files, whose digests stay in the data.
     """
 
     def plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Passes through source models: which models share a loss, which rows a pass holds, and the draws of those rows."""
+"""Passes through source models: which models share a loss, which rows a pass holds, and their random draws."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ from study.reproducibility.numerics import Precision
 from study.reproducibility.rng import Streams, of_all_images
 
 Logits = Callable[[Tensor], Tensor]
-"""A source model: float pixels (N, C, H, W) in 0..255 -> logits (N, classes), differentiable in the pixels."""
+"""A source model: a function from pixels to logits.
+
+Pixels are float (N, C, H, W) in 0..255, and logits are (N, classes), differentiable in the pixels.
+"""
 
 
 @dataclass(frozen=True)
 class SourceGroup:
-    """Source models with one common loss, and their weights in it. `share` is the group's weight in the update.
+    """Source models with one common loss, and their weights in this loss.
 
-    `by_image` (models, N) replaces `weights` if every image has its own weights.
+    `share` is the weight of the group's step in the sum of the steps of all groups. `by_image` (models, N) replaces
+    `weights` if every image has its own weights.
     """
 
     models: tuple[Logits, ...]
@@ -38,9 +42,10 @@ class SourceGroup:
     by_image: Tensor | None = None
 
     def shares(self, rows: PassRows, batch: int, given: Tensor) -> Tensor:
-        """Return the weights of the models in a pass: (models, 1), or (models, N) if each of N `rows` has its own.
+        """Return the weights of the models in a pass: (models, 1), or (models, N) if each row has its own weights.
 
-        `batch` is the number of images in the batch. The weights have the dtype and the device of `given`.
+        N is the number of `rows`, and `batch` is the number of images in the batch. The weights have the dtype and the
+        device of `given`.
         """
         if self.by_image is None:
             return _weights(self.weights, given.device, given.dtype)
@@ -54,18 +59,21 @@ def _weights(weights: tuple[float, ...], device: torch.device, dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class PassRows:
-    """The numbers of the rows that one pass holds, counted over all images of the first copy, then of the second, …"""
+    """The rows that one pass holds, as numbers of rows in a tensor of all copies of the batch.
+
+    This tensor has all images of the first copy, then all images of the second copy, and so on.
+    """
 
     numbers: range | tuple[int, ...]
 
     def of(self, copies: Tensor) -> Tensor:
-        """Return the rows with these numbers of a tensor of all copies."""
+        """Return these rows of `copies`, a tensor of all copies."""
         if isinstance(self.numbers, range):
             return copies[self.numbers.start : self.numbers.stop]
         return copies[self.index(copies.device)]
 
     def index(self, device: torch.device) -> Tensor:
-        """Return the numbers of the rows, int64, on the device."""
+        """Return the numbers of the rows as a tensor, int64, on the device."""
         return _index(self.numbers, device)
 
     def first(self, count: int) -> PassRows:
@@ -79,27 +87,33 @@ def _index(numbers: range | tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def groups(models: Sequence[Logits], weights: Sequence[float], *, separate: bool) -> list[SourceGroup]:
-    """Return one group with all models, or one group for each model if they are `separate`."""
+    """Return one group with all models, or, if `separate`, one group for each model.
+
+    `weights` are the weights of the models. In separate groups, they become the groups' shares.
+    """
     if separate:
         return [SourceGroup((model,), (1.0,), weight) for model, weight in zip(models, weights, strict=True)]
     return [SourceGroup(tuple(models), tuple(weights), 1.0)]
 
 
 def views_per_pass(images: int, max_pass_images: int) -> int:
-    """Number of views of each image in one pass."""
+    """Return the number of views of each of `images` images that one pass may hold. The number is at least 1."""
     return max(1, max_pass_images // images)
 
 
 def largest_pass(images: int, copies: int, max_pass_images: int) -> int:
-    """Number of images in the largest pass over `copies` views of each of `images` images."""
+    """Return the number of images in the largest pass over `copies` views of each of `images` images.
+
+    Each view counts as an image.
+    """
     return min(max_pass_images, images * min(copies, views_per_pass(images, max_pass_images)))
 
 
 class RunningPass:
-    """The rows of the pass that runs, and their random numbers. Implements `study.attacks.kinds.PassDraws`.
+    """The rows of the pass that is running, and their random numbers. Implements `study.attacks.kinds.PassDraws`.
 
-    A pass holds all rows of the copies that `begin` records, unless `cut` records a part of them. Row r of the copies
-    belongs to image r modulo the size of the batch.
+    A pass holds all rows of the copies that `begin` records, unless `cut` records only a part of these rows. Row r of
+    all copies belongs to image r modulo the size of the batch.
     """
 
     def __init__(self, device: str, key: Sequence[object], pool: Pool | None) -> None:
@@ -114,17 +128,20 @@ class RunningPass:
         self._rows: PassRows | None = None
 
     def begin_batch(self, streams: Streams, origin: Tensor) -> None:
-        """Record the images of the next passes, and step -1: an objective's preparing pass may come first."""
+        """Record the images of a new batch, and the step -1.
+
+        Step -1 is for passes before the first step, in which an objective may prepare tensors.
+        """
         self._streams, self._origin = streams, origin
         self._batch += 1
         self.begin(-1, (0,))
 
     def begin(self, step: int, copies: Sequence[int]) -> None:
-        """Record the step and the copies that the next passes hold, one copy after the other."""
+        """Record the step of the next passes, and the copies that they hold, one copy after the other."""
         self._step, self._copies, self._rows = step, copies, None
 
     def cut(self, rows: PassRows) -> None:
-        """Record that the pass holds only these rows of the copies."""
+        """Record that the pass holds only the rows `rows` of the copies."""
         self._rows = rows
 
     def uniform(self, component: Component, shape: Sequence[int], stream: str = "") -> Tensor:
@@ -178,31 +195,34 @@ class RunningPass:
 
 
 def in_precision(models: Sequence[Logits], precision: Precision) -> list[Logits]:
-    """The models for passes in `precision`. The weights of a `Classifier` are cast once."""
+    """Return the models for passes in `precision`. The weights of a `Classifier` are cast once."""
     return [model.in_precision(precision) if isinstance(model, Classifier) else model for model in models]
 
 
 def forward(model: Logits, seen: Tensor, precision: Precision) -> Tensor:
-    """The logits of a model that computes in `precision`. Logits in bfloat16 are turned into float32."""
+    """Return the logits of a model that computes in `precision`. Logits in bfloat16 are converted to float32."""
     with numerics.autocast(precision, seen.device.type):
         return full(model(seen))
 
 
 def module_of(model: Logits) -> nn.Module:
-    """The module of a source model. Raises TypeError if it is a plain function."""
+    """Return the torch module of a source model. Raises TypeError if the model is a plain function."""
     if not isinstance(model, nn.Module):
         raise TypeError("an objective of features needs a torch module")
     return model
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The tensor in float32, if a pass has left it in bfloat16."""
+    """Return the tensor in float32 if it is in bfloat16, else the tensor itself."""
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 @contextlib.contextmanager
 def changed(assembly: Assembly, models: Sequence[Logits], names: Sequence[str], running: RunningPass) -> Iterator[None]:
-    """Apply the attack's changes of the backward and the forward pass within the `with` block."""
+    """Apply the attack's changes of the backward and the forward pass within the `with` block.
+
+    Raises TypeError if the attack has changes and a model is no torch module.
+    """
     changes = (*assembly.backward, *assembly.forward)
     if not changes:
         yield

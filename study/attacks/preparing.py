@@ -1,4 +1,4 @@
-"""The passes before the loop, in which an objective of features reads the clean images."""
+"""The passes before the attack loop, in which an objective of features reads the clean images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from study.reproducibility.numerics import Precision
 
 
 def layers_of(objective: FeatureObjective, model: Logits) -> Sequence[str]:
-    """Return the names, in the network of a source model, of the layers that an objective of features reads."""
+    """Return the names of the layers in a source model's network that an objective of features reads."""
     return objective.layers(network_of(module_of(model)))
 
 
 @dataclass
 class Preparing:
-    """One source model before the loop. Implements `study.attacks.kinds.PreparingSource`."""
+    """One source model and the clean images of a batch, before the loop. Implements
+    `study.attacks.kinds.PreparingSource`."""
 
     model: Logits
     names: Sequence[str]
@@ -51,7 +52,7 @@ class Preparing:
         return {name: full(one.detach()) for name, one in found.items()}, logits
 
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        # Parameters require no gradient. Features require one because the image does.
+        # Parameters require no gradient. The image must require one, so that the features require one too.
         with self._pass():
             with captured(module_of(self.model), self.names) as found:
                 logits = forward(self.model, image.detach().requires_grad_(True), self.precision)

@@ -1,11 +1,15 @@
 """Presets: attacks of the literature as keys of a recipe, with their paper and the authors' parameters.
 
-Each file in `preset_files/` has the presets of one paper. `joins` lists the keys that a preset adds to a combination:
-`mi+di+sgm` is `mi` with the keys that `di` and `sgm` list. `combinations` lists the combinations that the paper
-reports; users can write others too. `gradients` is the number of gradients of one image on one model; a test compares
-it with the number that follows from the components. docs/attacks.md shows `formula`, `differs` (differences from the
-paper, the authors' code or other libraries) and `oracle` (the reference that a test compares the preset with, and the
-tolerance).
+Each file in `preset_files/` has the presets of one paper. These are the keys of a preset:
+
+- `joins` lists the keys that the preset adds to a combination: `mi+di+sgm` is `mi` with the keys that `di` and `sgm`
+  list;
+- `gradients` is the number of gradients of one image on one model. A test compares it with the number that follows from
+  the components;
+- `formula`, `differs` and `oracle` are shown in docs/attacks.md. `differs` has the differences from the paper, the
+  authors' code or other libraries. `oracle` is the reference with which a test compares the preset, with the tolerance.
+
+The key `combinations` of a file lists the combinations that the paper reports. Users can write others too.
 """
 
 from __future__ import annotations
@@ -22,7 +26,10 @@ _LISTS = ("views", "points", "updates", "penalties", "backward", "forward")
 
 @dataclass(frozen=True)
 class Preset:
-    """Keys of a recipe, and their source. `joins` names the keys that the preset adds to a combination."""
+    """The keys of a recipe, and the paper that they come from.
+
+    `joins` names the keys that the preset adds to a combination.
+    """
 
     source: str
     keys: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +54,7 @@ class _Collection:
 def _collection() -> _Collection:
     import yaml
 
-    # The loader in C gives the same result in a tenth of the time. Not every build of PyYAML has it.
+    # The loader in C gives the same result in a tenth of the time, but not every build of PyYAML has this loader.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     presets: dict[str, Preset] = {}
     combinations: dict[str, str] = {}
@@ -72,12 +79,12 @@ def _collection() -> _Collection:
 
 
 def presets() -> Mapping[str, Preset]:
-    """Presets by name, without combinations, in the order of the papers' years."""
+    """Return the presets by name, without combinations, in the order of the papers' years."""
     return _collection().presets
 
 
 def combinations() -> Mapping[str, str]:
-    """The combinations that papers report: their papers, by name."""
+    """Return the combinations that papers report: the source of each combination, by its name."""
     return _collection().combinations
 
 
@@ -106,15 +113,15 @@ def preset(name: str) -> Preset | None:
 
 
 def known() -> list[str]:
-    """The names of the presets and of the combinations that papers report."""
+    """Return the names of the presets and of the combinations that papers report."""
     return [*presets(), *combinations()]
 
 
 def keys_of(name: str, changed: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of the preset `name`; keys in `changed` replace them.
+    """Return the keys of the preset `name`. Keys in `changed` replace keys of the preset.
 
-    A new budget replaces the whole old budget. Another `step` also removes the preset's step_size and learning_rate.
-    Raises KeyError for an unknown preset.
+    A new budget replaces the whole budget of the preset. A new `step` also removes the preset's step_size and
+    learning_rate. Raises KeyError for an unknown preset.
     """
     found = preset(name)
     if found is None:

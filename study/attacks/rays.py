@@ -1,4 +1,4 @@
-"""8-bit images along rays from clean images: as `PerturbationRay`, but for a whole batch, on the batch's device."""
+"""8-bit images along rays, as in `PerturbationRay`, but for a whole batch, on the device of the batch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ _INFINITE = float("inf")
 
 
 class Rays:
-    """For each of N images, all images clean + scale * direction, clipped to 0..255 and rounded.
+    """For each of N images: the ray of images clean + scale * direction, clipped to 0..255 and rounded.
 
-    `PerturbationRay` does the same for one image on the host, and describes the rounding. Sums of squares before
-    rounding may differ in their last bits, because each device sums in an order of its own.
+    `PerturbationRay` does the same for one image on the host, and describes the rounding. The sums of squares before
+    rounding may differ from those of `PerturbationRay` in their last bits, because each device has its own order of
+    summation.
     """
 
     def __init__(self, clean: Tensor, direction: Tensor, ties: Tensor) -> None:
-        """`clean`, `uint8`, and `direction` are (N, C, H, W).
+        """Prepare the rays from `clean`, `uint8`, in the directions `direction`; both are (N, C, H, W).
 
-        `ties`, int64 (N, C*H*W), have the bits of the unsigned integers that order pixels with equal fractions.
+        `ties`, int64 (N, C * H * W), have the bits of unsigned integers, which order pixels with equal fractions.
         """
         self._clean = clean
         before, flat = clean.flatten(1).to(torch.float64), direction.flatten(1).to(torch.float64)
@@ -49,8 +50,11 @@ class Rays:
         return moved.to(torch.uint8).view(-1, *self._clean.shape[1:])
 
     def _exact(self, wanted: Tensor) -> Tensor:
-        """Magnitudes before rounding; their sum of squares is `wanted`."""
-        # The scale at which a pixel is clipped is infinite for a pixel that never moves.
+        """Return the magnitudes (N, C * H * W) of the changes before rounding. Their sum of squares is `wanted` (N, 1).
+
+        If the pixel box allows no such sum, return the largest possible magnitudes.
+        """
+        # `_clipped` has the scale from which a pixel is clipped. It is infinite for a pixel that never moves.
         scales = self._clipped.where(self._clipped.isfinite(), 0)
         sums = (self._below[:, 1:] + scales.square() * self._above[:, 1:]).where(self._clipped.isfinite(), _INFINITE)
         sums, wanted = (one.expand(max(len(sums), len(wanted)), -1).contiguous() for one in (sums, wanted))
@@ -61,7 +65,10 @@ class Rays:
         return torch.where(farthest, self._limit, torch.minimum(scale.where(~farthest, 0) * self._length, self._limit))
 
     def _rounded_up(self, fraction: Tensor, down: Tensor, missing: Tensor, beyond: bool) -> Tensor:
-        """1 for each pixel to round up: the largest fractions, until the sum of squares has grown by `missing`."""
+        """Return 1 for each pixel to round up, and 0 for each other pixel.
+
+        Pixels with the largest fractions are rounded up, until the sum of squares has grown by `missing`.
+        """
         by_ties = self._order.expand(len(fraction), -1)
         order = by_ties.gather(1, (-fraction.gather(1, by_ties)).argsort(dim=1, stable=True))
         growth = torch.where(fraction > 0, 2 * down + 1, _INFINITE).gather(1, order)

@@ -1,6 +1,7 @@
-"""An attack as data: the components that the loop combines, and their parameters.
+"""An attack as data (a recipe): the components that the attack loop combines, and their parameters.
 
-All lengths are in pixel values, 0..255. A recipe does not name models, images or goals: the spec's experiments do.
+All lengths are in pixel values, 0..255. A recipe does not name models, images or goals; the experiments of a spec name
+them.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Attack(Frozen):
     `precomputed: <folder>` takes the place of a recipe: the study evaluates images that another tool has made. The
     folder's name may contain `{sources}` (names joined by `+`), `{goal}` and `{seed}`.
 
-    `first` is the recipe of a first stage on the same source models, whose finished images components can use.
+    `first` is the recipe of a first stage on the same source models. Components can use the finished images of the
+    first stage.
     """
 
     # Ids and run folders contain `precomputed` by its older name, `made`.
@@ -114,7 +116,7 @@ class Attack(Frozen):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Add the accepted keys that are not fields."""
+        """Return the JSON schema with the accepted keys that are not fields, such as `preset` and `epsilon`."""
         found = handler(schema)
         properties = handler.resolve_ref_schema(found)["properties"]
         budget = handler.resolve_ref_schema(properties["budget"]["anyOf"][0])
@@ -133,7 +135,7 @@ class Attack(Frozen):
         return found
 
     def precomputed_folder(self, sources: str, goal: str, seed: str) -> str:
-        """Return the folder of the precomputed images of one attack run: replace the placeholders by these values."""
+        """Return the folder of the precomputed images of one attack run, with all placeholders replaced."""
         folder = self.precomputed or ""
         for name, value in zip(_PLACEHOLDERS, (sources, goal, seed), strict=True):
             folder = folder.replace(f"{{{name}}}", value)
@@ -142,7 +144,10 @@ class Attack(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, given: Any) -> Any:
-        """`epsilon` and `gradients` are short for a budget with these keys. Some defaults depend on other keys."""
+        """Return the keys of a recipe in their full form, with defaults that depend on other keys.
+
+        `epsilon` and `gradients` are short for a budget with these keys.
+        """
         if not isinstance(given, dict):
             return given
         given = dict(given)
@@ -212,7 +217,7 @@ class Attack(Frozen):
             ),
             (
                 len(budget.levels) > 1 and (self.steps > 1 or (self.steps == 1 and self.start is not None)),
-                "a budget of several lengths needs `steps: 1` and no `start`: else write one attack for each length",
+                "a budget of several lengths needs `steps: 1` and no `start`: otherwise write an attack per length",
             ),
             (
                 budget.minimal is not None and (self.steps != 1 or self.start is not None),
@@ -269,7 +274,7 @@ class Attack(Frozen):
         )
 
     def conflicts(self) -> Iterator[str]:
-        """Yield a sentence for each conflict that the components find."""
+        """Yield a sentence for each conflict that a component finds between itself and the rest of the attack."""
         assembly = self.assembly
         outline = AttackOutline(assembly.names(), self.budget, self.steps, self.step_size, self.first is not None)
         for component in assembly:
@@ -307,21 +312,29 @@ class Attack(Frozen):
         return Assembly(**cast(Any, lists | single))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Attack:
-        """As pydantic's `model_copy`. The copy builds its own assembly, because it may have other components."""
+        """Return a copy as pydantic's `model_copy` does, but without the cached assembly.
+
+        The copy builds its own assembly, because it may have other components.
+        """
         found = super().model_copy(update=update, deep=deep)
         found.__dict__.pop("assembly", None)
         return found
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Leave out the assembly. It may contain classes of a user's file, which each process loads itself."""
+        """Return the state for pickling, without the assembly.
+
+        The assembly may contain classes of a user's file, which each process must load itself.
+        """
         state = super().__getstate__()
         return {**state, "__dict__": {key: one for key, one in state["__dict__"].items() if key != "assembly"}}
 
     @property
     def parts(self) -> list[Part]:
-        """All components that the recipe holds as a `Part`: those of lists, those with parameters or from users' files.
+        """All components that the recipe holds as a `Part`.
 
-        Components that have a key of their own, such as `momentum`, are not among them.
+        These are the components in lists, `start`, `program` and the `rule` of the budget, and those of `objective`,
+        `fusion` and `step` that have parameters or are from a user's file. Components that have their own key, such as
+        `momentum`, are not included.
         """
         several = (self.objective, self.fusion, self.step, self.start, self.program, self.budget.rule)
         single = [one for one in several if one is not None]
@@ -330,7 +343,7 @@ class Attack(Frozen):
 
     @property
     def automatic_step_size(self) -> float | None:
-        """The step size that follows from a single epsilon, epsilon divided by the number of steps; else None."""
+        """The step size epsilon / steps that follows from a single epsilon; None if no step size follows."""
         (level, *more) = self.budget.levels
         if self.step == "adam" or self.budget.epsilon is None or level is None or more or not self.steps:
             return None
@@ -339,7 +352,7 @@ class Attack(Frozen):
     def plain(self) -> dict[str, Any]:
         """Return the recipe as plain data, without a step size that follows from the budget.
 
-        Lists of components become mappings by name, so that `views.smoothing.sigma` is the key of a parameter.
+        Lists of components become mappings by name, so that a key such as `views.smoothing.sigma` names a parameter.
         """
         found: dict[str, Any] = self.model_dump(mode="json")
         found |= {key: {one.name or one.python: one.parameters for one in getattr(self, key)} for key in _LISTS}
@@ -347,25 +360,25 @@ class Attack(Frozen):
 
     @property
     def copies(self) -> int:
-        """Number of views of an image whose gradients are averaged; with a first stage, the larger of both numbers."""
+        """Number of transformed copies of each image: the larger number of both stages."""
         return max(self.assembly.copies, 1 if self.first is None else self.first.copies)
 
     @property
     def others(self) -> int:
-        """The size of the pool of images that components mix in; with a first stage, the larger of both sizes."""
+        """Size of the pool from which components mix images into others: the larger size of both stages."""
         return max(self.assembly.others, 0 if self.first is None else self.first.others)
 
     @property
     def reads_true_labels(self) -> bool:
-        """Whether the attack reads true labels for every goal, also for a targeted one.
+        """Whether the attack reads the true labels even if its goal is targeted.
 
-        Admix does, because it mixes in images of other classes.
+        Admix does this, because it mixes in images of other classes.
         """
         return self.assembly.reads_true_labels or (self.first is not None and self.first.reads_true_labels)
 
     @property
     def uses_weight_sets(self) -> bool:
-        """Whether every source model needs a set of weights, in either stage."""
+        """Whether every source model needs a set of weights (`weights: {set: …}` in a spec), in either stage."""
         return self.assembly.uses_weight_sets or (self.first is not None and self.first.uses_weight_sets)
 
     @property
@@ -380,28 +393,36 @@ class Attack(Frozen):
         return [(stop, level) for stop in stops for level in self.budget.levels]
 
     def gradients(self, steps: int, sources: int) -> int:
-        """Return the number of gradients that one image takes on `sources` models in `steps` steps.
+        """Return the number of gradients that one image takes in `steps` steps on `sources` source models.
 
-        Gradients of a first stage count too. For an attack of another library the number is 0: workers count its
-        gradients.
+        Gradients of a first stage count too. For an attack of another library the number is 0, because only the workers
+        can count the gradients of such an attack.
         """
         first = 0 if self.first is None else self.first.gradients(self.first.steps, sources)
         return first + self.assembly.gradients(steps, sources)
 
     def forwards(self, steps: int, sources: int) -> int:
-        """Return the number of forward passes without a gradient that one image takes on `sources` models in `steps`
-        steps."""
+        """Return the number of forward passes without a gradient that one image takes in `steps` steps.
+
+        The number is the sum over `sources` source models, and includes those of a first stage.
+        """
         first = 0 if self.first is None else self.first.forwards(self.first.steps, sources)
         return first + self.assembly.forwards(steps, sources)
 
     def weights_of(self, sources: Sequence[str]) -> list[float]:
-        """Return the weight of every source model. They sum to 1, unless the models are separate."""
+        """Return the weight of every source model in `sources`.
+
+        The weights sum to 1, except if the models are separate.
+        """
         given = [self.weights.get(name, 1.0) for name in sources]
         return given if self.separate else [one / math.fsum(given) for one in given]
 
 
 def _with_external(given: dict[str, Any]) -> dict[str, Any]:
-    """Join `external: "torchattack:BSR"` or `python: "mine.py:attack"` with `arguments` to one mapping, `external`."""
+    """Return the keys with `external` or `python` and `arguments` joined to one mapping in `external`.
+
+    Examples are `external: "torchattack:BSR"` and `python: "mine.py:attack"`.
+    """
     if not isinstance(given.get("external", ""), str) or not given.keys() & {"external", PYTHON}:
         return given
     inner = {key: given.pop(key) for key in ("external", PYTHON, "arguments") if key in given}
@@ -409,7 +430,10 @@ def _with_external(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_stage(given: dict[str, Any]) -> Any:
-    """The keys of a first stage, with those of its preset. A stage without a budget gets that of the whole attack."""
+    """Return the keys of the first stage, completed by those of its preset.
+
+    A stage without a budget gets the budget of the whole attack.
+    """
     first = given["first"]
     if isinstance(first, str):
         first = {"preset": first}
@@ -435,10 +459,11 @@ def _component(kind: str, given: str | Part) -> Component:
 
 @dataclass(frozen=True)
 class Search:
-    """A search of the minimal RMSD: the first of `levels` at which an image loses its label, or gains the target label.
+    """A search of the minimal RMSD: the first of `levels` at which an image succeeds.
 
-    `labels` are the true labels for an untargeted goal, and the target labels for a targeted one; `images` are the ids.
-    `key`, together with an image's id, keys the random numbers of rounding.
+    An image succeeds if it loses the true label, or, for a targeted goal, gains the target label. `labels` are these
+    labels, one for each of `images`, which are ids. `key`, together with an image's id, keys the random numbers of
+    rounding.
     """
 
     levels: tuple[float, ...]

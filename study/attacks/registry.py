@@ -21,7 +21,7 @@ GROUP = "study.components"
 _OWN = ("study.attacks.components", "study.defences.components")
 
 ALL_KINDS: Mapping[str, type[Component]] = {**KINDS, Defence.kind: Defence}
-"""The base classes of an attack's components, and of defences, by kind."""
+"""The base class of each kind of component, by kind: the kinds of an attack's components, and defences."""
 
 _registered: dict[tuple[str, str], type[Component]] = {}
 
@@ -29,7 +29,7 @@ _Class = TypeVar("_Class", bound=type[Component])
 
 
 def register(component: _Class) -> _Class:
-    """Register the class of a component by its kind and name. Can be used as a decorator of the class.
+    """Register the class of a component by its kind and name, and return the class. Usable as a decorator.
 
     Raises ValueError if the class has no kind, does not define a name, or if another class has this kind and name.
     """
@@ -52,7 +52,7 @@ def unregister(component: type[Component]) -> None:
 
 
 def find(kind: str, name: str) -> type[Component] | None:
-    """Return the component of this kind and name; None if there is none.
+    """Return the class of the component of this kind and name; None if there is none.
 
     Raises StudyError if an installed package's components cannot be imported.
     """
@@ -63,14 +63,14 @@ def find(kind: str, name: str) -> type[Component] | None:
 
 
 def known(kind: str) -> list[str]:
-    """The names of all components of a kind, in alphabetical order."""
+    """Return the names of all components of a kind, in alphabetical order."""
     _import_own()
     _import_packages()
     return sorted(name for one, name in _registered if one == kind)
 
 
 def all_components() -> list[type[Component]]:
-    """All registered components, by kind and name."""
+    """Return the classes of all registered components, sorted by kind and name."""
     _import_own()
     _import_packages()
     return [_registered[key] for key in sorted(_registered)]

@@ -26,7 +26,11 @@ def resized(old: int, new: int, interpolation: Interpolation) -> NDArray[np.floa
 
 
 def taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return, for each of `new` positions, the two old ones that "bilinear" mixes, and the weight of the second one."""
+    """Return how bilinear interpolation computes `new` positions from `old` positions along one axis.
+
+    For each new position, the three arrays (new,) have the two old positions that are mixed, and the weight of the
+    second one.
+    """
     centre = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(min=0)
     below = np.minimum(centre.astype(int), old - 1)
     return below, np.minimum(below + 1, old - 1), centre - below

@@ -1,4 +1,4 @@
-"""8-bit images along a ray from a clean image, each with a given RMSD after clipping and rounding."""
+"""8-bit images along a ray from a clean image. Each image has a given RMSD after clipping and rounding."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ _BINS = 4096
 
 
 class PerturbationRay:
-    """All images clean + scale * direction, clipped to 0..255 and rounded. One object serves any number of RMSDs.
+    """The ray of all images clean + scale * direction, clipped to 0..255 and rounded. It gives images with any RMSD.
 
-    All pixels of an FGS step have one magnitude: rounding to the nearest value would move all of them by the same whole
-    number, and would miss the RMSD. Instead every magnitude is rounded down. Then pixels are rounded up until the sum
-    of squares is reached: largest fractions first, with a keyed random choice among equal fractions.
+    All pixels of an FGS (fast gradient sign) step have one magnitude. Rounding to the nearest value would move all of
+    them by the same whole number, and would miss the RMSD. Instead every magnitude is rounded down. Then pixels are
+    rounded up until the sum of squares is reached: largest fractions first, with a keyed random choice among equal
+    fractions.
     """
 
     def __init__(self, clean: NDArray[np.uint8], direction: NDArray[np.float32], ties: NDArray[np.uint64]) -> None:
-        """`clean` and `direction` are (C, H, W). Among pixels with equal fractions, `ties` (C*H*W,) gives the order."""
+        """Prepare the ray from `clean` in `direction`, both (C, H, W).
+
+        Among pixels with equal fractions, `ties` (C * H * W,) gives the order in which they are rounded up.
+        """
         self._clean = clean
         self._ties = ties
         flat = direction.ravel()
@@ -25,8 +29,8 @@ class PerturbationRay:
         self._length = np.abs(flat).astype(np.float64)
         self._limit = np.where(self._sign > 0, 255 - clean.ravel(), clean.ravel()).astype(np.float64)
         self._limit[self._sign == 0] = 0
-        # The pixel box clips a pixel at scales above limit / length. Between two such scales, in their order, the sum
-        # of squares has a closed form.
+        # The pixel box clips a pixel at scales above limit / length. Between two neighbouring scales of this kind, the
+        # sum of squares has a closed form.
         with np.errstate(divide="ignore", invalid="ignore"):
             clipped = np.where(self._length > 0, self._limit / self._length, np.inf)
         order = np.argsort(clipped, kind="stable")
@@ -49,7 +53,10 @@ class PerturbationRay:
         return moved.reshape(self._clean.shape)
 
     def _exact(self, wanted: float) -> NDArray[np.float64]:
-        """Magnitudes before rounding; their sum of squares is `wanted`."""
+        """Return the magnitudes (C * H * W,) of the changes before rounding. Their sum of squares is `wanted`.
+
+        If the pixel box allows no such sum, return the largest possible magnitudes.
+        """
         if self._below[-1] <= wanted:
             return self._limit.copy()
         # The sums of squares rise with the scales at which clipping begins: find the first sum that reaches `wanted`.
@@ -67,7 +74,10 @@ class PerturbationRay:
     def _rounded_up(
         self, fraction: NDArray[np.float64], down: NDArray[np.float64], missing: float, beyond: bool
     ) -> NDArray[np.intp]:
-        """Indices of the pixels to round up: the largest fractions, until the sum of squares has grown by `missing`."""
+        """Return the indices of the pixels to round up.
+
+        These are the pixels with the largest fractions, until the sum of squares has grown by `missing`.
+        """
         growth = 2 * down + 1
         bins = (fraction * _BINS).astype(np.int64)
         bins[fraction == 0] = -1

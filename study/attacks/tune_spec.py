@@ -17,10 +17,10 @@ Values = Annotated[tuple[Number, ...], Field(strict=False, min_length=2)]
 class Tune(Frozen):
     """Tune numeric parameters of an attack on images that the study does not use otherwise.
 
-    `over` has the candidate values of each parameter, by its key, such as `smoothing.sigma` or `views.ssa.sigma`; every
-    combination is tried. `images` is the number of images for tuning, which are the last ones in the study's order of
-    images. The study chooses the combination with the highest mean black-box success over the attack's experiments. If
-    several combinations have the same success, it chooses the first.
+    `over` has the candidate values of each parameter, by the key of the parameter, such as `smoothing.sigma` or
+    `views.ssa.sigma`. Every combination of values is tried. `images` is the number of images for tuning: the last
+    images in the study's order of images. The study chooses the combination with the highest mean black-box success
+    over the attack's experiments. If several combinations have the same success, it chooses the first.
     """
 
     over: Annotated[dict[str, Values], Field(min_length=1)]
@@ -28,6 +28,6 @@ class Tune(Frozen):
     by: Literal["mean black-box success"] = "mean black-box success"
 
     def choices(self) -> Iterator[dict[str, float]]:
-        """Every combination of values, by key."""
+        """Yield every combination of values, by the key of the parameter."""
         for values in itertools.product(*self.over.values()):
             yield dict(zip(self.over, values, strict=True))

@@ -1,7 +1,8 @@
-"""The views of one batch: every copy of an image that an attack's ordered list of views makes.
+"""The views of one batch: all copies of an image that the ordered list of an attack's views makes.
 
-Each view is applied to the copies of the view before: with v_1 of 3 copies and v_2 of 5 copies, an image has 15 copies
-v_2(v_1(image)). The random numbers of a copy depend on its index, not on the number of copies in a pass.
+Each view is applied to the copies that the view before makes: with a view v_1 of 3 copies and a view v_2 of 5 copies,
+an image has 15 copies v_2(v_1(image)). The random numbers of a copy depend on its index, not on the number of copies in
+a pass.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from study.reproducibility.rng import Streams
 
 
 class Views:
-    """The views of one batch."""
+    """All views of an attack, applied to one batch of images."""
 
     def __init__(
         self,
@@ -34,9 +35,10 @@ class Views:
         steps: int = 1,
         epsilon: float | None = None,
     ) -> None:
-        """`true` (N,) are the true labels; `wanted` (N,) are the labels of the objective, if they differ.
+        """Prepare the views for one batch. `true` (N,) are the true labels.
 
-        `origin` (N, C, H, W) are the clean images, `epsilon` the budget's L-infinity norm if it has one.
+        `wanted` (N,) are the labels of the objective; None if they are the true labels. `origin` (N, C, H, W) are the
+        clean images. `epsilon` is the budget's L-infinity norm, or None.
 
         Raises ValueError if a view mixes in other images, and there is no `pool`.
         """
@@ -58,9 +60,9 @@ class Views:
         return self._wanted
 
     def make(self, image: Tensor, step: int, copy: int, gradient: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the copy with the index `copy` of `image`, float (N, C, H, W), at a step: differentiable, same shape.
+        """Return the copy of `image` with the index `copy` at a step, float (N, C, H, W), differentiable in `image`.
 
-        `gradient(view)` returns the gradient of the loss at a view; some views call it.
+        `gradient(view)` returns the gradient of the loss at a view. Some views call this function.
         """
         device = str(image.device)
         for (view, later), purpose in zip(self._views, self._purposes, strict=True):

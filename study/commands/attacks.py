@@ -19,9 +19,10 @@ from study.terminal.screen import counted
 
 
 def print_attacks(console: Console, name: str | None = None, more: str | None = None) -> None:
-    """Print all presets, or all parts of preset `name`.
+    """Print all presets, or all parts of the preset `name`.
 
-    `more`: a second name on the command line. Raises StudyError if `more` is given, or if there is no preset `name`.
+    `more`: a second argument on the command line, which is an error. Raises StudyError if `more` is given, if there is
+    no preset `name`, or if `name` is `check`, which needs a component.
     """
     if name == "check":
         raise StudyError(
@@ -74,7 +75,7 @@ def _print_one(console: Console, name: str) -> None:
 
 
 def parts(attack: Attack) -> dict[str, Any]:
-    """The parts of an attack with all their numbers, without parts that are switched off."""
+    """Return the parts of an attack with all their numbers, as plain data. Parts that are switched off are left out."""
     off: tuple[Any, ...] = (None, False, 0, 1, [], {})
     kept = {
         key: _without_none(value)
@@ -97,7 +98,7 @@ def _without_none(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value of a recipe as text."""
+    """Return a value of a key of an attack as short text, such as `(copies 5, sigma 0.1)`."""
     if isinstance(value, dict):
         return "(" + ", ".join(f"{key} {shown(inner)}" for key, inner in value.items()) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if value is True else str(value)

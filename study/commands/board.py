@@ -23,16 +23,17 @@ from study.terminal.prose import exactly, say
 _FORMATS = (".html", ".csv", ".tex")
 _MEASURES: tuple[Measure, ...] = ("rmsd", "ssim")
 _NOTE = (
-    "mean: mean of the black-box rates; 95 %: its interval, a bootstrap over images or, where all images agree, "
-    "Wilson's; correct: the mean over the images that each target classifies correctly when clean; cost: gradients for "
-    "one image; front: *, no other line is at least as good in mean, cost and visibility, and better in one of them"
+    "mean: mean of the black-box rates; 95 %: interval of this mean, by a bootstrap over images, or Wilson's if all "
+    "images agree; correct: the mean over the images that each target classifies correctly when clean; cost: gradients "
+    "for one image; front: * if no other line is at least as good in mean, cost and visibility, and better in one"
 )
 
 
 def print_board(runs: Sequence[str], console: Console, *, to: Path | None, experiments: Sequence[str]) -> None:
-    """Print the board of some runs, and write it to `to`: a file of one format, or a folder with all three.
+    """Print the board of some runs: a table that ranks their attacks, for each experiment and goal.
 
-    Raises StudyError if a run is missing, damaged or without rows, or a file cannot be written.
+    With `to`, also write the board to this HTML, CSV or LaTeX file, or into this folder as all three files. Raises
+    StudyError if a run is missing or damaged, if no run has rows, or if a file cannot be written.
     """
     entries = _entries(runs)
     tables = board_tables(entries, experiments)
@@ -51,7 +52,8 @@ def print_board(runs: Sequence[str], console: Console, *, to: Path | None, exper
 def _entries(runs: Sequence[str]) -> list[Entry]:
     """Open the runs and give each run a unique name.
 
-    The names are those of the studies; if two are equal, those of the folders; if two are equal again, the paths.
+    The names are the names of the studies. If two studies have the same name, the names are the names of the run
+    folders. If two run folders have the same name too, the names are the paths of the run folders.
     """
     with integrity.reading(runs[0]):
         found = [(run, open_run(run)) for run in dict.fromkeys(runs)]
@@ -101,7 +103,7 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
     measures = [one for one in _MEASURES if any(line.visible[one] is not None for line in table.lines)]
     shown.add_column("#", no_wrap=True)
     for head in [*(["run"] if several else []), "attack", "sources"]:
-        # Without a minimum, the columns of numbers would leave no room for names on a narrow terminal.
+        # Without a minimum width, the columns of numbers would leave no space for names on a narrow terminal.
         shown.add_column(head, min_width=8, overflow="fold")
     for head in ("mean", "95 %", "correct", "cost", *(SEEN[one][0] for one in measures), "front"):
         shown.add_column(head, justify="right", no_wrap=True)
@@ -121,9 +123,10 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
 
 
 def print_card(run: str, console: Console, to: Path | None) -> None:
-    """Print the card of a run as Markdown, or write it to the file `to`: HTML for a name with .html, else Markdown.
+    """Print the card of a run, a page about its protocol, as Markdown; or write the card to the file `to`.
 
-    Raises StudyError if the run is missing or damaged, or if the file cannot be written.
+    The file is HTML if its name ends with .html, else Markdown. Raises StudyError if the run is missing or damaged, or
+    if the file cannot be written.
     """
     (entry,) = _entries([run])
     if to is None:

@@ -1,4 +1,4 @@
-"""`study attacks check`: the conformance test of a component, the project's own or a user's."""
+"""`study attacks check`: test a component of an attack or defence, from the project or from a user's file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from study.terminal.prose import exactly
 
 
 def print_check(console: Console, reference: str, values: list[str] | None, networks: list[str] | None) -> int:
-    """Check a component and print each finding. Returns 0 if the component passes, else 1.
+    """Check a component and print the result of each check. Returns the exit status: 0 without a fault, else 1.
 
-    `reference`: `<file>.py:<class>`, or a name. `values`: texts `parameter=value`. The code in the file runs without
-    further permission, because the user has named the file. Raises StudyError if there is no such component or if its
-    parameters are wrong.
+    `reference`: `<file>.py:<class>`, or the name of a component of the project. `values`: parameters of the component,
+    as texts `parameter=value`. `networks`: references of networks for the checks; None or empty for the default
+    networks. The code in the file runs without further permission, because the user has named the file. Raises
+    StudyError if there is no such component, or if its parameters are wrong.
     """
     from study.attacks import conformance
 
@@ -57,7 +58,7 @@ def _component(reference: str, parameters: dict[str, object]) -> Component:
             accepted=f"{names(known, reference)}; or <file>.py:<class>",
         )
     found = registry.find(kinds[0], reference)
-    assert found is not None, "its kind is known"
+    assert found is not None, "a component of this kind has the name"
     return own_code.made(Part(kind=kinds[0], name=reference, parameters=parameters), found, reference)
 
 
@@ -67,7 +68,7 @@ def _parameters(values: list[str]) -> dict[str, object]:
         key, equals, text = one.partition("=")
         if not equals:
             raise StudyError(
-                f"'{one}' gives no parameter a value", where="--set", accepted="parameter=value, such as copies=4"
+                f"'{one}' is not a parameter with a value", where="--set", accepted="parameter=value, such as copies=4"
             )
         found[key] = yaml_document.as_written(text, f"--set {one}").data
     return found

@@ -1,4 +1,4 @@
-"""`study compact`: merge the Parquet parts of a run."""
+"""`study compact`: merge the Parquet files (parts) of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from study.terminal.screen import counted
 
 
 def compact_run(run: str, console: Console) -> None:
-    """Claim the run at `run` and merge its parts. Raises StudyError if there is no run or another process uses it."""
+    """Merge the Parquet files (parts) of the run at `run`, and print the number of files before and after.
+
+    Raises StudyError if there is no run, or if another process uses the run folder.
+    """
     folder = RunFolder(run)
     if not folder.begun:
         raise no_run(folder.path, f"{folder.path} is not a run folder")

@@ -1,4 +1,4 @@
-"""`study compare`: print a run's numbers next to the published ones."""
+"""`study compare`: print a run's numbers next to the published numbers of papers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class CompareOptions:
 
     Attributes:
         paper: The paper; None: all papers that the spec names.
-        everything: Whether to print all rows, not only comparable ones.
+        everything: Whether to print all numbers, also those that are not comparable.
         as_json: Whether to print JSON.
-        spec: A spec that replaces the run's own, for example with other published tables.
+        spec: A spec file that replaces the recorded spec, for example with other published tables; None: the recorded
+            spec.
     """
 
     paper: str | None = None
@@ -40,7 +41,10 @@ class CompareOptions:
 
 @integrity.reads
 def print_comparison(run: str, console: Console, options: CompareOptions) -> None:
-    """Print the comparison of the run at `run`. Raises StudyError if there is no run or nothing to compare."""
+    """Print the numbers of the run at `run` next to the numbers of papers.
+
+    Raises StudyError if there is no run, if there is no such paper, or if the spec names no table of a paper.
+    """
     finished = open_run(run, options.spec)
     spec, selected = finished.spec, finished.selected
     papers = papers_of(spec, options.paper)
@@ -55,7 +59,10 @@ def print_comparison(run: str, console: Console, options: CompareOptions) -> Non
 
 
 def as_json(compared: pl.DataFrame, origins: Mapping[str, Any], options: CompareOptions) -> str:
-    """The whole comparison: `papers`, `tables` (their summaries) and `cells`."""
+    """Return the comparison as JSON with the keys `papers`, `tables` (a summary of each table) and `cells`.
+
+    A cell is one number of a table. Cells that are not comparable are left out, unless `options.everything` is set.
+    """
     cells = compared if options.everything else compared.filter("comparable")
     found = {
         "papers": dict(origins),
@@ -99,7 +106,11 @@ def _print_paper(compared: pl.DataFrame, origin: Mapping[str, Any], console: Con
 
 
 def _cells(compared: pl.DataFrame, why: Sequence[str]) -> Table:
-    """The numbers of a published table, one per line. `why`: reasons that the lines refer to by number."""
+    """Return the numbers of a published table, one per line.
+
+    `why`: reasons why numbers are not comparable. A line refers to its reason by number. If `why` is empty, the lines
+    have no such reference.
+    """
     first = compared.row(0, named=True)
     table = Table(
         title=f"{first['paper']}, table {first['table']}: {first['metric']}"

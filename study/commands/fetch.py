@@ -11,7 +11,10 @@ from study.terminal.prose import exactly, say
 
 
 def fetch_weights(file: SpecFile, console: Console) -> None:
-    """Download the weights that this machine lacks. If a download fails, try all others, then raise StudyError."""
+    """Download the weights of a spec's models that are not on this machine.
+
+    If a download fails, the other downloads are still tried. StudyError is raised at the end.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}

@@ -26,7 +26,10 @@ _SIDES = {"above": ">", "below": "<", "apart": "|x| >"}
 
 @dataclass(frozen=True)
 class FindingsOptions:
-    """The options of `study findings`: whether to print JSON, and a spec that replaces the run's own."""
+    """The options of `study findings`.
+
+    `as_json`: whether to print JSON. `spec`: a spec file that replaces the recorded spec; None: the recorded spec.
+    """
 
     as_json: bool = False
     spec: Path | None = None
@@ -34,13 +37,16 @@ class FindingsOptions:
 
 @integrity.reads
 def print_findings(run: str, console: Console, options: FindingsOptions) -> None:
-    """Print the findings of the run at `run`. Raises StudyError if there is no run or its spec has no findings."""
+    """Test the claims (findings) of a spec on the rows of the run at `run`, and print the results.
+
+    Raises StudyError if there is no run, or if the spec has no findings.
+    """
     finished = open_run(run, options.spec)
     if not finished.spec.findings:
         raise StudyError(
             f"{finished.spec.study} has no findings",
             accepted="`findings:` in the spec, each with `claim`, `source` and `check`",
-            todo="add findings to the spec, and pass this file with --spec: no row changes",
+            todo="add findings to the spec, and pass the changed spec with --spec: the rows stay the same",
         )
     found = evaluate(finished.rows, finished.spec, images=finished.selected, geometry=cosine_rows(run, finished.spec))
     if options.as_json:

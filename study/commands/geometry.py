@@ -1,4 +1,4 @@
-"""`study geometry`: print the results of a run's geometry probes as tables, and draw them."""
+"""`study geometry`: print the results of a run's geometry probes as tables, and draw figures of these results."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from study.terminal.screen import counted
 
 @integrity.reads
 def print_geometry(run: str, console: Console, figures: Path | None = None) -> None:
-    """Print the probes of the run at `run`, and write their figures into folder `figures`.
+    """Print the results of the geometry probes of the run at `run`.
 
-    Raises StudyError if there is no run, its spec has no probes, or a part is damaged.
+    If `figures` is given, also write the figures into this folder. Raises StudyError if there is no run, if its spec
+    has no probes, or if a Parquet file is damaged.
     """
     spec = open_run(run).spec
     if not spec.geometry:
@@ -48,7 +49,7 @@ def print_geometry(run: str, console: Console, figures: Path | None = None) -> N
 
 
 def _print(table: Table, console: Console) -> None:
-    """Print title and caption as separate lines: rich would break them at the width of the table."""
+    """Print a table, and its title and caption as separate lines, because rich would wrap them to the table's width."""
     lines = (table.title, table.caption)
     table.title = table.caption = None
     for part in (lines[0], table, lines[1]):
@@ -141,8 +142,8 @@ def _intervals(name: str, probe: Probe, rows: pl.DataFrame) -> Iterator[Table]:
             _number(values["least"], 2),
         )
     table.caption = (
-        "Means over images. right again: share of images whose label is right beyond a wrong interval; "
-        "first wrong at: RMSD"
+        "Means over images. right again: share of images whose label is right again beyond a wrong label; "
+        "first wrong at: smallest RMSD with a wrong label"
     )
     yield table
 

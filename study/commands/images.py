@@ -35,9 +35,11 @@ LABELS = "labels.csv"
 
 @dataclass(frozen=True)
 class ImagesOptions:
-    """The options of `study images` that select attack runs (crafts); None selects all.
+    """The options of `study images` that select attack runs (crafts). An option that is None selects all.
 
-    `craft` is a pattern of ids; `sources` are joined by `+`; `steps` and `budget` select points of an attack.
+    `craft` is a pattern that the id of the attack run must match, such as `resnet50.mi.*`. `sources` are names of
+    source models, joined by `+`. `steps` and `budget` select images of an attack after this number of steps, or with
+    this budget.
     """
 
     craft: str | None = None
@@ -49,7 +51,7 @@ class ImagesOptions:
     budget: float | None = None
 
     def select(self, craft: Craft) -> bool:
-        """Whether the options select `craft`."""
+        """Return whether the options select the attack run `craft`. This check ignores `steps` and `budget`."""
         wanted = (
             (self.attack, craft.attack),
             (self.sources and "+".join(sorted(self.sources.split("+"))), "+".join(craft.sources)),
@@ -63,7 +65,10 @@ class ImagesOptions:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A craft at one of its points (steps and budget), and the folder for its images."""
+    """An attack run (craft) at one of its points, and the folder for the images.
+
+    `point` is the index of a pair (number of steps, budget) in `craft.recipe.scored_points`.
+    """
 
     craft: Craft
     point: int
@@ -72,10 +77,11 @@ class _Batch:
 
 @integrity.reads
 def export_images(run: str, to: Path, console: Console, options: ImagesOptions) -> None:
-    """Write the images of the selected crafts into folder `to`. If there are several crafts, each gets a subfolder.
+    """Write the images of the selected attack runs (crafts) into the folder `to`, as PNG files.
 
-    Raises StudyError if the run did not keep these images, `to` is not empty, a clean image is missing or has changed,
-    or the name of an image leads out of the folder.
+    Each attack run, and each pair of steps and budget, gets a subfolder, unless only one is selected. Raises StudyError
+    if the run did not keep these images, if `to` is not empty, if a clean image is missing or has changed, or if the
+    name of an image leads out of the folder.
     """
     folder = RunFolder(run)
     selection = resume.selected(folder)
@@ -95,7 +101,10 @@ def export_images(run: str, to: Path, console: Console, options: ImagesOptions) 
 
 
 def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> list[_Batch]:
-    """The images to write. Raises StudyError if the options select nothing, or images that were not kept."""
+    """Return each selected attack run at each selected number of steps and budget, with a folder for its images.
+
+    Raises StudyError if the options select nothing, or if the run did not keep the selected images.
+    """
     selected = [craft for craft in plan.crafts.values() if options.select(craft)]
     if not selected:
         raise StudyError(
@@ -138,7 +147,7 @@ def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> 
 
 
 def file_names(images: Sequence[str]) -> dict[str, str]:
-    """The relative path of each image's file: its id with `.png`.
+    """Return the relative path of the PNG file for each image id: the id with the suffix `.png`.
 
     Raises StudyError for an id that leads out of the folder, and for two ids with the same path.
     """
@@ -160,7 +169,7 @@ def file_names(images: Sequence[str]) -> dict[str, str]:
 
 
 def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: SelectedPixels, files: dict[str, str]) -> int:
-    """Write all images of a craft at one point, and their labels; returns the number of images."""
+    """Write the images of a batch (one attack run at one point) and `labels.csv`. Returns the number of images."""
     targeted = batch.craft.goal == "targeted"
     table = io.StringIO()
     lines = csv.writer(table, lineterminator="\n")
@@ -192,7 +201,7 @@ def _write(batch: _Batch, plan: Plan, kept: KeptImages, clean: SelectedPixels, f
 
 
 def list_cell(file: str) -> str:
-    """A file name for a CSV list, with `./` before a name that a spreadsheet would read as a formula."""
+    """Return a file name for a CSV list. A name that a spreadsheet would read as a formula gets the prefix `./`."""
     return f"./{file}" if file.startswith(("=", "+", "-", "@", "\t", "\r")) else file
 
 

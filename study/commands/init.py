@@ -28,17 +28,18 @@ Answer = TypeVar("Answer")
 
 SAMPLE = "foolbox"
 OWN = "preset"
-"""The answer that keeps the budget of each preset."""
+"""An answer to the question for the budget. With this answer, each preset keeps its budget."""
 _SHOWN = 60
 _SAMPLES, _MOST_IMAGES = 20, 10**9
 
 
 @dataclass(frozen=True)
 class InitOptions:
-    """The options of `study init`. The command asks for missing values; without a terminal, it uses defaults.
+    """The options of `study init`. The command asks for missing values. Without a terminal, it uses defaults.
 
-    `epsilon` is a budget in pixel values, such as `8` or `8/255`, for all attacks whose preset has an epsilon; `preset`
-    keeps the budget of each preset. `listing` is a CSV of files and labels in the folder `images`.
+    `epsilon` is a budget in pixel values, such as `8` or `8/255`. It replaces the epsilon of each preset that has an
+    epsilon. The value `preset` leaves all presets unchanged. `listing` is a CSV file with the names and labels of the
+    files in the folder `images`.
     """
 
     study: str | None = None
@@ -56,9 +57,11 @@ _DEFAULTS = InitOptions("first", SAMPLE, 8, tuple(f"package:{name}" for name in 
 
 
 def write_spec(path: Path, options: InitOptions, say: Callable[[str], None], ask: Ask | None) -> None:
-    """Write a valid spec to `path`. With `ask`, `say` explains a wrong answer, and the question is asked again.
+    """Write a valid spec with comments to `path`.
 
-    Raises StudyError if the file exists or an option is invalid.
+    `ask` asks for each option that is missing; None: the option gets its default. After a wrong answer, `say` prints
+    the reason, and the question is repeated. Raises StudyError if the file exists and `options.force` is not set, if an
+    option is invalid, or if the file cannot be written.
     """
     if path.exists() and not options.force:
         raise StudyError(
@@ -80,14 +83,14 @@ def write_spec(path: Path, options: InitOptions, say: Callable[[str], None], ask
 
 
 def terminal_prompt() -> Ask | None:
-    """Ask on the terminal; None if standard input is not a terminal."""
+    """Return a function that asks questions on the terminal; None if standard input is not a terminal."""
     if not sys.stdin.isatty():
         return None
     return lambda question, default: str(typer.prompt(question, default=default))
 
 
 class _Questions:
-    """The questions of `study init`. Each answer is checked before the next question."""
+    """Asks the questions of `study init`. Each answer is checked before the next question."""
 
     def __init__(self, ask: Ask | None, say: Callable[[str], None], name: str) -> None:
         self._ask = ask
@@ -95,13 +98,14 @@ class _Questions:
         self._name = name
 
     def complete(self, options: InitOptions) -> InitOptions:
-        """Return `options` with all values. A missing value is asked for, or set to its default; models are references.
+        """Return `options` with the missing values added. Each missing value is asked for, or set to its default.
 
-        Raises StudyError for an option that is wrong.
+        In the result, a model of a package has the form `package:<name>`. `epsilon` is None if each preset keeps its
+        budget. Raises StudyError for an option that is wrong.
         """
         known = replace(_DEFAULTS, study=self._answer("name of the study", options.study, "first", self._study))
         question = "images: a folder with a subfolder for each label; or `FOLDER, LIST.csv`; or foolbox for 20 samples"
-        # An option may name a folder of another machine.
+        # The folder of an option need not exist here, because the study may run on another machine.
         known, found = self._answer(
             question, options.images, SAMPLE, lambda answer: self._images(answer, known, typed=options.images is None)
         )
@@ -124,12 +128,16 @@ class _Questions:
         known = replace(known, count=count, models=models, attacks=attacks, targeted=options.targeted)
         if not any(map(_has_epsilon, attacks)):
             return known
-        question = "budget: epsilon in pixel values 0..255, such as 8 or 8/255, or `preset` for that of each attack"
+        question = "budget: epsilon in pixel values 0..255, e.g. 8 or 8/255, or `preset` to keep each preset's budget"
         epsilon = self._answer(question, options.epsilon, OWN, lambda answer: self._epsilon(answer, known))
         return replace(known, epsilon=epsilon)
 
     def _answer(self, question: str, given: str | None, default: str, check: Callable[[str], Answer]) -> Answer:
-        """The checked value of an option, of the first answer that `check` accepts, or of the default."""
+        """Return a value: from the option `given`, else from an answer to `question`, else from `default`.
+
+        `check` converts a text to the value, and raises StudyError for a wrong text. The question is repeated until
+        `check` accepts the answer.
+        """
         if given is not None or self._ask is None:
             return check(default if given is None else given)
         while True:
@@ -144,10 +152,10 @@ class _Questions:
         return answer
 
     def _images(self, answer: str, known: InitOptions, *, typed: bool) -> tuple[InitOptions, int | None]:
-        """Return `known` with the images, and their number.
+        """Return `known` with the images that `answer` names, and the number of these images.
 
-        If the folder is not on this machine, raise StudyError for an answer that was `typed`; otherwise the number is
-        None.
+        `typed`: whether the user typed `answer` at the question. If the folder is not on this machine, a typed answer
+        raises StudyError. The answer of an option is accepted, and the number is None.
         """
         if answer == SAMPLE:
             return replace(known, images=SAMPLE), _SAMPLES
@@ -164,7 +172,7 @@ class _Questions:
         file = self._resolved(chosen)
         found = len(candidates(file.spec.images, file.spec.seed))
         if not found:
-            raise StudyError(f"{folder} holds no images", where="--images", accepted="JPEG, PNG and the like")
+            raise StudyError(f"{folder} holds no images", where="--images", accepted="JPEG, PNG and similar files")
         return chosen, found
 
     def _models(self, answer: str, known: InitOptions) -> tuple[str, ...]:
@@ -178,7 +186,8 @@ class _Questions:
             raise StudyError("a study needs at least one model", where="--model", accepted=names(SHORT_NAMES))
         references = tuple(f"package:{one}" if one in PACKAGES else one for one in given)
         file = self._resolved(replace(known, models=references))
-        # Only the library of a zoo knows the names of its models. Its import takes seconds.
+        # Only a model library such as timm knows the names of its models. The library is imported for this check only
+        # if a user answers questions, because the import takes seconds.
         if self._ask is not None and any(":" in one for one in given):
             from study.models.check import check_models
 
@@ -204,7 +213,7 @@ def _read(text: str, name: str) -> SpecFile:
 def _count(answer: str, found: int | None) -> int:
     number, most = int(answer) if answer.isdecimal() else 0, found or _MOST_IMAGES
     if not 1 <= number <= most:
-        raise StudyError(f"'{answer}' is no number of images", where="--count", accepted=f"1 to {most:,}")
+        raise StudyError(f"'{answer}' is not a possible number of images", where="--count", accepted=f"1 to {most:,}")
     return number
 
 
@@ -225,18 +234,18 @@ def _listed(answer: str) -> tuple[str, ...]:
 
 
 def _has_epsilon(attack: str) -> bool:
-    """Whether the budget of a preset is an epsilon."""
+    """Return whether the budget of a preset is an epsilon (an L-infinity length)."""
     return Attack.model_validate(presets.keys_of(attack, {})).budget.epsilon is not None
 
 
 def starter(options: InitOptions) -> str:
-    """The text of a spec, with comments. Every value of `options` but `epsilon` and `listing` must be set."""
-    assert options.study is not None, "the caller sets it"
-    assert options.images is not None, "the caller sets it"
+    """Return the text of a spec with comments. All values of `options` except `epsilon` and `listing` must be set."""
+    assert options.study is not None, "the caller sets options.study"
+    assert options.images is not None, "the caller sets options.images"
     lines = [
         "# `study validate` checks this study, `study launch` runs it. All keys: docs/spec.md.",
         f"study: {_quoted(options.study)}",
-        "seed: 0                            # of all random draws: images, attacks",
+        "seed: 0                            # the seed of all random choices: images, attacks",
         "",
         "images:",
     ]
@@ -246,7 +255,7 @@ def starter(options: InitOptions) -> str:
         lines.append(f"  folder: {_quoted(options.images)}   # a subfolder for each label, or add list: labels.csv")
         lines += [f"  list: {_quoted(options.listing)}   # columns: file, label"] if options.listing else []
     lines += [
-        "  size: 224                        # pixels; each model resizes from it to its own input size",
+        "  size: 224                        # pixels; each model resizes these images to its own input size",
         "  keep: correct-for-all            # only images that all models classify correctly",
         f"  count: {options.count or 8}",
         "",
@@ -275,18 +284,18 @@ def starter(options: InitOptions) -> str:
 
 
 def _keys(attack: str, epsilon: str | None) -> str:
-    """The keys of an attack: the epsilon, if the preset has an epsilon and another value is wanted; else none."""
+    """Return the keys of an attack as YAML: `{epsilon: …}` if `epsilon` is given and the preset has one, else `{}`."""
     return "{}" if epsilon is None or not _has_epsilon(attack) else f"{{epsilon: {epsilon}}}"
 
 
 def _name(reference: str) -> str:
-    """A short name for a model: the end of its reference, with the characters that a name may have."""
+    """Return a short name for a model: the end of its reference, with `-` for characters that a name cannot have."""
     tail = reference.removesuffix("_pytorch_model").rpartition(":")[2].partition("/")[0].partition(".")[0]
     kept = "".join(mark if mark.isalnum() or mark in "_-" else "-" for mark in tail).strip("-_")[:_SHOWN]
     return kept or "model"
 
 
 def _quoted(text: str) -> str:
-    """`text` as a YAML scalar."""
+    """Return `text` as a YAML scalar, with quotes if YAML needs quotes."""
     plain = documents.dump(text, width=10_000).splitlines()[0]
     return plain.removesuffix("...").strip()

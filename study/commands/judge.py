@@ -16,9 +16,10 @@ from study.terminal.screen import counted
 
 
 def judge_run(run: str, file: SpecFile, output: Path, console: Console) -> None:
-    """Write the run at `run` to the new folder `output`, with its answers judged as the spec `file` says.
+    """Judge the answers of the chat services of a run again, and write the run with the new verdicts to `output`.
 
-    Raises StudyError if there is no run, if another process uses it, and as `rejudge` does.
+    `run`: the run folder. `file`: a spec with the new judges. `output`: a new folder. Raises StudyError if there is no
+    run, if another process uses the run folder, or if `rejudge` raises StudyError.
     """
     folder = RunFolder(run)
     if not folder.begun:

@@ -1,4 +1,4 @@
-"""`study methods`: a paragraph on the methods of a run, for a paper."""
+"""`study methods`: print paragraphs that describe the methods of a run, for a paper."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from study.storage.run_folder import RunFolder
 from study.terminal.prose import say
 
 _NUMBERS = ("budget", "steps", "step_size", "checkpoints", "learning_rate", "tune", "made")
-"""Keys of a recipe that do not determine its method."""
+"""Keys of an attack that do not decide its method: two attacks of one method may differ in these keys."""
 
 _NORMS = {"epsilon": "an L-infinity budget", "l2": "an L2 budget", "rmsd": "an RMSD (root mean square deviation)"}
 _TOLD = ("step", "budget", "steps", "step_size", "learning_rate", "checkpoints", "first")
-"""Keys of a recipe that other parts of the sentence describe."""
+"""Keys of an attack that the sentence on the attack describes in words. All other keys are listed in the sentence."""
 
 _USUAL = {"objective": "cross-entropy", "fusion": "probability"}
-"""Values that are not repeated for each attack, because one sentence states them for all."""
+"""The usual values of some keys of an attack. One sentence states these values for all attacks."""
 _KEEP = {
     "correct-for-all": "that every model classifies correctly when clean",
     "correct-for-sources": "that every source model classifies correctly when clean",
@@ -47,9 +47,9 @@ _SUCCESS = {
 
 @integrity.reads
 def print_methods(run: str, console: Console, spec: Path | None = None) -> None:
-    """Print, for a paper, the paragraphs that describe the methods of the run at `run`.
+    """Print paragraphs that describe the methods of the run at `run`, for a paper.
 
-    Raises StudyError if there is no run.
+    `spec`: a spec file that replaces the recorded spec; None: the recorded spec. Raises StudyError if there is no run.
     """
     finished = open_run(run, spec)
     for text in paragraphs(finished, recorded(RunFolder(run)), versions(run)):
@@ -58,9 +58,10 @@ def print_methods(run: str, console: Console, spec: Path | None = None) -> None:
 
 
 def paragraphs(finished: RunData, computed: Sequence[Arithmetic], releases: Sequence[str]) -> Iterator[str]:
-    """Yield the paragraphs: images and models; attacks; experiments; numbers; numerics and versions.
+    """Yield the paragraphs: images and models; attacks; experiments; rates and intervals; numerics and versions.
 
-    `computed`: the recorded arithmetic of the workers. `releases`: the versions of `study` that wrote rows.
+    `computed`: the recorded hardware and library versions of the workers. `releases`: the versions of `study` that
+    wrote rows.
     """
     spec = finished.spec
     yield f"{_images(finished)} {_models(finished)}"
@@ -76,7 +77,7 @@ def paragraphs(finished: RunData, computed: Sequence[Arithmetic], releases: Sequ
 
 
 def versions(run: str) -> list[str]:
-    """The versions of study that wrote the rows of the run, each once."""
+    """Return the versions of `study` that wrote the rows of the run, each once."""
     import polars as pl
 
     from study.storage.s3_path import S3Path, scan_options
@@ -91,10 +92,10 @@ def versions(run: str) -> list[str]:
 
 
 def preset_of(name: str, attack: Attack) -> str | None:
-    """Return the preset that has the same parts as an attack, even if numbers differ; None if there is none.
+    """Return the name of the preset with the same parts as an attack, even if numbers differ; None if there is none.
 
-    A preset with the attack's own name comes first. Of several other presets, the result is the preset with the most
-    equal numbers.
+    If a preset called `name` has the same parts, the result is `name`. Otherwise, of all presets with the same parts,
+    the result is the preset with the most equal numbers.
     """
     wanted, numbers = _method(attack), dict(_leaves(attack.plain()))
     best: tuple[int, str] | None = None
@@ -112,13 +113,13 @@ def preset_of(name: str, attack: Attack) -> str | None:
 
 
 def _method(attack: Attack) -> Mapping[str, Any]:
-    """The parts of an attack without their numbers."""
+    """Return the parts of an attack without their numbers. Two attacks of the same method have equal results."""
     plain = {key: value for key, value in parts(attack).items() if key not in _NUMBERS}
     return {key: value if isinstance(value, str) else sorted(_names(value)) for key, value in plain.items()}
 
 
 def _names(value: Any) -> Iterator[str]:
-    """The names of components in a list of components; empty for any other value."""
+    """Yield the name of each component in a list of components. For any other value, yield nothing."""
     for one in value if isinstance(value, list) else ():
         yield one if isinstance(one, str) else str(next(iter(one)))
 
@@ -165,7 +166,7 @@ def _models(finished: RunData) -> str:
 
 
 def _service(remote: Remote) -> str:
-    """Describe a remote service: for a chat service, its model, its prompt and its judge."""
+    """Return a description of a remote service: for a chat service, its model, its prompt and its judge."""
     if remote.api == "labels":
         return "a remote service"
     judge = remote.judging
@@ -174,7 +175,7 @@ def _service(remote: Remote) -> str:
 
 
 def _attack(name: str, attack: Attack) -> str:
-    """A sentence on an attack: its paper, parts, budget and steps."""
+    """Return a sentence on an attack: its paper, parts, budget and steps."""
     found = preset_of(name, attack)
     papers = [] if found is None else list(dict.fromkeys(_paper(one) for one in found.split("+")))
     cited = f" ({'; '.join(papers)})" if papers else ""

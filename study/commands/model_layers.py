@@ -43,7 +43,7 @@ def print_layers(file: SpecFile, console: Console, name: str, *, allow_code: boo
 
 
 def _known(read: Callable[[Layers], Any], layers: Layers) -> Any:
-    """The value of a property; `{"unknown": reason}` if it is not known."""
+    """Return the property that `read` gets from `layers`, or `{"unknown": reason}` if `read` raises StudyError."""
     try:
         return read(layers)
     except StudyError as error:

@@ -35,10 +35,11 @@ _PREPARED_BY = {"native": "its zoo", "study": "this study"}
 
 @dataclass(frozen=True)
 class Inspected:
-    """The properties of one model. Without weights on this machine, `digest` and the accuracies are None.
+    """The properties of one model. If its weights are not on this machine, `digest` and both accuracies are None.
 
     `forward` and `gradient`: bytes of memory that the model needs as a target and as a source, at the spec's batch
-    size.
+    size. `native` and `study`: the accuracy on images that are prepared as the model's library does, or as this study
+    does.
     """
 
     name: str
@@ -68,7 +69,7 @@ class ModelsOptions:
 
 
 def print_models(file: SpecFile, console: Console, options: ModelsOptions) -> None:
-    """Print every model of a spec. Raises StudyError, with the place in the spec, for a model that is not available."""
+    """Print the models of a spec. Raises StudyError, with the place in the spec, if a model is not available."""
     fix(file.spec.numerics.threads)
     if any(one.python for model in file.spec.models.values() if model.transform for one in model.transform.parts):
         file, _ = with_code(file, allow_code=options.allow_code)
@@ -170,7 +171,11 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _kin(found: list[Inspected]) -> list[str]:
-    """A line for each family with several models. `not-family-of: sources` keeps them apart as source and target."""
+    """Return a line for each family of networks with several models in the spec.
+
+    With the key `not-family-of: sources` of a spec, an attack on one of these models is not shown to the other models
+    of the family.
+    """
     families: dict[str, list[str]] = {}
     for one in found:
         if one.family is not None:
@@ -179,7 +184,7 @@ def _kin(found: list[Inspected]) -> list[str]:
 
 
 def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
-    """Print a narrow table of numbers, then lines with origin, preprocessing and transform, which may be long."""
+    """Print a table of numbers. Below it, print lines with origin, input and transform, too long for a table."""
     table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
     table.add_column("model", overflow="fold")
     table.add_column("family", overflow="fold")
@@ -216,7 +221,7 @@ def _print_accuracies(found: list[Inspected], console: Console) -> None:
     measured = [one for one in found if one.native is not None and one.study is not None]
     if not measured:
         return
-    assert measured[0].native is not None, "filtered above"
+    assert measured[0].native is not None, "`measured` holds only models with both accuracies"
     title = f"top-1 and top-5 accuracy on {counted(measured[0].native.images, 'image')}, %"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("model")
@@ -229,6 +234,6 @@ def _print_accuracies(found: list[Inspected], console: Console) -> None:
     console.print(table)
     say(
         console,
-        "by its zoo: photographs prepared as the library of the weights records it (for a network of yours: resized to "
-        "its input); by this study: prepared as `images` of the spec says, then resized to the input",
+        "by its zoo: photographs prepared as the library of the model does (for a network of yours: resized to its "
+        "input size); by this study: prepared as `images` of the spec says, then resized to the input size",
     )

@@ -1,4 +1,4 @@
-"""Suggests a command of ours for a command that does not exist, such as a name that other tools use."""
+"""Suggests a command of this project for a command that does not exist, such as a command of another tool."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ OURS: Mapping[str, str] = {
     **dict.fromkeys(("paper", "published", "reproduce"), "study compare RUN"),
     "wandb": "study launch SPEC --wandb online",
 }
-"""Our command, by the name that other tools use."""
+"""The command of this project to suggest, for each command that a user of another tool may type."""
 
 
 def unknown_command(given: str, known: Iterable[str]) -> StudyError:
-    """The error for a command that does not exist. It names our command for it, or similar names."""
+    """Return the error for the command `given`, which does not exist. The error suggests a command of this project.
+
+    `known`: the names of all commands.
+    """
     ours = OURS.get(given.lower())
     todo = f"write `{ours}`" if ours else "`study --help` lists all commands"
     nearest = ours.split()[1] if ours else given

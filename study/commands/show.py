@@ -17,12 +17,10 @@ from study.terminal.prose import say
 
 @integrity.reads
 def print_run(run: str, console: Console, *, visible: bool = False, clean_correct: bool = False) -> None:
-    """Print the matrices of the run at `run`; if `visible`, instead print success, cost and visibility of each attack.
+    """Print the transfer matrices of the run at `run`, or, if `visible`, success, cost and visibility of its attacks.
 
-    With `clean_correct`, each rate over all images is followed by the rate over the images that the target classifies
-    correctly when clean.
-
-    Raises StudyError if there is no run.
+    With `clean_correct`, a matrix has two rates in each cell: over all images, and over the images that the target
+    classifies correctly when clean. Raises StudyError if there is no run.
     """
     environments = recorded(RunFolder(run))
     finished = open_run(run)
@@ -35,10 +33,10 @@ def print_run(run: str, console: Console, *, visible: bool = False, clean_correc
         say(console, f"{run} has no rows yet")
     elif len(environments) > 1:
         kinds = "; ".join(map(str, environments))
-        say(console, f"The rows were computed on several kinds of processor, or with several releases: {kinds}")
+        say(console, f"The rows were computed on several kinds of processor, or with several library versions: {kinds}")
 
 
 def print_so_far(spec: Spec, selection: Selection | None, folder: RunFolder, console: Console) -> None:
-    """Print the matrices of a run that is being launched; nothing before images are selected."""
+    """Print the transfer matrices of a run at the end of its launch. If no images are selected yet, print nothing."""
     if selection is not None:
         print_matrices(run_data(spec, selection, folder), console)

@@ -28,7 +28,7 @@ from study.terminal.status import path_of
 
 
 def _iso_time(text: str) -> str:
-    """Return `text`. Raises ValueError if it is not a date and time."""
+    """Return `text`. Raises ValueError if `text` is not a date and time in ISO format."""
     datetime.fromisoformat(text)
     return text
 
@@ -81,8 +81,8 @@ def print_status(
 ) -> None:
     """Print the progress of the run at `run`.
 
-    With `watch`, print it again and again until the launch ends or no process reads the output. Raises StudyError if
-    there is no run.
+    With `options.watch`, print the progress every two seconds until the launch ends or no process reads the output.
+    `sleep` waits between two prints. Raises StudyError if there is no run.
     """
     folder = RunFolder(run)
     while True:
@@ -100,10 +100,17 @@ def print_status(
 
 
 def status(folder: RunFolder) -> dict[str, Any]:
-    """The state of a run, as a mapping.
+    """Return the state of a run as a dict. Raises StudyError if there is no run.
 
-    `running`: whether a launch runs. `launch`: the status that the last launch wrote. `experiments`: finished units and
-    all units, by experiment; counted from the rows if no launch runs. Raises StudyError if there is no run.
+    Keys:
+
+    - `folder`: the path of the run folder.
+    - `running`: whether a launch runs.
+    - `launch`: the content of the status.json that the last launch wrote; None if there is none.
+    - `experiments`: for each experiment, the number of finished units (`done`) and of all units (`units`). While a
+      launch runs attacks, these are the numbers of the launch. Otherwise they are counted from the rows.
+    - `failures`: the number of failures in the last launch.
+    - `left_alone`: a message about files among the Parquet files that are ignored; None if there are none.
     """
     launch = _last_launch(folder)
     running = launch is not None and _alive(launch)
@@ -123,7 +130,7 @@ def status(folder: RunFolder) -> dict[str, Any]:
 
 
 def _last_launch(folder: RunFolder) -> dict[str, Any] | None:
-    """The status that the last launch wrote; None if no launch wrote one."""
+    """Return the content of the status.json that the last launch wrote; None if there is no such file."""
     try:
         return json_file.read(
             path_of(folder), _LaunchStatus, todo="delete it: the next launch writes a new one"
@@ -133,7 +140,11 @@ def _last_launch(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _alive(launch: dict[str, Any]) -> bool:
-    """Whether the launch runs: on this host, if its process exists; on another host, if its status is recent."""
+    """Return whether the launch still runs.
+
+    A launch on this host runs if its process exists. A launch on another host runs if its status.json was written less
+    than two minutes ago.
+    """
     if launch["ended"]:
         return False
     if launch["host"] == socket.gethostname():
@@ -148,12 +159,12 @@ def _alive(launch: dict[str, Any]) -> bool:
 
 
 def _age(launch: dict[str, Any]) -> float:
-    """Seconds since the status was written, by this machine's clock."""
+    """Return the seconds since the launch wrote its status.json, by this machine's clock."""
     return (datetime.now().astimezone() - datetime.fromisoformat(launch["written"])).total_seconds()
 
 
 def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
-    """Count, from the rows, the finished units (units with all their rows) and all units of each experiment."""
+    """Return the number of finished units and of all units of each experiment. A finished unit has all its rows."""
     selection = resume.selected(folder)
     assert selection is not None, "a run that has begun has selected its images"
     digests = {name: model["digest"] for name, model in selection.models.items()}
@@ -196,12 +207,12 @@ def _state(found: dict[str, Any], done: int, units: int) -> str:
     if units and done >= units:
         return f"complete, {counted(units, 'unit')}"
     if launch is not None and not launch["ended"]:
-        return f"ended unexpectedly after {duration(launch['seconds'])}, {share}; launch it again to continue"
-    return f"incomplete, {share}; launch it again to continue"
+        return f"ended unexpectedly after {duration(launch['seconds'])}, {share}; launch the study again to continue"
+    return f"incomplete, {share}; launch the study again to continue"
 
 
 def _phase(launch: dict[str, Any]) -> str:
-    """The phase of a launch before its first unit or after its last unit, with a percentage if there are totals."""
+    """Return the phase of a launch as text. A phase before the first unit has a percentage if its steps are counted."""
     total, done = (sum(launch[key].values()) for key in ("totals", "done"))
     started = launch["phase"] in ("crafting", "finishing")
     return str(launch["phase"]) + ("" if started or not total else f", {100 * done // total} %")

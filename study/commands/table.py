@@ -1,4 +1,4 @@
-"""`study table`: print or write one experiment in the layout of the papers."""
+"""`study table`: print or write the tables of experiments in the layout of the papers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ FORMATS: Mapping[str, Callable[[Iterable[Layout]], str] | None] = {
     "typst": table_formats.typst,
     "csv": table_formats.csv,
 }
-"""The writer of each format; None: the terminal."""
+"""The function that turns tables into text, for each format. None: the format is printed on the terminal."""
 
 
 @integrity.reads
 def print_table(run: str, console: Console, options: TableOptions) -> None:
-    """Print or write experiments of the run at `run`, one table per goal.
+    """Print or write experiments of the run at `run`, one table per experiment and goal.
 
-    Raises StudyError if the format, experiment, metric or run is unknown, or the run has no rows of these experiments.
+    Raises StudyError if the format, experiment, metric or run is unknown, or if the run has no rows of these
+    experiments.
     """
     if options.format not in FORMATS:
         raise StudyError(f"there is no format '{options.format}'", accepted=names(FORMATS, options.format))
@@ -72,7 +73,7 @@ def print_table(run: str, console: Console, options: TableOptions) -> None:
 
 
 def names_to_print(given: Iterable[str]) -> dict[str, str]:
-    """Parse texts of the form `ours=printed`. Returns the names to print, by name in the spec.
+    """Parse texts of the form `ours=printed`. Returns a dict from the name in the spec to the name to print.
 
     Raises StudyError for a text of another form.
     """
@@ -80,7 +81,9 @@ def names_to_print(given: Iterable[str]) -> dict[str, str]:
     for one in given:
         ours, equals, printed = one.partition("=")
         if not ours or not equals or not printed.strip():
-            raise StudyError(f"'{one}' names nothing", where="--name", accepted="<name in the spec>=<name to print>")
+            raise StudyError(
+                f"'{one}' is not a pair of names", where="--name", accepted="<name in the spec>=<name to print>"
+            )
         found[ours.strip()] = printed.strip()
     return found
 
@@ -88,8 +91,8 @@ def names_to_print(given: Iterable[str]) -> dict[str, str]:
 def _print(layout: Layout, console: Console) -> None:
     """Print a table with its notes.
 
-    If the table is wider than the terminal, models get shorter names, with a legend, or standard deviations are left
-    out. If nothing of that helps, the columns are split over several tables.
+    If the table is wider than the terminal, models get shorter names, with a legend. If the table is still too wide,
+    standard deviations are left out. If the table is then still too wide, its columns are split over several tables.
     """
     style = layout.style
     used = [*layout.targets, *(name for row in layout.rows for name in row.sources.split("+"))]
@@ -110,11 +113,14 @@ def _print(layout: Layout, console: Console) -> None:
     for note in shown.notes:
         say(console, note)
     if any(rate.std is not None for row in layout.rows for rate in row.rates if rate is not None) and not spread:
-        say(console, "Standard deviations over seeds need a wider terminal, or another --format")
+        say(console, "To see standard deviations over seeds, use a wider terminal or another --format")
 
 
 def _tables(layout: Layout, console: Console) -> Iterator[Table]:
-    """One table if it fits the terminal; else as few as do. All begin with the RMSD, unless attacks are columns."""
+    """Yield the layout as one table if it fits the terminal, else as several tables with some of its columns each.
+
+    Each table begins with the column of the RMSD, unless attacks are the columns.
+    """
     first = [] if layout.style.across else [0]
     left = list(range(len(first), len(grid(layout).columns)))
     return split(lambda some: table_formats.rich(layout, [*first, *left[some]]), len(left), console)

@@ -15,9 +15,15 @@ from study.terminal import prose
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `study train`: the folder for weights, the networks, epochs, seed and threads.
+    """The options of `study train`.
 
-    `adversarial` is the epsilon of the images to train on, in pixel values; None for the plain images.
+    Attributes:
+        output: The folder for the weights.
+        networks: The names of the networks.
+        epochs: Number of epochs.
+        seed: The random seed.
+        adversarial: Train on adversarial images within this L-infinity budget, in pixel values; None: on clean images.
+        threads: Number of CPU threads.
     """
 
     output: Path
@@ -29,7 +35,7 @@ class TrainOptions:
 
 
 def train_networks(data: Path, console: Console, options: TrainOptions) -> None:
-    """Train each network on the IDX files in folder `data`."""
+    """Train each network on the IDX files in the folder `data`, and print the accuracy of each network."""
     say = partial(prose.say, console)
     epsilon = options.adversarial
     trained = train(

@@ -1,4 +1,4 @@
-"""`study validate`: check a spec, its models and its images without running it."""
+"""`study validate`: check a spec, its models, its images and its run folder without running the study."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ class ValidateOptions:
 
 
 def print_validation(file: SpecFile, console: Console, options: ValidateOptions) -> None:
-    """Print a summary of the spec. Raises StudyError for the first problem that would stop a launch.
+    """Check a spec and print a summary. Raises StudyError for the first problem that would stop a launch.
 
-    A run folder that belongs to another spec is such a problem. If the run folder fits, its progress is printed too.
+    One such problem is a run folder that belongs to another spec. If the run folder belongs to this spec, its progress
+    is printed too.
     """
     spec = file.spec
     states = {name: _model(file, name, model, options) for name, model in spec.models.items()}
@@ -109,7 +110,10 @@ def _print(file: SpecFile, report: dict[str, Any], console: Console, options: Va
 
 
 def _model(file: SpecFile, name: str, model: Model, options: ValidateOptions) -> str:
-    """The state of a model's weights. Raises StudyError if the model is not available."""
+    """Return the state of a model's weights, such as `not cached`, or `service` for a remote model.
+
+    Raises StudyError if the model is not available.
+    """
     try:
         check_models({name: model}, file.spec.labels, file.where, allow_code=options.allow_code)
         if model.remote is not None:
@@ -127,7 +131,10 @@ def _model(file: SpecFile, name: str, model: Model, options: ValidateOptions) ->
 
 
 def _used(spec: Spec) -> set[str]:
-    """The attacks that a launch runs: attacks of experiments and probes, and attacks to which budgets are matched."""
+    """Return the names of the attacks that a launch runs.
+
+    These are the attacks of experiments and probes, and the attacks whose RMSD is the budget of another attack.
+    """
     wanted = [name for one in spec.experiments.values() for name in one.attacks]
     wanted += [name for probe in spec.geometry.values() for name in probe.attacks]
     used: set[str] = set()
@@ -148,7 +155,7 @@ def _candidates(file: SpecFile) -> list[Candidate]:
 
 
 def _read(file: SpecFile, found: list[Candidate]) -> tuple[int, dict[str, str]]:
-    """Return the number of decoded images, and for each other image the reason why it could not be decoded."""
+    """Decode the images. Returns the number of decoded images, and the reason of failure for each other image."""
     unreadable: dict[str, str] = {}
     for one in found:
         try:

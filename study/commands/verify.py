@@ -13,7 +13,10 @@ from study.terminal.screen import counted
 
 
 def print_verification(run: str, console: Console, *, as_json: bool) -> int:
-    """Print the state of the run at `run`; returns the exit status: 0 complete and undamaged, 1 otherwise."""
+    """Check the run at `run`, print the result, and return the exit status.
+
+    The status is 0 if the run is complete and undamaged, else 1.
+    """
     report = verify(run)
     check(report)
     if as_json:
@@ -25,7 +28,7 @@ def print_verification(run: str, console: Console, *, as_json: bool) -> int:
 
 
 def lines(report: VerificationReport) -> list[str]:
-    """The report as text: counts, then each problem with its place and what to do, then the verdict."""
+    """Return the report as lines of text: counts, then each problem with its place and what to do, then the verdict."""
     expected = "" if report.expected is None else f" of {report.expected:,}"
     shown = f"{report.pairs:,}{expected} (unit, target) {'pair' if report.pairs == 1 else 'pairs'}"
     probes = ""

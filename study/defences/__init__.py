@@ -1,4 +1,7 @@
-"""Defences in front of a target model: they change finished images, or let the target vote on several versions."""
+"""Defences in front of a target model.
 
-# The registry of components imports attacks and defences. Attacks must be imported first.
+A defence changes the images that the target gets, or lets the target vote on several versions of each image.
+"""
+
+# The registry of components imports attacks and defences, and attacks must be imported first.
 import study.attacks  # noqa: F401

@@ -1,4 +1,7 @@
-"""The conformance test of a defence: a result depends on the image alone, not on its batch or its neighbours."""
+"""The conformance test of a defence.
+
+It mainly checks that the result of an image does not depend on the other images of the batch, or on the batch size.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ from study.reproducibility import numerics
 from study.reproducibility.rng import Streams
 
 _IMAGES, _SIDE, _TOLERANCE = 4, 32, 1.0
-"""The number of test images, their side in pixels, and the largest difference in pixel values that rounding explains.
-Passes of different sizes may round differently."""
+"""The number of test images, their side in pixels, and the accepted difference of two results in pixel values.
+
+Results may differ slightly, because forward passes of different batch sizes may round differently."""
 
 
 def check(defence: Defence) -> Iterator[CheckResult]:
@@ -35,23 +39,23 @@ def check(defence: Defence) -> Iterator[CheckResult]:
     except Exception as error:
         if isinstance(error, StudyError):
             raise
-        yield CheckResult("it runs", fault=f"{type(error).__name__}: {first_line(error)}")
+        yield CheckResult("the defence runs", fault=f"{type(error).__name__}: {first_line(error)}")
         return
-    yield CheckResult("it runs")
+    yield CheckResult("the defence runs")
     right = whole.shape == (*pixels.shape[:2], _SIDE, _SIDE)
-    yield CheckResult("the shape stays", fault="" if right else f"it returns images of the shape {tuple(whole.shape)}")
+    yield CheckResult("the shape stays", fault="" if right else f"the result has the shape {tuple(whole.shape)}")
     if not right:
         return
     finite = bool(whole.isfinite().all())
     yield CheckResult("values are finite", fault="" if finite else "some values are not finite")
     yield _same("the same images give the same result", run(pixels, list("abcd")), whole, 0.0)
-    yield _same("neighbours change nothing", run(pixels[::-1].copy(), list("dcba")).flip(0), whole, _TOLERANCE)
+    yield _same("the order changes nothing", run(pixels[::-1].copy(), list("dcba")).flip(0), whole, _TOLERANCE)
     alone = torch.cat([run(pixels[at : at + 1], [name]) for at, name in enumerate("abcd")])
     yield _same("the batch changes nothing", alone, whole, _TOLERANCE)
 
 
 def _run(defence: Defence, network: torch.nn.Module | None, pixels: NDArray[np.uint8], ids: list[str]) -> Tensor:
-    """The changed images; for a vote, the last version of each image."""
+    """Return the changed images; if the defence is a vote, the last version of each image."""
     context = DefenceContext(network, Streams(("check", "transform", 0), ids), defence.stream, "cpu")
     images = torch.from_numpy(pixels).float()
     with torch.inference_mode():

@@ -1,4 +1,7 @@
-"""Diffusion purification: noise hides the perturbation, and a diffusion model removes noise and perturbation."""
+"""Diffusion purification: a defence that adds noise, which hides the adversarial perturbation.
+
+A diffusion model then removes the noise together with the perturbation.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
 class DiffusionPurifier(Purifier):
     """DiffPure (Nie et al. 2022, arXiv:2205.07460) with the sampler of DDPM (Ho et al. 2020, arXiv:2006.11239).
 
-    A base class: a user's class adds `network`, a DDPM that predicts the noise. The image, scaled to -1..1, gets the
-    noise of step `t`, and the model removes it in `t` steps. `steps` is the length of the model's schedule, whose betas
-    rise linearly from `first` to `last`. DiffPure has t = 150 of 1,000 for ImageNet, and 100 for CIFAR-10.
+    This is a base class. A user's subclass defines `network`, a DDPM that predicts noise. The image is scaled to -1..1
+    and gets the noise of step `t` of the DDPM's schedule. The DDPM then removes this noise in `t` steps. The schedule
+    has `steps` steps, and its betas rise linearly from `first` to `last`. DiffPure uses t = 150 of 1,000 steps for
+    ImageNet, and t = 100 for CIFAR-10.
     """
 
     weights: WeightsFile | None = None
@@ -36,11 +40,12 @@ class DiffusionPurifier(Purifier):
         return self
 
     def noise(self, images: Tensor, step: Tensor, given: DefenceContext) -> Tensor:
-        """Return the noise that the network predicts in `images`, which are -1..1 plus noise, at `step` (N,), from 0.
+        """Return the noise that the network predicts in `images` (N, C, H, W), which are images in -1..1 plus noise.
 
-        By default, it is the first channels of `network(images, step)`; in some networks, predicted variances follow.
+        `step` (N,) is the step of the schedule, counted from 0. By default, the predicted noise is the first C channels
+        of `network(images, step)`, because the further channels of some networks are predicted variances.
         """
-        assert given.network is not None, "a user's class has a network"
+        assert given.network is not None, "a user's subclass defines a network"
         found: Tensor = given.network(images, step)[:, : images.shape[1]]
         return found
 
@@ -64,6 +69,6 @@ class DiffusionPurifier(Purifier):
         return (noisy + 1) * 127.5
 
     def _schedule(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The betas, and the share of the image's variance that is left after each step."""
+        """Return the betas, and the share of the image's variance that is left after each step; both (`steps`,)."""
         betas = np.linspace(self.first, self.last, self.steps)
         return betas, np.cumprod(1 - betas, dtype=np.float64)

@@ -1,6 +1,7 @@
 """The denoising U-Net of HGD (Liao et al. 2018, arXiv:1712.02976).
 
-Normalised images (N, 3, H, W) -> the same, denoised. The tensors have the names of the authors' files, below `denoise`.
+The network maps normalised images (N, 3, H, W) to denoised images of the same shape. Its parameters have the names that
+follow `denoise.` in the authors' files.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ def _level(inputs: int, outputs: int, layers: int, stride: int = 1) -> nn.Sequen
 
 
 class Denoiser(nn.Module):
-    """Five levels down, of which all but the first halve the size, and four up, with a skip connection at each size.
+    """The denoising U-Net: five levels (groups of layers) down, four levels up, and a skip connection at each size.
 
-    The output is added to the image. Sizes are doubled bilinearly with corners aligned, as PyTorch did in 2017.
+    On the way down, each level but the first halves the height and width of the features. On the way up, the features
+    are resized bilinearly with aligned corners, as PyTorch did in 2017. The output of the last layer is added to the
+    images.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
-"""The networks of NRP (Naseer et al. 2020, arXiv:2006.04924): images (N, 3, H, W) in 0..1 -> purified images.
+"""The networks of NRP (Naseer et al. 2020, arXiv:2006.04924).
 
-The tensors have the names of the authors' files, NRP.pth and NRP_resG.pth.
+They map images (N, 3, H, W) in 0..1 to purified images of the same shape. Their parameters have the names that the
+authors' files NRP.pth and NRP_resG.pth use.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 _WIDTH, _GROWTH = 64, 32
 _SCALE = 0.2
-"""The factor of a residual branch, as in ESRGAN."""
+"""The factor of the output of a residual branch, as in ESRGAN."""
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
@@ -19,7 +20,7 @@ def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class _DenseBlock(nn.Module):
-    """Five convolutions. Each reads the block's input and the outputs of all convolutions before it."""
+    """Five convolutions. Each convolution gets the block's input and the outputs of all previous convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class _ResidualInResidual(nn.Module):
 
 
 class DensePurifier(nn.Module):
-    """NRP: `blocks` residual-in-residual dense blocks of 64 channels between two convolutions."""
+    """The network of NRP.pth: `blocks` residual-in-residual dense blocks of 64 channels between two convolutions."""
 
     def __init__(self, blocks: int = 23) -> None:
         super().__init__()
@@ -71,7 +72,10 @@ class _Residual(nn.Module):
 
 
 class ResidualPurifier(nn.Module):
-    """NRP_resG: `blocks` residual blocks of 64 channels without batch norm between two convolutions."""
+    """The network of NRP_resG.pth: `blocks` residual blocks of 64 channels between two convolutions.
+
+    It has no batch norm.
+    """
 
     def __init__(self, blocks: int = 23) -> None:
         super().__init__()

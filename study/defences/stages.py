@@ -1,4 +1,8 @@
-"""The loaded stages in front of one target: they change finished images; a vote, as the last one, makes predictions."""
+"""The stages of a target's `transform`, with the networks of defences loaded.
+
+Most stages change images before the target gets them. A vote, which must be the last stage, combines several
+predictions of the target into one.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +37,10 @@ Images = NDArray[np.uint8] | Tensor
 
 @dataclass(frozen=True)
 class Shown:
-    """Images for one target. `pixels` has V versions, one after the other, of the images with these `ids`.
+    """Images for one target: `pixels` (V * N, C, H, W) has V versions of the N images with these `ids`.
 
-    `key` and an image's id key the random draws: all versions of an image, clean or adversarial, get the same draws.
+    All N images of the first version come first, then all N images of the next version. The random draws for an image
+    depend on `key` and on the image's id. Therefore all versions of an image, clean or adversarial, get the same draws.
     """
 
     pixels: Images
@@ -44,14 +49,14 @@ class Shown:
 
     @property
     def rows(self) -> list[str]:
-        """The id of each image."""
+        """The image's id for each row of `pixels`."""
         return [*self.ids] * (len(self.pixels) // len(self.ids))
 
 
 @dataclass(frozen=True)
 class _Component:
     index: int
-    """The index of the stage in the whole transform. Its random draws depend on the index."""
+    """The index of the stage in the whole transform. The random draws of the stage depend on this index."""
     defence: Defence
     network: nn.Module | None
 
@@ -59,8 +64,8 @@ class _Component:
 class Stages:
     """The stages of one transform, with their networks on `device`.
 
-    Raises StudyError if a file of weights is missing or does not fit, if a user's class is not loaded, or if a vote is
-    not the last stage.
+    Raises StudyError if a weights file is missing or does not fit its network, if the code of a user's class is not
+    loaded, or if a vote is not the last stage.
     """
 
     def __init__(self, transforms: Transforms, device: str) -> None:
@@ -76,7 +81,7 @@ class Stages:
             raise StudyError(
                 f"'{self._stages[votes[0]][0]}' lets the target vote, but is not the last stage",
                 accepted="one vote, as the last stage of a transform",
-                todo="write it last",
+                todo="write this stage last",
             )
         self._vote = self._components.pop(votes[0]) if votes else None
 
@@ -103,9 +108,10 @@ class Stages:
         whole: bool = False,
         name: str = "the model",
     ) -> Prediction:
-        """Return the prediction of `model` for the images after all stages, as `study.models.predict.predict` does.
+        """Apply all stages to the images of `shown`, and return the prediction of `model` for the changed images.
 
-        With a vote, the probabilities in `top5_prob` and `whole` are shares of votes, and `abstained` is set.
+        The other arguments are those of `study.models.predict.predict`. If the last stage is a vote, the probabilities
+        in `top5_prob` and `whole` of the result are shares of votes, and `abstained` is set.
         """
         pixels = self.changed(shown, batch, name)
         if self._vote is None:
@@ -117,7 +123,7 @@ class Stages:
         return ballot.predict(pixels, shown, batch, whole=whole)
 
     def changed(self, shown: Shown, batch: int, name: str = "the model") -> Images:
-        """Return the images after all stages but a vote."""
+        """Return the images of `shown` after all stages except a vote."""
         pixels, rows = shown.pixels, shown.rows
         for component, places in groupby(range(len(self._stages)), key=self._components.get):
             if component is not None:
@@ -135,7 +141,11 @@ class Stages:
         return not isinstance(stage[1], Part)
 
     def _purified(self, one: _Component, pixels: Images, shown: Shown, batch: int, name: str) -> Tensor:
-        """The images after a purifier, `uint8`, in passes of one constant size; the last pass is padded."""
+        """Return the images after the purifier `one`, `uint8`.
+
+        All forward passes have the same batch size, and the last one is padded. The batch size is halved if the device
+        runs out of memory. Raises StudyError if a purified pixel is not finite.
+        """
         rows, size, start = shown.rows, numerics.pass_size(batch, self._device), 0
         made: list[Tensor] = []
         while start < len(pixels):
@@ -153,7 +163,10 @@ class Stages:
         return torch.cat(made)
 
     def _pass(self, one: _Component, part: Images, ids: Sequence[str], key: Sequence[object]) -> tuple[Tensor, Tensor]:
-        """The purified images, and whether all values of each are finite; both include the padding."""
+        """Return the purified images, `uint8`, and for each image, whether all its values were finite.
+
+        `ids` include the padding of the pass, and both results do too. Raises StudyError if the shape changed.
+        """
         images = _filled(part, len(ids), self._device)
         with torch.inference_mode(), numerics.pixel_algebra(self._device):
             made = one.defence.purified(images, _context(one, key, ids, self._device))  # type: ignore[attr-defined]
@@ -168,10 +181,10 @@ class Stages:
 
 
 class _Ballot:
-    """The votes of a classifier on versions of images."""
+    """A vote of one classifier on several versions of each image."""
 
     def __init__(self, model: Classifier, vote: _Component, device: str, precision: Precision, name: str) -> None:
-        assert isinstance(vote.defence, Vote), "the caller has looked"
+        assert isinstance(vote.defence, Vote), "the caller has checked that the defence is a vote"
         self._model = model.in_precision(precision) if precision == "bfloat16" else model
         self._component, self._vote = vote, vote.defence
         self._device, self._precision, self._name = device, precision, name
@@ -180,7 +193,7 @@ class _Ballot:
         rows, size, start = shown.rows, numerics.pass_size(batch, self._device), 0
         counts = np.zeros((len(pixels), self._model.labels), dtype=np.int64)
         while start < len(pixels):
-            # Take as many images as one pass holds, so that their versions fill whole passes.
+            # One round takes `size` images, so that the versions of these images fill whole passes of `size`.
             part, ids = pixels[start : start + size], rows[start : start + size]
             found = attempt(functools.partial(self._votes, part, ids, shown.key, size))
             if isinstance(found, OutOfMemory):
@@ -200,7 +213,10 @@ class _Ballot:
     def _votes(
         self, part: Images, ids: Sequence[str], key: Sequence[object], size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The label of each version of each image, -1 if its logits are not finite, and the row of the image."""
+        """Return the predicted label of each version of each image, and the index of the image in `part`.
+
+        Both arrays are int64 (versions * images,). A label is -1 if the logits of this version are not finite.
+        """
         images = _filled(part, len(ids), self._device)
         found = [
             Download(answers(self._model, one, self._device, self._precision))
@@ -219,7 +235,7 @@ class _Ballot:
 
 
 def _passes(parts: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """The images of all parts in passes of `size`; the last one is padded with its last image."""
+    """Yield the images of all `parts` in batches of `size`. The last batch is padded with copies of its last image."""
     held: Tensor | None = None
     for part in parts:
         held = part if held is None else torch.cat([held, part])
@@ -231,7 +247,7 @@ def _passes(parts: Iterator[Tensor], size: int) -> Iterator[Tensor]:
 
 
 def _filled(part: Images, size: int, device: str) -> Tensor:
-    """The images as float32 on the device, padded to `size` with the last one."""
+    """Return the images of `part` as float32 on `device`, padded to `size` images with copies of the last image."""
     held = part if isinstance(part, Tensor) else uploaded(part, device)
     if len(held) < size:
         held = torch.cat([held, held[-1:].expand(size - len(held), -1, -1, -1)])
@@ -272,16 +288,16 @@ def _loaded(index: int, part: Part, device: str) -> _Component:
 
 
 def check_files(transforms: Transforms) -> None:
-    """Compare names, shapes and types of the tensors in the files of the project's own defences with their networks.
+    """Check that the weights files of the project's own defences fit the networks of these defences.
 
-    A user's own class does not run here; its weights are checked when it runs. Raises StudyError if a file is missing,
-    or if its tensors do not fit the network.
+    The check compares names, shapes and types of tensors. It does not run a user's own class: the weights of such a
+    class are checked when the class runs. Raises StudyError if a file is missing or does not fit its network.
     """
     for name, value in transforms.stages:
         if not isinstance(value, Part) or name == PYTHON:
             continue
         component = value.component()
-        assert isinstance(component, Defence), "of the kind defence"
+        assert isinstance(component, Defence), "every component in a transform is a defence"
         file = component.weights_file
         if file is None:
             continue
@@ -289,6 +305,6 @@ def check_files(transforms: Transforms) -> None:
             raise StudyError(f"the weights file {file} does not exist", todo=f"correct `{name}: {{weights: file:…}}`")
         with torch.device("meta"):
             network = component.network()
-        assert network is not None, "it has weights"
+        assert network is not None, "a defence with a weights file has a network"
         state = component.renamed(state_dict.outline(file))
         state_dict.fitted(network, state, called=name, origin=str(file))

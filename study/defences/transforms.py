@@ -1,8 +1,9 @@
-"""Transforms of finished images in front of a target: input defences, and common changes of image files.
+"""Transforms: changes of the images that a target gets, such as input defences and common changes of image files.
 
-Every stage maps a `uint8` image to a `uint8` image, as if the image were saved between stages. No gradient passes
-through a stage. Stages with a single number as parameter, such as JPEG, are computed here, on the host. Other defences
-are components (`study.defences.kinds`). `study.defences.stages` runs stages of both kinds.
+A transform is a sequence of stages. Every stage except a vote maps a `uint8` image to a `uint8` image, as if the image
+were saved between stages. No gradient passes through a stage. This module computes the stages that have a single number
+as parameter, such as JPEG, on the host. Other defences are components (`study.defences.kinds`). Stages of both kinds
+are run by `study.defences.stages`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _DEFENCES = PartOf("defence")
 
 
 def _json_schema(schema: dict[str, Any]) -> None:
-    """Describe the YAML forms: a mapping of stages, or a list of them."""
+    """Describe both YAML forms of a transform in `schema`: a mapping of stages, and a list of mappings."""
     numbers = {name: {"type": "integer" if kind.whole else "number"} for name, kind in _KINDS.items()}
     most: Json = {"type": "object", "properties": {"most": numbers["resize-pad"]}, "additionalProperties": False}
     properties = {**numbers, "resize-pad": {"anyOf": [numbers["resize-pad"], most]}}
@@ -56,17 +57,22 @@ class Transforms(Frozen):
     repeat a stage. A stage is a defence (`smoothing`, `nrp`, `hgd`, `feature-distillation`; see Components), a defence
     in a user's own file (`{python: "mine.py:Mine", strength: 3}`), which runs only with --allow-code, or one of these:
 
-    - `jpeg`: quality 1 to 100; colour at half resolution (4:2:0), as Pillow saves it by default;
-    - `bits`: 1 to 8 bits per channel: the nearest of 2^bits levels, spread evenly over 0..255;
-    - `blur`: sigma of a Gaussian in pixels, cut off at 4 sigma, with reflected borders;
-    - `noise`: sigma of Gaussian noise in pixel values, drawn for each image, then clipped and rounded;
-    - `rotate`: degrees counterclockwise about the centre, bilinear; the size stays, and corners become black;
-    - `resize`: side in pixels, bilinear and antialiased;
-    - `resize-pad`: random resizing and padding (Xie et al. 2018, arXiv:1711.01991) to a black square with this side in
-      pixels. The image is resized, bilinear, to a random side from its own up to one pixel less than the square, and
-      placed at random. `{most: pixels}` means the same. The paper uses 299 and 331, which gives 12,528 patterns.
+    - `jpeg`: the JPEG quality, 1 to 100; colour has half the resolution (4:2:0), as Pillow saves by default;
+    - `bits`: 1 to 8 bits per channel; each value becomes the nearest of 2^bits levels, spread evenly over 0..255;
+    - `blur`: standard deviation of a Gaussian blur in pixels; the Gaussian is cut off at four times this value, and
+      borders are reflected;
+    - `noise`: standard deviation of Gaussian noise in pixel values; each image gets its own noise, and the sum is
+      clipped and rounded;
+    - `rotate`: degrees of a counterclockwise rotation about the centre, with bilinear interpolation; the size stays,
+      and corners become black;
+    - `resize`: side of the resized image in pixels; resizing is bilinear and antialiased;
+    - `resize-pad`: side, in pixels, of a black square for random resizing and padding (Xie et al. 2018,
+      arXiv:1711.01991). The image is resized bilinearly and placed at random in the square. Its new side is random,
+      from its own side up to one pixel less than the square. `{most: pixels}` means the same. The paper has images of
+      299 pixels and a square of 331 pixels, which gives 12,528 patterns.
 
-    Serialises to a mapping for one stage, else to a list, so that sorted keys cannot change the order of stages.
+    A transform of one stage is serialised as a mapping. Several stages are serialised as a list, so that a program that
+    sorts keys cannot change the order of the stages.
     """
 
     model_config = ConfigDict(json_schema_extra=_json_schema)
@@ -92,19 +98,20 @@ class Transforms(Frozen):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The stages that are components."""
+        """The stages that are components: defences of the project or of a user's file, in the order of the stages."""
         return tuple(value for _, value in self.stages if isinstance(value, Part))
 
     def identity(self) -> Any:
-        """Return what a target's digest contains: the stages, without defaults of components and paths of files.
+        """Return what a target's digest contains of the transform, as plain values.
 
-        The tensors in these files are in the digest too.
+        These are the stages, without parameters at their defaults, and with `file` in place of the path of a file. The
+        tensors in the files enter the target's digest separately, by `study.defences.stages.Stages.digest`.
         """
         found = [_identity(value) if isinstance(value, Part) else {name: value} for name, value in self.stages]
         return found[0] if len(found) == 1 else found
 
     def replaced(self, change: Callable[[Part], Part]) -> Transforms:
-        """Return the same stages, where `change(part)` replaces each part in a user's file."""
+        """Return the same transform, with `change(part)` in place of each component `part` from a user's file."""
         stages = tuple(
             (name, change(value) if isinstance(value, Part) and value.python is not None else value)
             for name, value in self.stages
@@ -158,11 +165,12 @@ def _stage(name: Any, value: Any) -> Stage:
 
 
 def apply(transforms: Transforms, pixels: Pixels, keys: Sequence[Sequence[object]], threads: int = 1) -> Pixels:
-    """Transform finished images (N, C, H, W), C = 1 or 3, N at least 1, into images (N, C, H', W'), both `uint8`.
+    """Return the transformed images (N, C, H', W') of `pixels` (N, C, H, W), both `uint8`.
 
-    No stage may be a component. `keys`, one for each image, determine the random draws: a result depends on the image
-    and its key, not on its batch or on the number of `threads`. Draws, noise, blur and bits are exact and equal on
-    every machine; JPEG, rotation and resizing depend on Pillow. Raises StudyError if `resize-pad` would have to shrink
+    C is 1 or 3, N is at least 1, and no stage may be a component. `keys` has one key per image, which determines the
+    image's random draws. Therefore the result of an image depends on the image and its key alone, not on the other
+    images or the number of `threads`. Random draws, `noise`, `blur` and `bits` are exact and equal on every machine.
+    JPEG, rotation and resizing depend on the version of Pillow. Raises StudyError if `resize-pad` would have to shrink
     an image.
     """
     plain = [(index, name, value) for index, (name, value) in enumerate(transforms.stages)]
@@ -175,12 +183,13 @@ def apply_plain(
     keys: Sequence[Sequence[object]],
     threads: int = 1,
 ) -> Pixels:
-    """Apply some stages of a transform, as `apply` does.
+    """Apply some stages of a transform, none of which is a component, to `pixels`, as `apply` does.
 
-    A stage is given by its index in the whole transform, its name and its value. Random draws depend on the index.
+    Each item of `stages` has the index of a stage in the whole transform, its name and its value. The random draws of a
+    stage depend on this index.
     """
-    assert pixels.dtype == np.uint8, "finished images are uint8"
-    assert pixels.shape[1] in (1, 3), "finished images are grey or RGB"
+    assert pixels.dtype == np.uint8, "images must be uint8"
+    assert pixels.shape[1] in (1, 3), "images must be grey or RGB"
 
     def changed(image: Pixels, key: Sequence[object]) -> Pixels:
         for index, name, value in stages:
@@ -194,10 +203,11 @@ def apply_plain(
 def transformed(
     transforms: Transforms | None, pixels: Pixels, key: Sequence[object], ids: Sequence[str], threads: int = 1
 ) -> Pixels:
-    """Apply `transforms`, if any, to images (V * N, C, H, W): V versions of the N images with these `ids`.
+    """Apply `transforms` to `pixels` (V * N, C, H, W): V versions of the N images with these `ids`.
 
-    A random transform draws from `key` and the image's id. All versions of an image, clean or adversarial, get the same
-    draw, so differences between attacks do not depend on chance.
+    `pixels` are returned as they are if `transforms` is None. The draws of a random transform depend on `key` and the
+    image's id. Therefore all versions of an image, clean or adversarial, get the same draws, and differences between
+    attacks do not depend on chance.
     """
     if transforms is None:
         return pixels
@@ -205,7 +215,10 @@ def transformed(
 
 
 def side_after(transforms: Transforms, side: int) -> int:
-    """Return the final side of a square image in pixels. Raises StudyError if `resize-pad` would shrink it."""
+    """Return the side in pixels that a square image of `side` pixels has after all stages.
+
+    Raises StudyError if `resize-pad` would have to shrink the image.
+    """
     for name, value in transforms.stages:
         if isinstance(value, Part):
             continue
@@ -224,7 +237,10 @@ def summary(transforms: Transforms) -> str:
 
 
 def _summary(part: Part) -> str:
-    """The name of a component, or its class, and the parameters that are not at their defaults."""
+    """Return the name of a component, followed by its parameters that differ from their defaults.
+
+    For a component in a user's file, the text is the name of the class with all given parameters.
+    """
     given = part.parameters
     if part.python is None:
         given = part.component().model_dump(mode="json", exclude_defaults=True)
@@ -243,7 +259,7 @@ def _jpeg(image: Pixels, quality: float, key: Sequence[object]) -> Pixels:
 
 def _bits(image: Pixels, bits: float, key: Sequence[object]) -> Pixels:
     top = 2 ** int(bits) - 1
-    # Integer arithmetic. There are no ties, because 255 and `top` are odd.
+    # Both lines round to the nearest integer in integer arithmetic. No tie occurs, because 255 and `top` are odd.
     levels = (2 * top * np.arange(256) + 255) // 510
     table: Pixels = ((2 * 255 * levels + top) // (2 * top)).astype(np.uint8)
     return table[image]
@@ -256,10 +272,11 @@ def _blur(image: Pixels, sigma: float, key: Sequence[object]) -> Pixels:
 
 @lru_cache(maxsize=4)
 def _blurring(side: int, sigma: float) -> NDArray[np.float64]:
-    """The matrix (side, side) of a Gaussian blur along one axis, with borders reflected, edge pixels included.
+    """Return the matrix (side, side) of a Gaussian blur along one axis.
 
-    Weights are multiples of 2^-20 and sum to 1, so the product of two such matrices with pixels is exact in float64:
-    no order of summation, library or machine can change a rounded pixel.
+    Borders are reflected, and the reflection repeats the edge pixel. The weights are multiples of 2^-20 and sum to 1.
+    Therefore the product of two such matrices with pixels is exact in float64, and a rounded pixel does not depend on
+    the order of summation, the library or the machine.
     """
     radius = math.ceil(4 * sigma)
     offsets = range(-radius, radius + 1)
@@ -302,7 +319,7 @@ def _resize_pad(image: Pixels, most: float, key: Sequence[object]) -> Pixels:
 
 
 def _below(count: int, drawn: int) -> int:
-    """A uniform integer from 0 to count - 1, from 64 random bits."""
+    """Return a uniform integer from 0 to count - 1, computed from the 64 random bits `drawn`."""
     return count * drawn >> 64
 
 
@@ -311,7 +328,7 @@ def _must_grow(side: int, frame: int) -> None:
         raise StudyError(
             f"the transform 'resize-pad' makes squares of {frame} pixels, but the images have {side} pixels",
             accepted=f"resize-pad: {side} or more",
-            todo="name a larger square, or put `resize` before it",
+            todo="name a larger square, or put `resize` before `resize-pad`",
         )
 
 
@@ -338,7 +355,11 @@ def _pixels(picture: Image.Image) -> Pixels:
 
 @dataclass(frozen=True)
 class _Kind:
-    """One kind of stage: its function and its accepted values."""
+    """One kind of stage.
+
+    `do(image, value, key)` computes the stage. `accepts(value)` checks the stage's value, and `accepted` describes the
+    accepted values in messages. If `whole` is true, the value must be an integer.
+    """
 
     do: Callable[[Pixels, float, Sequence[object]], Pixels]
     accepts: Callable[[float], bool]

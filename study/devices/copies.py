@@ -1,8 +1,8 @@
 """Asynchronous copies between the host and a device: the host waits only when it needs the numbers.
 
 A plain `tensor.to("cuda")`, `tensor.cpu()` or `torch.tensor(list, device="cuda")` stops the host until the device has
-done all its work. If an attack does this in each step, the host cannot queue kernels ahead, and the device idles
-between them.
+finished all queued work. If an attack does this in each step, the host cannot queue kernels in advance, and the device
+idles between kernels.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ if TYPE_CHECKING:
 
 
 def is_host(device: str | torch.device) -> bool:
-    """Whether tensors of this device are in the host's memory."""
+    """Return whether tensors on this device are in the host's memory."""
     return str(device).partition(":")[0] == "cpu"
 
 
 def uploaded(values: NDArray[Any], device: str | torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Return the array `values` as a tensor on `device`, with `dtype` if it is given.
 
-    On a CPU, the tensor may share the array's memory. A GPU copies from pinned memory, in the order of its stream.
+    On a CPU, the tensor may share the array's memory. For a GPU, the copy from pinned memory is asynchronous, in the
+    order of the current CUDA stream.
     """
     import torch
 
-    # torch warns about read-only arrays, such as arrays from an object store.
+    # torch warns about read-only arrays, such as arrays from Ray's object store.
     held = torch.from_numpy(np.require(values, requirements="W"))
     return moved(held if dtype is None else held.to(dtype), device)
 
 
 def moved(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """Copy a tensor from the host to `device`, as `uploaded` does."""
+    """Copy `tensor` from the host to `device`, and return the copy.
+
+    If `device` is a CPU, `tensor` itself is returned. For a GPU, the copy is asynchronous, as in `uploaded`.
+    """
     import torch
 
     if is_host(device):
@@ -47,7 +51,7 @@ def moved(tensor: Tensor, device: str | torch.device) -> Tensor:
 class Download:
     """An asynchronous copy of tensors from one device to the host.
 
-    Create it as soon as the tensors are computed, and call `arrays` later.
+    Create a `Download` as soon as the tensors are computed, and call `arrays` later, when the values are needed.
     """
 
     def __init__(self, *tensors: Tensor) -> None:

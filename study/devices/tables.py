@@ -14,9 +14,10 @@ _forgetting: list[Callable[[], Any]] = []
 
 
 def kept(make: Callable[Given, Made]) -> Callable[Given, Made]:
-    """Cache the tables that `make` returns for its 64 most recent combinations of arguments.
+    """Return `make` with a cache of the tables for the 64 most recently used combinations of arguments.
 
-    One argument must be the device. Callers must not write into a table.
+    One argument of `make` must be the device, so that each device has its own table. Callers must not write into a
+    table.
     """
     cached = functools.lru_cache(maxsize=_MOST)(make)
     _forgetting.append(cached.cache_clear)
@@ -24,6 +25,6 @@ def kept(make: Callable[Given, Made]) -> Callable[Given, Made]:
 
 
 def forget() -> None:
-    """Free all tables on all devices."""
+    """Free all cached tables on all devices."""
     for one in _forgetting:
         one()

@@ -21,9 +21,9 @@ from study.terminal.screen import counted
 
 @dataclass(frozen=True, eq=False)
 class AdversarialImages:
-    """The images of one attack run at one point (a number of steps and a budget), sorted by id.
+    """The images of one attack run after one number of steps and with one budget, sorted by id.
 
-    In the shapes, N is the number of images, C their number of channels, and S their height and width in pixels.
+    In the shapes, N is the number of images, C is the number of channels, and S is the height and width in pixels.
 
     Attributes:
         pixels: The adversarial images, `uint8` (N, C, S, S).
@@ -32,11 +32,11 @@ class AdversarialImages:
         labels: The true labels, `int64` (N,).
         target_labels: The target labels, `int64` (N,); None for an untargeted goal.
         craft: The id of the attack run.
-        sources: The names of its source models.
-        steps: The number of steps after which the images were kept.
-        attack: The name of its attack.
-        goal: Its goal.
-        seed: The seed of its attack.
+        attack: The name of the attack.
+        sources: The names of the source models.
+        goal: The goal: `untargeted` or `targeted`.
+        seed: The seed of the attack.
+        steps: The number of attack steps that made these images.
         budget: The size of the budget, in pixel values; None if the attack has no budget.
     """
 
@@ -61,10 +61,10 @@ class AdversarialImages:
 
 
 def read_images(folder: RunFolder, data: RunData, rows: pl.LazyFrame, option: Option) -> AdversarialImages:
-    """Read the images of `option`: one attack run at one point. Images without rows are left out.
+    """Read the images of `option`: of one attack run after one number of steps and with one budget.
 
-    Raises StudyError if the run has no rows of the option or did not keep its images, or if a clean image is missing or
-    has changed.
+    `rows`: the rows of the run. An image without rows is left out. Raises StudyError if the run has no rows of the
+    option, if the run did not keep the images of the option, or if a clean image is missing or has changed.
     """
     recipe = data.spec.attacks[option.attack]
     if recipe.budget.minimal is not None or recipe.precomputed is not None:

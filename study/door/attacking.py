@@ -37,7 +37,7 @@ class Recipe:
         self.attack = attack
 
     def describe(self) -> str:
-        """Return the parameters of the attack as YAML, with the keys of a spec, and its cost in gradients."""
+        """Return the parameters of the attack as YAML with the keys of a spec. The last line has the cost."""
         kept = {key: value for key, value in self.attack.model_dump(mode="json").items() if value not in _OFF}
         if isinstance(kept.get("budget"), dict):
             kept["budget"] = {key: value for key, value in kept["budget"].items() if value is not None}
@@ -63,22 +63,23 @@ class Recipe:
         The adversarial images are 8-bit images within the budget, converted back to the type of `images`.
 
         Args:
-            model: A torch module in eval mode, or a list of modules (an ensemble). It gets images in 0..1, normalised
-                by `mean` and `std` if these are given.
-            images: (N, C, H, W): `uint8`, floats in 0..1, or, with `mean` and `std`, normalised floats. Floats between
-                8-bit values are first rounded to the nearest 8-bit value.
-            labels: The true labels (N,); target labels if the goal is `targeted`.
-            goal: `untargeted` (the model shall not predict the true label) or `targeted` (it shall predict the target
-                label).
-            mean: The mean of each channel that the model expects; None if it expects images in 0..1.
-            std: The standard deviation of each channel that the model expects; None if it expects images in 0..1.
-            seed: The seed of all random numbers. They depend only on seed and image, not on the other images or order.
-            batch: Number of images in one pass.
-            precision: The precision of the models' passes: float32, tf32 or bfloat16; `auto` is tf32 on a GPU and
-                float32 elsewhere.
+            model: A torch module in eval mode, or a list of modules (an ensemble). A module gets images in 0..1. If
+                `mean` and `std` are given, these images are also normalised.
+            images: The clean images (N, C, H, W): `uint8`, floats in 0..1, or, with `mean` and `std`, normalised
+                floats. A float that is no 8-bit value is first rounded to the nearest 8-bit value.
+            labels: The true labels (N,), or, if `goal` is `targeted`, the target labels (N,).
+            goal: `untargeted`: the model shall not predict the true label; `targeted`: the model shall predict the
+                target label.
+            mean: The mean of each channel that the model expects; None if the model expects images in 0..1.
+            std: The standard deviation of each channel that the model expects; None as for `mean`.
+            seed: The seed of all random numbers. The random numbers of an image depend only on the seed and the image,
+                not on the other images or on the order.
+            batch: The number of images in one pass.
+            precision: The precision of the models' passes: float32, tf32, bfloat16 or auto. `auto` is tf32 on a GPU and
+                float32 on a CPU.
 
-        Raises StudyError, with what is accepted, for images, labels or models that do not fit, and for a budget in
-        gradients that allows no step.
+        Raises StudyError for images, labels or models that do not fit, and for a budget in gradients that allows no
+        step. The error says what is accepted.
         """
         from study.attacks import door_images
 
@@ -127,11 +128,15 @@ class Recipe:
         pool = Pool(clean, labels) if self.attack.others else None
         attack = self._with_steps(len(sources))
         made = craft(sources, attack, goal, given, key=key, engine=engine, pool=pool)
-        # The images of the finished attack come last, after those of earlier checkpoints and budgets.
+        # The images of the finished attack come last, after the images of earlier checkpoints and budgets.
         return made.pixels[-len(clean) :]
 
     def _with_steps(self, sources: int) -> Attack:
-        """The attack with the number of steps that its `budget.gradients` allows with `sources` source models."""
+        """Return the attack with the number of steps that its `budget.gradients` allows.
+
+        `sources`: the number of source models, each of which costs gradients. Without `budget.gradients`, the attack is
+        returned unchanged.
+        """
         limit = self.attack.budget.gradients
         if limit is None:
             return self.attack
@@ -151,10 +156,12 @@ def attack(recipe: str | Mapping[str, Any], /, **changed: Any) -> Recipe:
     """Return an attack that can be called on a model, images and labels.
 
     `recipe` is the name of a preset (`"mi"`), presets joined by `+` (`"mi+di"`), or the keys of an attack of a spec.
-    `changed`: keys that replace those of the preset: `study.attack("mi+di", epsilon=8, steps=20)`. All lengths are in
-    pixel values, 0..255. Raises StudyError for an unknown preset or key, for keys that do not fit together, and for an
-    attack that needs a whole study: its budget is matched to another attack or is searched for each target, or its
-    images are precomputed.
+    `changed`: keys that replace keys of `recipe`, as in `study.attack("mi+di", epsilon=8, steps=20)`. All lengths are
+    in pixel values, 0..255.
+
+    Raises StudyError for an unknown preset or key, for keys that do not fit together, and for an attack that needs a
+    whole study. Such an attack has precomputed images, a budget that is matched to another attack, or a budget that is
+    searched for each target.
     """
     if isinstance(recipe, str):
         name, keys = _checked(recipe), presets.keys_of(recipe, changed)

@@ -1,4 +1,4 @@
-"""Chooses one attack, goal, seed and point of a run, so that no number of a matrix mixes several of them."""
+"""Chooses one attack, goal, seed, number of steps and budget of a run, so that no rate mixes several of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _PLURALS = {
 
 
 class Option(NamedTuple):
-    """An attack run at one point (steps and budget). `sources` are joined by `+`; `budget` is None without a budget."""
+    """One attack run at one number of steps and one budget.
+
+    `sources`: names of the source models, joined by `+`. `budget` is None if the attack has no budget.
+    """
 
     attack: str
     sources: str
@@ -34,7 +37,7 @@ class Option(NamedTuple):
 
 
 def options_of(spec: Spec, experiments: Sequence[str]) -> list[Option]:
-    """Every option of some experiments, each once, in the order of the spec."""
+    """Return all options of some experiments, each once, in the order of the spec."""
     found: dict[Option, None] = {}
     for name in experiments:
         one = spec.experiments[name]
@@ -50,12 +53,14 @@ def options_of(spec: Spec, experiments: Sequence[str]) -> list[Option]:
 def chosen(
     options: Sequence[Option], asked: Mapping[str, object], *, of: str, call: str, mean: bool = False
 ) -> list[Option]:
-    """Return the options that match `asked`, which has the wanted value of each field, or None if any value will do.
+    """Return the options (attack runs at one number of steps and one budget) that match `asked`.
 
-    In the result, each field of `asked` has a single value; steps and budget have a single value for each attack. Only
-    if `mean` is true and the seed is `MEAN`, the result has several seeds. `of` and `call` are for messages: the owner
-    of the options, and the method that was called. Raises StudyError, with the possible choices, if no option matches
-    or if several choices are left.
+    `asked`: the wanted value of each field. None: any value, but all options of the result must have the same value.
+    For steps and budget, only options of the same attack must have the same value. If `mean` is True and the wanted
+    seed is `MEAN`, the result has the options of all seeds.
+
+    `of` (a name for the whole of the options) and `call` (the name of the called method) are for messages. Raises
+    StudyError, which lists the possible choices, if no option matches or if several choices are left.
     """
     left = list(options)
     for field, value in asked.items():
@@ -85,7 +90,7 @@ def chosen(
 
 
 def _is_open(left: Sequence[Option], field: str) -> bool:
-    """Whether the options differ in a field. For steps and budgets: whether options of the same attack differ."""
+    """Return whether options differ in a field. For steps and budget: whether options of the same attack differ."""
     if field not in ("steps", "budget"):
         return len(_values(left, field)) > 1
     attacks = {one.attack for one in left}
@@ -93,13 +98,13 @@ def _is_open(left: Sequence[Option], field: str) -> bool:
 
 
 def _values(options: Sequence[Option], field: str) -> list[object]:
-    """The different values of a field: numbers in ascending order, other values in the order of the options."""
+    """Return the different values of a field: numbers in ascending order, other values in the order of the options."""
     found = dict.fromkeys(getattr(one, field) for one in options)
     return sorted(found, key=lambda one: one if isinstance(one, int | float) else 0)
 
 
 def _with(asked: Mapping[str, object], before: str) -> str:
-    """Describe the choices in `asked` that come before the field `before`."""
+    """Return text such as ` with attack='mi'`: the choices in `asked` before the field `before`; empty if none."""
     given = []
     for field, value in asked.items():
         if field == before:

@@ -1,4 +1,7 @@
-"""`study.launch` runs a study from Python. Another package, which an entry point names, does the work."""
+"""`study.launch` runs a study from Python. The code that does the work is in another package.
+
+This module finds that code through an entry point, because the package `study` never imports Ray.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,25 @@ from study.spec.spec_file import SpecFile
 from study.tracking.settings import Mode
 
 GROUP, NAME = "study.launchers", "default"
-"""Group and name of the entry point of a `Launcher`."""
+"""The group and the name of the entry point that leads to a `Launcher`."""
 
 _GIVEN = "the spec given to study.launch"
 
 
 @dataclass(frozen=True)
 class LaunchOrder:
-    """The argument of a launcher.
+    """The argument of a launcher: the spec and the options of a launch.
 
     Attributes:
         file: The validated spec.
-        path: Its YAML file; None if a program has made the spec.
-        output: The run folder, or its address.
+        path: The YAML file of the spec; None if the spec comes from Python.
+        output: The path of the run folder, or its address in an object store.
         inline: Whether everything runs in this process, without Ray.
         allow_code: Whether Python code that the spec names may run.
-        quiet: Whether only failures and the last line are printed.
+        quiet: Whether only failures, repairs and the last line are printed.
         address: The address of a Ray cluster; None: RAY_ADDRESS, or else a local Ray.
-        wandb: The mode of tracking; None: as the spec or WANDB_MODE says.
-        other_devices: Whether a study may continue on devices that differ from those of earlier launches.
+        wandb: The mode of tracking on Weights & Biases; None: as the spec says, or else WANDB_MODE.
+        other_devices: Whether the study may continue on devices that differ from those of earlier launches.
     """
 
     file: SpecFile
@@ -52,7 +55,7 @@ class LaunchOrder:
 
 
 Launcher = Callable[[LaunchOrder], None]
-"""Runs a study, or its unfinished part. Raises StudyError if the study is incomplete afterwards."""
+"""A function that runs a study, or its unfinished part. It raises StudyError if the study is incomplete afterwards."""
 
 
 def launch(
@@ -66,7 +69,7 @@ def launch(
     wandb: Mode | None = None,
     other_devices: bool = False,
 ) -> Run:
-    """Run a study, or its unfinished part, as `study launch` does, and load its run.
+    """Run a study, or its unfinished part, as the command `study launch` does, and return the loaded run.
 
     Args:
         spec: The YAML file of a study; the content of such a file as a dict; or a `study.Spec`, such as `run.spec`.
@@ -74,14 +77,16 @@ def launch(
         inline: Run everything in this process, without Ray and one call at a time, for notebooks and debuggers. An
             exception in the code of a model or an attack is raised unchanged. The rows are the same.
         allow_code: Allow Python code that the spec names.
-        quiet: Print only failures and the last line.
+        quiet: Print only failures, repairs and the last line.
         address: The address of a Ray cluster, `HOST:PORT`. By default RAY_ADDRESS, else a new Ray on this machine.
-        wandb: Track on Weights & Biases. By default as the spec or WANDB_MODE says.
+        wandb: The mode of tracking on Weights & Biases. By default as the spec says, else as WANDB_MODE says.
         other_devices: Continue a run on devices that differ from those of earlier launches, such as another kind of
-            GPU, or a processor instead of a GPU. New rows are then rounded differently; every part records its device.
+            GPU, or a CPU instead of a GPU. New rows are then rounded differently. Each Parquet file of rows records its
+            device.
 
-    Raises StudyError if the input is bad or some units failed. Rows of the other units are kept, and `study.load` reads
-    them. Raises KeyboardInterrupt after Ctrl-C. Finished work is kept, and the same call continues the study.
+    Raises StudyError if the input is bad, or if some units (attack runs on a few images) failed. The rows of all other
+    units are kept, and `study.load` reads them. Raises KeyboardInterrupt after Ctrl-C. Finished work is kept, and the
+    same call continues the study.
     """
     if inline and address is not None:
         raise StudyError(
@@ -106,12 +111,12 @@ def _spec_file(given: str | os.PathLike[str] | Mapping[str, object] | Spec) -> t
     raise StudyError(
         f"a spec cannot be a {type(given).__name__}",
         where="study.launch(spec)",
-        accepted="the path of a YAML file, a dict with what such a file holds, or a study.Spec",
+        accepted="the path of a YAML file, a dict with the content of such a file, or a study.Spec",
     )
 
 
 def _launcher() -> Launcher:
-    """The installed launcher. Raises StudyError if there is none."""
+    """Return the launcher that the entry point names. Raises StudyError if there is no such entry point."""
     todo = f"pip install --force-reinstall --no-deps {DISTRIBUTION}, or `pip install --editable .` in a checkout"
     require_own("actors")
     found = metadata.entry_points(group=GROUP, name=NAME)

@@ -27,13 +27,13 @@ _COUNTS = ("sources", "seeds", "images")
 
 
 class Run:
-    """A run, complete or not, as it was when it was loaded. Its methods never write into its folder.
+    """The state of a run, complete or not, when the run was loaded. The methods never write into the run folder.
 
-    If a launch adds rows meanwhile, load the run again to see them.
+    If a launch adds rows later, load the run again to see the new rows.
     """
 
     def __init__(self, folder: RunFolder, data: RunData) -> None:
-        """Use `study.load` to create runs."""
+        """Do not call this directly: `study.load` makes a `Run`."""
         self._folder = folder
         self._data = data
         self._scanned = current_plan.asked_for(data.rows, data.spec, folder)
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """The run folder, or its address in an object store."""
+        """The path of the run folder, or its address in an object store."""
         return str(self._folder.path)
 
     @property
@@ -64,18 +64,18 @@ class Run:
 
     @property
     def rows(self) -> pl.DataFrame:
-        """The rows of the present plan, sorted: one for each adversarial image and target.
+        """The rows that the spec asks for, sorted: one row for each adversarial image and target.
 
         Rows that only an earlier version of the spec asked for are left out. `study.results.schema.SCHEMA` describes
-        the columns; `study.analysis` has functions for such rows. Equal studies give equal rows. For a run that does
-        not fit into memory, use `scan`. Raises StudyError if a part is damaged.
+        the columns. `study.analysis` has functions for these rows. Equal studies give equal rows. For a run that does
+        not fit into memory, use `scan`. Raises StudyError if a Parquet file is damaged.
         """
         if self._rows is None:
             self._rows = collect(self.folder, self._scanned).sort(_ROW_ORDER)
         return self._rows.clone()
 
     def scan(self) -> pl.LazyFrame:
-        """The same rows in no particular order, as a polars query. `collect` reads them."""
+        """Return the rows of `rows` as a lazy polars query, in no particular order. Its method `collect` reads them."""
         return self._scanned
 
     def matrix(
@@ -89,25 +89,26 @@ class Run:
         seed: int | Literal["mean"] | None = None,
         relation: Relation | None = None,
     ) -> pl.DataFrame:
-        """The success rates of one attack: a row for each set of source models, a column for each target.
+        """Return the success rates of one attack: a row for each set of source models, a column for each target.
 
         Args:
-            experiment: An experiment of the spec.
-            attack: One of its attacks.
-            goal: `untargeted`: an image succeeds if the target does not predict the true label; `targeted`: if it
-                predicts the target label.
+            experiment: The name of an experiment of the spec.
+            attack: The name of an attack of the experiment.
+            goal: `untargeted`: an image succeeds if the target does not predict the true label; `targeted`: an image
+                succeeds if the target predicts the target label.
             budget: The length of the budget, in pixel values.
             steps: The number of steps.
-            seed: A seed, or "mean" for the mean of the rates of all seeds.
+            seed: A seed, or "mean" for the mean of the rates over all seeds.
             relation: Keep only rates of targets with this relation to the sources. "black" keeps black-box transfer.
 
-        An argument is optional if the experiment has a single value for it. Values are never mixed: if the experiment
-        has several attacks, goals, budgets, numbers of steps or seeds and none is chosen, StudyError lists the choices.
+        An argument is optional if the experiment has a single value for it. Rates of several attacks, goals, budgets,
+        numbers of steps or seeds are never mixed. If there are several and the argument is None, the method raises
+        StudyError, which lists the choices.
 
-        Columns: `sources` (names joined by `+`), then `seeds` and `images` (`uint32`), then one column for each target
-        (`float64`). `seeds` and `images` are the numbers of seeds and of clean images of the rates in this row, the
-        smallest over all targets. A rate is in 0..1; it is null if the run has no rows for it or `relation` leaves it
-        out. The rates equal those of `study show`.
+        The columns are `sources` (names joined by `+`), `seeds` and `images` (both `uint32`), and one column for each
+        target (`float64`). `seeds` and `images` are the number of seeds and of clean images behind the rates of the
+        row. If these numbers differ between targets, the smallest number is used. A rate is in 0..1. A rate is null if
+        the run has no rows for it, or if `relation` leaves it out. `study show` prints the same rates.
 
         Raises StudyError if the choice is not unique, or if the experiment is unknown or has no rows yet.
         """
@@ -138,7 +139,7 @@ class Run:
         return self._matrix(experiment, one.goal, rates, relation)
 
     def _matrix(self, experiment: str, goal: str, rates: pl.DataFrame, relation: Relation | None) -> pl.DataFrame:
-        """Lay out `rates`, the rates of one attack at one point, as a matrix."""
+        """Return the matrix of `rates`, which are the rates of one attack at one number of steps and one budget."""
         targets = self.spec.targets(self.spec.experiments[experiment])
         clash = [name for name in targets if name in _COUNTS]
         if clash:
@@ -175,12 +176,12 @@ class Run:
         steps: int | None = None,
         budget: float | None = None,
     ) -> AdversarialImages:
-        """The adversarial images of one attack on one set of source models, if the run kept them.
+        """Return the adversarial images of one attack on one set of source models, which the run must have kept.
 
-        A run keeps images if its spec has `run: {keep_images: true}`. `sources`: the names of the source models. An
-        argument is optional if the run has a single value for it. The clean images are read again from the files of the
-        image set. Raises StudyError if several choices are left, if the images were not kept, or if a clean image is
-        missing or has changed.
+        A run keeps images if its spec has `run: {keep_images: true}`. `sources`: the names of the source models, as a
+        list or joined by `+`. An argument is optional if the run has a single value for it. The clean images are read
+        again from the files of the image set. Raises StudyError if several choices are left, if the images were not
+        kept, or if a clean image is missing or has changed.
         """
         named = sources.split("+") if isinstance(sources, str) else sources
         joined = None if named is None else "+".join(sorted(set(named)))

@@ -1,4 +1,4 @@
-"""Wraps a caller's model as a source model, which takes pixel values 0..255 and returns logits."""
+"""Wraps a caller's model as a source model of an attack. A source model takes pixels 0..255 and returns logits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from study.models.classifier import Classifier
 
 
 class ScaledModel(nn.Module):
-    """Takes float pixels (N, C, H, W) in 0..255, scales them to 0..1, normalises them by `mean` and `std` unless those
-    are None, and returns the model's logits.
+    """A source model that wraps the network of a caller.
+
+    It takes pixels (N, C, H, W), floats in 0..255, and returns logits (N, classes). The pixels are scaled to 0..1. If
+    `mean` and `std` are given, the scaled pixels x are normalised as (x - mean) / std.
     """
 
     def __init__(self, network: nn.Module, mean: Statistic | None, std: Statistic | None) -> None:
@@ -43,7 +45,7 @@ class ScaledModel(nn.Module):
 
 
 class PixelModel(nn.Module):
-    """Wraps a classifier of this project, which takes pixel values 0..255 itself."""
+    """A source model that wraps a classifier of this project. The classifier itself takes pixel values 0..255."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -59,7 +61,10 @@ SourceModel = ScaledModel | PixelModel
 
 
 def scaled(model: nn.Module, mean: Statistic | None, std: Statistic | None) -> SourceModel:
-    """Return `model` as a source model. Raises StudyError if it is not a torch module, or is in training mode."""
+    """Return `model` as a source model. Raises StudyError if `model` is no torch module, or is in training mode.
+
+    `mean` and `std`: the normalisation of images in 0..1 that the model expects; None: no normalisation.
+    """
     if not isinstance(model, nn.Module):
         raise StudyError(
             f"a model must be a torch module, but this is {type(model).__name__}",

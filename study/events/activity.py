@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 
 class Activity:
-    """How far the running call of this process is. Counting a step takes less than a microsecond.
+    """The progress of the call that runs in this process: what is loaded, or the step of an attack.
 
-    Another thread may read `text` at any time.
+    Another thread may read `text` at any time. Counting a step takes less than a microsecond.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ class Activity:
         return f"step {min(done, steps):,} of {steps:,}" if done else ""
 
     def begin(self) -> None:
-        """Begin a call: forget the activity of the last call."""
+        """Forget the activity of the last call, because a new call begins."""
         self._at = ""
         self._steps = self._done = 0
 
     @contextlib.contextmanager
     def at(self, what: str) -> Iterator[None]:
-        """A context in which `text` is `what` instead of the step."""
+        """Return a context in which `text` is `what`, in place of the step."""
         self._at = what
         self._tell()
         try:
@@ -51,7 +51,7 @@ class Activity:
 
     @contextlib.contextmanager
     def heard(self, listener: Callable[[], None]) -> Iterator[None]:
-        """A context in which `listener` is called at every change, in the thread that makes the change."""
+        """Return a context in which `listener` is called when the activity changes, in the thread of the change."""
         before, self._listener = self._listener, listener
         try:
             yield

@@ -1,4 +1,7 @@
-"""JSON events, one per line, for programs. docs/events.schema.json is their schema; docs/events.md describes them."""
+"""Writes the events of a launch as JSON for programs, one event per line.
+
+docs/events.md describes the events. docs/events.schema.json is the JSON Schema of a line.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ _STATE_SECONDS = 5.0
 
 
 class Events(Observer):
-    """Writes each event at once, and the state every five seconds."""
+    """An observer that writes each event as a line of JSON at once, and the state of the launch every five seconds."""
 
     def __init__(
         self, out: Callable[[], IO[str]], state: RunState, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`out` returns the stream. The stream may change once."""
+        """`out` returns the stream. It is called for each event, because the display may replace the stream."""
         self._out = out
         self._state = state
         self._clock = clock
@@ -90,7 +93,7 @@ class Events(Observer):
         )
 
     def refused(self, error: StudyError) -> None:
-        """Write the error that ends the launch; it is printed on standard error too."""
+        """Write the error that ends the launch. The command also prints the error on standard error."""
         parts = {"what": error.what, "where": error.where, "accepted": error.accepted, "todo": error.todo}
         self._write("error", status=error.status, **parts)
 

@@ -1,4 +1,7 @@
-"""The events of a launch, and the observers that receive them: terminal, tracking, log. No observer changes a study."""
+"""The events of a launch, and the interface of the observers that receive them, such as terminal, tracking and log.
+
+No observer changes the results of a study.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Started:
-    """The plan is made, and the first unit (an attack run on one shard of the images) is about to start.
+    """The event that the plan is made and the first unit (an attack run on one shard of the images) is about to start.
 
     Attributes:
         plan: The plan.
-        folder: The run folder, or its address.
+        folder: The path of the run folder, or its address in an object store.
         models: Digest, size and parameters of every model, by name, as in `models.json`.
-        totals: Number of all units, by experiment.
-        finished: Number of units that earlier launches finished, by experiment.
-        left: Number of units that this launch has to do.
-        workers: Number of workers: actors that run attacks and predict.
+        totals: The number of all units, for each experiment.
+        finished: The number of units that earlier launches finished, for each experiment.
+        left: The number of units that this launch has to do.
+        workers: The number of workers, which are actors that run attacks and predict.
         device: The device of the workers: `cpu` or `cuda:0`.
-        backend: Name of the backend in messages.
+        backend: The name of the backend, for messages.
     """
 
     plan: Plan
@@ -43,9 +46,13 @@ class Started:
 
 @dataclass(frozen=True)
 class UnitDone:
-    """All targets of a unit have answered or failed, and the writer has the `result` of the unit.
+    """The event that all targets of a unit have answered or failed, and the writer of the rows has the unit's result.
 
-    `seconds`: time of its attack on the worker, without loading; `gradients`: its number of image gradients.
+    Attributes:
+        unit: The unit: an attack run on one shard of the images.
+        result: The result rows of the unit.
+        seconds: Seconds that the attack took on the worker, without the time to load models.
+        gradients: Number of image gradients that the attack computed.
     """
 
     unit: Unit
@@ -55,7 +62,7 @@ class UnitDone:
 
     @functools.cached_property
     def successes(self) -> dict[str, tuple[int, int]]:
-        """By target: the number of successful images of the finished attack, and the number of images of the unit."""
+        """For each target: the number of images that succeed after the last step of the attack, and of all images."""
         from study.analysis.unit_successes import successes
 
         return successes(self.result)
@@ -63,10 +70,13 @@ class UnitDone:
 
 @dataclass(frozen=True)
 class UnitFailed:
-    """A unit failed, or one target of a unit.
+    """The event that a whole unit failed, or that one target of a unit failed.
 
-    `target`: the target that failed; None if the whole unit failed. `traceback` is for the log; None if no exception
-    was raised.
+    Attributes:
+        unit: The unit: an attack run on one shard of the images.
+        target: The target that failed; None if the whole unit failed.
+        error: The text of the error.
+        traceback: The traceback, for the log; None if no exception was raised.
     """
 
     unit: Unit
@@ -83,12 +93,12 @@ class SlotState:
         id: The number of the actor.
         role: The role of the actor: `worker`, or `service <name>`.
         up: Whether the actor has started.
-        holds: The models that the actor holds.
-        queued: Number of its calls, the running call included.
+        holds: The names of the models that the actor has in memory.
+        queued: The number of calls in the queue of the actor, with the running call.
         doing: The title of the running call; empty if the actor is idle.
-        busy_share: Share of its time in which calls ran, 0..1.
-        activity: How far the running call is, such as `step 34 of 100`, as the actor's process last reported; empty if
-            this is not known.
+        busy_share: The share of the actor's time in which calls ran, 0..1.
+        activity: The progress of the running call that the actor last reported, such as `step 34 of 100`; empty if
+            unknown.
     """
 
     id: int
@@ -103,17 +113,17 @@ class SlotState:
 
 @dataclass(frozen=True)
 class State:
-    """The state of the scheduler, about once a second.
+    """The event with the state of the scheduler, about once a second.
 
     Attributes:
         slots: The state of each actor.
-        waiting_crafts: Units that wait for an actor.
-        waiting_batches: Batches of adversarial images that wait for targets.
-        waiting_bytes: Size of these batches in bytes.
-        calls: Calls answered since the launch began.
-        failed_calls: Calls that raised an error, retries included.
-        lost_actors: Actors that were replaced because they died or failed.
-        repeated: Calls that were repeated on another actor because they took too long.
+        waiting_crafts: Number of units (attack runs on one shard of the images) that wait for an actor.
+        waiting_batches: Number of batches of adversarial images that wait for targets.
+        waiting_bytes: Size in bytes of the batches that wait.
+        calls: Number of calls that were answered since the launch began.
+        failed_calls: Number of calls that raised an error. Failed retries count too.
+        lost_actors: Number of actors that were replaced because they died or failed.
+        repeated: Number of calls that were repeated on another actor because they took too long.
     """
 
     slots: Sequence[SlotState]
@@ -128,12 +138,12 @@ class State:
 
 @dataclass(frozen=True)
 class Ended:
-    """The launch is over.
+    """The event that the launch is over.
 
     Attributes:
         status: The exit status.
-        left: Number of unfinished units; None if no images are selected.
-        failures: Number of failures.
+        left: Number of unfinished units of the whole study; None if no images are selected.
+        failures: Number of failures in this launch.
         seconds: Seconds since the launch began.
     """
 
@@ -144,54 +154,54 @@ class Ended:
 
 
 class Observer:
-    """Receives events. Each observer overrides the methods that it needs."""
+    """Receives the events of a launch. Every method does nothing. A subclass overrides the methods that it needs."""
 
     def say(self, line: str) -> None:
-        """A message for the user."""
+        """Receive a message for the user."""
 
     def wait(self) -> None:
-        """The launch waits, for example for machines or workers. Called about once a second during the wait."""
+        """Receive the event that the launch still waits, for example for machines, about once a second."""
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
-        """Counted work begins.
+        """Receive the event that counted work begins.
 
-        `totals`: number of all steps. `done`: number of finished steps. The names in both mappings are experiments,
-        probes, or `clean pass`.
+        `totals`: number of all steps, by name. `done`: number of steps that are finished already, by name; None if
+        there are none. A name is an experiment, a probe, or `clean pass`.
         """
 
     def advance(self, names: Iterable[str]) -> None:
-        """One more step is done for each of `names`."""
+        """Receive the event that one more step is done for each name in `names`."""
 
     def end(self) -> None:
-        """The counted work is over, finished or not."""
+        """Receive the event that the counted work is over, finished or not."""
 
     def started(self, event: Started) -> None:
-        """The first unit is about to start."""
+        """Receive the event that the first unit (an attack run on one shard of the images) is about to start."""
 
     def finished(self, event: UnitDone) -> None:
-        """All targets of a unit have answered or failed, and the unit has rows."""
+        """Receive the event that all targets of a unit have answered or failed, and the unit has rows."""
 
     def failed(self, event: UnitFailed) -> None:
-        """A unit, or one target of it, failed."""
+        """Receive the event that a whole unit, or one target of a unit, failed."""
 
     def repaired(self, event: Repair) -> None:
-        """The program repaired something."""
+        """Receive the event that the program repaired a problem itself."""
 
     def state(self, event: State) -> None:
-        """The state of the scheduler, about once a second."""
+        """Receive the state of the scheduler, about once a second."""
 
     def written(self) -> None:
-        """The units of the plan are over, and all rows are in the run folder."""
+        """Receive the event that no unit of the plan is left to run, and all rows are in the run folder."""
 
     def ended(self, event: Ended) -> None:
-        """The launch is over: the last event."""
+        """Receive the last event: the launch is over."""
 
 
 class Observers(Observer):
-    """Passes events to several observers, except repairs.
+    """Passes all events except repairs to several observers.
 
-    `first` is the terminal. If one of `others` raises an error, this observer is removed, and its removal is reported
-    as a repair.
+    `first` is the observer for the terminal. If an observer in `others` raises an error, this observer is removed, and
+    its removal is reported as a repair. Errors of `first` pass through.
     """
 
     def __init__(self, first: Observer, others: Sequence[Observer]) -> None:

@@ -1,6 +1,7 @@
-"""Repairs: problems that the program solved itself. Each is reported through `repaired`, with the word "repaired".
+"""Reports repairs: problems that the program solved itself, such as a dead actor that it replaced.
 
-An undisturbed run repairs nothing. Tests search all output of a launch for this word.
+The message on each repair has the word "repaired". A run without problems repairs nothing, so tests search all output
+of a launch for this word.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _MOST_WAITING = 10_000
 
 
 class Repair(NamedTuple):
-    """One repair: the kind of thing that was repaired, and a sentence on what happened."""
+    """One repair. `kind`: the kind of thing that was repaired. `what`: a sentence on what happened."""
 
     kind: Kind
     what: str
@@ -35,12 +36,15 @@ _waiting: deque[Repair] = deque(maxlen=_MOST_WAITING)
 
 
 def repaired(kind: Kind, what: str) -> None:
-    """Report one repair, from any thread. A worker sends its repairs to the driver with its next answer."""
+    """Report one repair, from any thread. The process collects it until `taken` is called.
+
+    A worker sends its repairs to the driver with its next answer.
+    """
     _waiting.append(Repair(kind, what))
 
 
 def taken() -> list[Repair]:
-    """Remove and return the repairs that this process has collected. The caller reports them."""
+    """Remove and return the repairs that this process has collected. The caller passes them on."""
     found = []
     while _waiting:
         found.append(_waiting.popleft())
@@ -48,10 +52,10 @@ def taken() -> list[Repair]:
 
 
 def hear(repairs: Iterable[Repair]) -> None:
-    """Add repairs that another process has returned from `taken`."""
+    """Add repairs of another process, which `taken` returned there, to the repairs of this process."""
     _waiting.extend(repairs)
 
 
 def summary(counts: Mapping[str, int]) -> str:
-    """One line with the number of repairs of each kind."""
+    """Return a line with the number of repairs of each kind. `counts`: these numbers, by kind."""
     return f"{WORD} in this launch: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""The state of a launch as numbers. Displays are views of it."""
+"""The state of a launch as numbers, which the displays show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_MARKS = 600
 _MOST_ROWS = 12
 _STARTING = "starting actors"
 _FORWARD = 1 / 3
-"""Cost of a prediction, in gradients."""
+"""The cost of a prediction, as a multiple of the cost of a gradient."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,17 @@ class Rates:
 
 @dataclass
 class Tally:
-    """Successes of one attack run in this launch, on the images of the finished attack.
+    """The successes of one attack run (one attack on one set of source models) so far in this launch.
+
+    Only images after the last step of the attack count.
 
     Attributes:
-        sources: The source models, joined by `+`.
-        attack: The attack.
-        goal: The goal.
+        sources: The names of the source models, joined by `+`.
+        attack: The name of the attack.
+        goal: The goal: `untargeted` or `targeted`.
         white: The names of the source models, which are white-box targets.
-        images: Number of images crafted.
-        targets: By target, the number of successful images and the number of images.
+        images: The number of adversarial images so far.
+        targets: For each target, the number of successful images and the number of images.
     """
 
     sources: str
@@ -52,7 +54,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class _Mark:
-    """The progress at one time."""
+    """The counts of a launch at the time `at`, in seconds of the clock. Two marks give a rate."""
 
     at: float
     units: int
@@ -62,7 +64,11 @@ class _Mark:
 
 
 class RunState(Observer):
-    """The numbers of one launch. They change before the views get an event. Other threads read them under `lock`."""
+    """An observer that keeps the numbers of one launch.
+
+    This observer receives each event before the displays do, so the displays show numbers that include the event. Other
+    threads must hold `lock` when they read the numbers.
+    """
 
     def __init__(self, study: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -90,13 +96,13 @@ class RunState(Observer):
         return self._clock() - self._begun
 
     def say(self, line: str) -> None:
-        """Before counted work begins, use the last message as the phase."""
+        """Use the message `line` as the phase, if no counted work has begun yet."""
         with self.lock:
             if not self.totals and self.launched is None:
                 self.phase = line
 
     def begin(self, totals: Mapping[str, int], done: Mapping[str, int] | None = None) -> None:
-        """Counted work begins."""
+        """Start to count work. `totals`: number of all steps, by name. `done`: number of finished steps, by name."""
         with self.lock:
             self.totals, self.done = dict(totals), {name: (done or {}).get(name, 0) for name in totals}
             self.phase = "crafting" if self.launched is not None else next(iter(totals), _STARTING)
@@ -104,31 +110,31 @@ class RunState(Observer):
             self._mark()
 
     def advance(self, names: Iterable[str]) -> None:
-        """One more step is done for each of `names`."""
+        """Count one more finished step for each name in `names`."""
         with self.lock:
             for name in names:
                 self.done[name] = self.done.get(name, 0) + 1
 
     def end(self) -> None:
-        """The counted work is over."""
+        """End counted work. If no unit has started yet, forget the counts, which are those of the clean pass."""
         with self.lock:
             self.phase = "finishing" if self.launched is not None else _STARTING
             if self.launched is None:
                 self.totals, self.done = {}, {}
 
     def started(self, event: Started) -> None:
-        """The first unit is about to start."""
+        """Keep the event, and compute the cost of all units (attack runs on one shard) that are left to do."""
         with self.lock:
             self.launched = event
             plan = event.plan
             whole = sum(_work(one.gradients, len(one.targets)) for one in plan.crafts.values())
             images = sum(len(shard.images) for shard in plan.shards)
             units = len(plan.crafts) * len(plan.shards)
-            # Only the number of unfinished units is known here, so each counts with the average cost.
+            # Only the number of unfinished units is known here, so each unfinished unit counts with the average cost.
             self._work_left = whole * images * event.left / max(units, 1)
 
     def finished(self, event: UnitDone) -> None:
-        """A unit has rows."""
+        """Count a finished unit: its images, gradients, seconds, cost and successes."""
         with self.lock:
             craft, count = event.unit.craft, len(event.unit.shard.images)
             self.units += 1
@@ -149,7 +155,7 @@ class RunState(Observer):
             self._mark()
 
     def failed(self, event: UnitFailed) -> None:
-        """A unit, or one target of it, failed."""
+        """Count a failure of a whole unit, or of one target of a unit."""
         with self.lock:
             self.set_aside += 1
             self._units_lost += event.target is None
@@ -157,44 +163,44 @@ class RunState(Observer):
             self.last_failure = f"{event.unit.id}{f' on {event.target}' if event.target else ''}: {said}"
 
     def repaired(self, event: Repair) -> None:
-        """The program repaired something."""
+        """Count a repair, by kind."""
         with self.lock:
             self.repairs[event.kind] += 1
 
     def state(self, event: State) -> None:
-        """The state of the scheduler."""
+        """Keep the latest state of the scheduler."""
         with self.lock:
             self.loop = event
 
     def ended(self, event: Ended) -> None:
-        """The launch is over."""
+        """Set the phase to the outcome of the launch: complete, incomplete or stopped."""
         with self.lock:
             self.phase = "complete" if event.status == 0 else "incomplete" if event.status == 1 else "stopped"
 
     @property
     def last(self) -> list[Tally]:
-        """The attack runs that finished units last, with the successes so far on each target. The latest is first."""
+        """The successes of up to 12 attack runs. The attack run that finished a unit last comes first."""
         return list(reversed(self._rows.values()))
 
     @property
     def at_work(self) -> list[SlotState]:
-        """The actors that have reported how far they are in their running call."""
+        """The states of the actors that have reported the progress of their running call."""
         return [slot for slot in (self.loop.slots if self.loop else ()) if slot.activity]
 
     @property
     def left(self) -> int | None:
-        """Units that this launch still has to do; None until the first unit starts."""
+        """The number of units that this launch still has to do; None until the first unit starts."""
         return None if self.launched is None else max(0, self.launched.left - self.units - self._units_lost)
 
     @property
     def share(self) -> float:
-        """Share of the counted work that is done, 0..1."""
+        """Share of the counted work that is done, 0..1; 0 if there is no counted work."""
         total = sum(self.totals.values())
         return min(1.0, sum(self.done.values()) / total) if total else 0.0
 
     @property
     def rates(self) -> Rates:
-        """Rates over the last minutes; zeros before the first unit."""
+        """Finished units, images and gradients per second over the last minutes; zeros before the first unit."""
         first, seconds = self._window()
         if first is None or seconds <= 0:
             return Rates()
@@ -203,14 +209,17 @@ class RunState(Observer):
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate of the time left, from gradients and predictions; None before the first unit."""
+        """The estimated number of seconds left; None until the first unit has finished.
+
+        The estimate is the cost of the work left, in gradients and predictions, over the recent cost per second.
+        """
         first, seconds = self._window()
         if first is None or self._work_left is None or seconds <= 0 or self.work <= first.work:
             return None
         return max(0.0, self._work_left - self.work) * seconds / (self.work - first.work)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as plain data, for `state` events and status.json."""
+        """Return the numbers as plain data, for `state` events and status.json."""
         seen, rates = self.loop, self.rates
         left = self.seconds_left
         return {
@@ -263,5 +272,8 @@ class RunState(Observer):
 
 
 def _work(gradients: int, targets: int) -> float:
-    """Cost of one image of an attack run, in gradients."""
+    """Return the cost of one image of an attack run, as a multiple of the cost of a gradient.
+
+    `gradients`: number of gradients of the attack. `targets`: number of targets that predict the image.
+    """
     return gradients + _FORWARD * targets

@@ -1,4 +1,4 @@
-"""Statistics of the rows of probes: functions that take and return polars frames."""
+"""Statistics of the rows of geometry probes. Most functions take and return polars frames."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ _LINE = ("image", "model")
 
 
 def mean_cosines(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the mean cosine over images for every pair of models and smoothing, from rows of a gradient-cosine probe.
+    """Return the mean over images of the cosine between the gradients of two models, for every pair of models.
 
-    Columns: first, second, copies, sigma, cosine, std (with n - 1), images (the number of images for which both
-    gradients are nonzero). If `copies` is null, the gradients are plain and the cosine is symmetric in the pair.
+    `rows` are those of a gradient-cosine probe. There is one row for each pair and each smoothing (number of copies and
+    sigma). Columns: first, second, copies, sigma, cosine, std (standard deviation with n - 1), images (the number of
+    images for which both gradients are nonzero). If `copies` is null, neither gradient is smoothed, and the cosine is
+    symmetric in the pair.
     """
     cosine = pl.col("cosine")
     keys = ("first", "second", "copies", "sigma")
@@ -25,11 +27,13 @@ def mean_cosines(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def labels_in_planes(rows: pl.DataFrame) -> pl.DataFrame:
-    """Count the labels in the plane of every image and model, from rows of a regions probe (Liu et al. 2017, table 5).
+    """Return statistics of the predicted labels in the plane of every image and model (Liu et al. 2017, table 5).
 
-    Columns: image, model, label, labels, regions, true_regions, true_share, targeted_share. A region is a connected set
-    of points with one label; each point is adjacent to four others. `true_regions` counts the regions of the true
-    label; `true_share` and `targeted_share` are the shares of points with the true label and the target label.
+    `rows` are those of a regions probe. Columns: image, model, label, labels, regions, true_regions, true_share,
+    targeted_share. `labels` is the number of different labels. A region is a connected set of points with the same
+    label; each point is connected to its four nearest points. `regions` counts all regions, and `true_regions` those of
+    the true label. `true_share` and `targeted_share` are the shares (0..1) of points with the true label and with the
+    target label.
     """
     found = []
     for (image, model), plane in rows.group_by(_PLANE, maintain_order=True):
@@ -54,10 +58,12 @@ def labels_in_planes(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def diameters(rows: pl.DataFrame) -> pl.DataFrame:
-    """Measure how far the true label extends from the image on both axes, from rows of a regions probe.
+    """Return how far the prediction stays correct from the image along both axes of a plane, in both directions.
 
-    Columns: image, model, back, ahead, down, up. The last four are RMSDs: the distance of the last point before the
-    label changes, at most the plane's extent; null if the image itself is misclassified.
+    `rows` are those of a regions probe. Columns: image, model, back and ahead (along the first axis), down and up
+    (along the second axis). These four are RMSDs: the distance from the image to the last point before the label
+    changes. If it never changes, the distance is the plane's extent. All four are null if the image itself is
+    misclassified.
     """
     found = []
     for (image, model), plane in rows.group_by(_PLANE, maintain_order=True):
@@ -83,20 +89,27 @@ def _reach(right: NDArray[np.bool_], axis: NDArray[np.float64]) -> float | None:
 
 
 def grid_of(plane: pl.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return one plane's labels (V, U), sorted by `v` and `u`, and the coordinates of its points on each axis (U,)."""
+    """Return the predicted labels (V, U) of one plane, and the coordinates (U,) of its points on an axis.
+
+    Rows of the array have ascending `v`, columns have ascending `u`. Both axes have the same coordinates, so U = V.
+    """
     ordered = plane.sort("v", "u")
     axis = ordered["u"].unique().sort().to_numpy()
     return ordered["top1"].to_numpy().reshape(len(axis), len(axis)), axis
 
 
 def count_regions(grid: NDArray[np.int32], label: int | None = None) -> int:
-    """Count the regions of a grid (V, U), or only those of `label`: connected sets of equal points (4-connectivity)."""
+    """Return the number of regions in a grid of labels (V, U), or only of the regions with the label `label`.
+
+    A region is a connected set of points with the same label (4-connectivity).
+    """
     names = np.arange(grid.size).reshape(grid.shape)
     right, down = grid[:, 1:] == grid[:, :-1], grid[1:] == grid[:-1]
     ends = np.concatenate([names[:, 1:][right], names[1:][down]])
     starts = np.concatenate([names[:, :-1][right], names[:-1][down]])
     root = names.ravel().copy()
-    # Union-find on arrays: every point takes its neighbours' lowest root, then its root's root, until all are stable.
+    # Union-find on arrays. Each round gives every point the lowest root among its adjacent equal points, and then the
+    # root of this root. The loop ends when no root changes.
     while True:
         low = np.minimum(root[starts], root[ends])
         new = root.copy()
@@ -111,10 +124,11 @@ def count_regions(grid: NDArray[np.int32], label: int | None = None) -> int:
 
 
 def straightness(rows: pl.DataFrame) -> pl.DataFrame:
-    """Fit a straight line to each logit by least squares, from rows of a linearity probe.
+    """Return a least-squares fit of a straight line to each logit over the distance, from rows of a linearity probe.
 
-    Columns: image, model, label, shown, rank, slope (logits per RMSD of 1), r2 (null if the logit is constant), true
-    (whether it is the logit of the true label).
+    Columns: image, model, label, shown, rank, slope, r2, true. `label` is the true label, and `shown` the label of the
+    logit. `rank` is the rank of this logit at the image itself. `slope` is the change of the logit per RMSD of 1. `r2`
+    is the coefficient of determination; null if the logit is constant. `true` says whether `shown` is the true label.
     """
     slope = pl.cov("distance", "logit") / pl.col("distance").var()
     r2 = pl.corr("distance", "logit").pow(2)
@@ -128,9 +142,11 @@ def straightness(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def wrong_intervals(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the intervals of distances with a wrong label, from rows of an intervals probe (Liu et al. 2017, fig. 6).
+    """Return the intervals of distances in which the predicted label is wrong (Liu et al. 2017, figure 6).
 
-    Columns: image, model, first, last (RMSD of the outermost points), points; ordered by distance.
+    `rows` are those of an intervals probe. An interval is a sequence of adjacent points with wrong labels. Columns:
+    image, model, first and last (distances of the interval's two end points, as RMSDs), points (their number). The
+    intervals of an image and model are sorted by distance.
     """
     wrong = pl.col("top1") != pl.col("label")
     return (
@@ -148,10 +164,10 @@ def wrong_intervals(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def interval_counts(rows: pl.DataFrame) -> pl.DataFrame:
-    """Count the intervals with a wrong label for every image and model, from rows of an intervals probe.
+    """Return the number of intervals with a wrong label for every image and model, from rows of an intervals probe.
 
-    Columns: image, model, intervals, least (the smallest distance from 0 with a wrong label; null if there is none),
-    returns (whether the label is correct again at a larger distance).
+    Columns: image, model, intervals, least, returns. `least` is the smallest distance, at least 0, with a wrong label;
+    null if there is none. `returns` says whether the label is correct again at a larger distance than `least`.
     """
     lines = rows.select(_LINE).unique(maintain_order=True)
     runs = wrong_intervals(rows).group_by(_LINE).agg(pl.len().cast(pl.Int64).alias("intervals"))

@@ -1,4 +1,4 @@
-"""The axes of lines and planes through an image: random directions, gradients, and perturbations of attacks."""
+"""Computes the axes of lines and planes through an image: random directions, gradients, or perturbations of attacks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from study.geometry.spec import Direction
 from study.reproducibility.rng import Streams
 
 Axes = NDArray[np.float64]
-"""One or two directions (K, C, H, W) with an RMSD of 1."""
+"""The axes of one line or plane: K = 1 or 2 directions, float64 (K, C, H, W), each with an RMSD of 1."""
 
 _PARALLEL = 1e-5
-"""If orthogonalisation leaves less than this share of a direction's length, the remainder is rounding error."""
+"""The smallest share of its length that a direction must keep when it is made orthogonal to another direction.
+
+A smaller remainder is only rounding error, because the two directions are parallel."""
 
 
 def axes(task: ProbeTask, models: Mapping[str, Logits], clean: NDArray[np.uint8], *, engine: Engine) -> list[Axes]:
-    """Return the axes for every image of `clean`, `uint8` (N, C, H, W). With `step: l2` they are orthogonal.
+    """Return the axes of the probe's line or plane for every image of `clean`, `uint8` (N, C, H, W).
 
-    Raises StudyError if a direction does not exist for an image: a gradient is zero, an attack did not change the
-    image, or `across` is parallel to `along`.
+    With `step: l2`, the two axes of a plane are orthogonal. Raises StudyError if a direction does not exist for an
+    image: a gradient is zero, an attack did not change the image, or `across` is parallel to `along`.
     """
     found = [_directions(one, task, models, clean, engine=engine) for one in task.probe.directions]
     return [_axes([direction[row] for direction in found], task, image) for row, image in enumerate(task.images)]
@@ -35,7 +37,7 @@ def axes(task: ProbeTask, models: Mapping[str, Logits], clean: NDArray[np.uint8]
 def _directions(
     direction: Direction, task: ProbeTask, models: Mapping[str, Logits], clean: NDArray[np.uint8], *, engine: Engine
 ) -> NDArray[np.float64]:
-    """One direction for every image, of any length, float64 (N, C, H, W)."""
+    """Return the direction for every image, float64 (N, C, H, W). It is not yet scaled to an RMSD of 1."""
     if direction.random is not None:
         streams = Streams((task.seed, "geometry", "random", direction.random), task.images)
         return streams.normal(clean.shape[1:], "cpu", "gaussian").numpy().astype(np.float64)
@@ -48,7 +50,7 @@ def _directions(
         recipe = task.attacks[direction.attack]
         key: tuple[object, ...] = (task.attack_seed, sources, direction.attack, direction.goal)
         crafted = craft(held, recipe, direction.goal, given, key=key, engine=engine, names=sources)
-        # The finished attack comes last, after its checkpoints.
+        # The pixels of the finished attack come after those of its checkpoints.
         return crafted.pixels[-len(clean) :].astype(np.float64) - clean
     recipe = gradients.one_step(direction.objective, direction.smoothing)
     key = gradients.key(task.seed, sources, direction.goal)
@@ -57,7 +59,11 @@ def _directions(
 
 
 def _axes(directions: Sequence[NDArray[np.float64]], task: ProbeTask, image: str) -> Axes:
-    """Orthogonalise by Gram-Schmidt; then scale to an RMSD of 1, or take the signs."""
+    """Return the axes for one image: `directions` made orthogonal by Gram-Schmidt and scaled to an RMSD of 1.
+
+    With `step: sign`, the axes are the signs of these orthogonal directions. Raises StudyError if a direction is zero
+    or parallel to the first.
+    """
     found: list[NDArray[np.float64]] = []
     for given, direction in zip(directions, task.probe.directions, strict=True):
         rest = given

@@ -1,4 +1,4 @@
-"""Compute the rows of one unit of a probe from clean images and models."""
+"""Computes the rows of one unit of a geometry probe. A unit is one probe on the images of one shard."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def answer(
     engine: Engine,
     precision: Precision = "float32",
 ) -> pa.Table:
-    """Return the rows of unit `unit`. `clean` are its images, `uint8` (N, C, H, W); `models` holds all its models.
+    """Return the rows of one unit of a probe. A unit is one probe on the images of one shard.
 
-    Gradients have the engine's precision; predictions have `precision`. Raises StudyError if a gradient or a logit is
-    not finite, or if a direction of the probe does not exist for an image (see `axes`).
+    `unit`: the id of the unit. `clean`: its images, `uint8` (N, C, H, W). `models`: all models of the unit, by name.
+    Gradients are computed in the engine's precision, predictions in `precision`. Raises StudyError if a gradient or a
+    logit is not finite, or if a direction of the probe does not exist for an image (see `axes`).
     """
     probe = task.probe
     if probe.probe == "gradient-cosine":
@@ -60,7 +61,10 @@ def answer(
 
 
 def _cosines(task: ProbeTask, models: Mapping[str, Classifier], clean: NDArray[np.uint8], engine: Engine) -> _Columns:
-    """The cosines of all ordered pairs of models. The gradient of a pair's first model is plain or smoothed."""
+    """Return the columns of a gradient-cosine probe: the cosines for all ordered pairs of models.
+
+    The gradient of a pair's first model is plain, and also smoothed if the probe says so.
+    """
     probe, curve = task.probe, task.probe.smoothing
     true = np.array(task.labels, dtype=np.int64)
     wanted = np.array(task.targets, dtype=np.int64) if probe.goal == "targeted" else true
@@ -98,7 +102,7 @@ def _cosines(task: ProbeTask, models: Mapping[str, Classifier], clean: NDArray[n
 
 @dataclass(frozen=True)
 class _Slice:
-    """A line or plane through one image, for one model."""
+    """A line or plane through one image, with the model that predicts the labels or logits of its points."""
 
     model: Classifier
     clean: NDArray[np.uint8]
@@ -138,7 +142,7 @@ def _intervals(task: ProbeTask, row: int, slice_: _Slice) -> _Columns:
 def _linearity(task: ProbeTask, row: int, slice_: _Slice) -> _Columns:
     levels, label = _levels(task), task.labels[row]
     here = slice_.logits([(0.0,)])[0]
-    # Equal logits: the lower label comes first.
+    # Among equal logits, the stable sort puts the lower label first.
     order = np.argsort(-here, kind="stable")
     ranks = {int(one): rank for rank, one in enumerate(order, 1)}
     shown = sorted({label, *(int(one) for one in order[: task.probe.labels])}, key=lambda one: ranks[one])
@@ -152,7 +156,7 @@ def _linearity(task: ProbeTask, row: int, slice_: _Slice) -> _Columns:
 
 
 def _levels(task: ProbeTask) -> list[float]:
-    assert task.probe.distances is not None, "the probe's validator requires them"
+    assert task.probe.distances is not None, "the validator of probes requires distances"
     return list(task.probe.distances.levels)
 
 

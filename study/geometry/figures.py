@@ -1,4 +1,7 @@
-"""Figures of probes as SVG, PNG and PDF, by matplotlib, in colours that colour-blind people can distinguish."""
+"""Draws the figures of geometry probes with matplotlib, as SVG, PNG and PDF.
+
+People with colour blindness can distinguish the colours.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +23,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Figures = Iterator[tuple[str, "Figure"]]
-"""Pairs of a name for the file and a figure, one at a time."""
+"""An iterator over pairs of a name, which becomes part of the file name, and a figure."""
 
 TRUE, OTHERS = "#d9d9d9", "#4d4d4d"
-"""Light grey for the true label, dark grey for labels without a colour of their own."""
+"""The colours of the true label (light grey) and of labels that have no own colour (dark grey)."""
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7b4fa3")
-"""Okabe and Ito's colours (2008), and a violet."""
+"""The colours of all other labels and of models: those of Okabe and Ito (2008) and a violet."""
 
 _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 _MOST_ACROSS = 5
 _LONGEST = 26
 _NAMED = 4
-"""Number of logits with their own colour and name; the others are grey."""
+"""The number of logits in a panel that have their own colour and name. Lines of further logits are grey."""
 _UNDATED: Any = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
-"""Metadata by file format. They contain no dates, so that equal rows give equal files."""
+"""The metadata of files, by file format. They contain no dates, so that equal rows give equal files."""
 
 
 def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> list[Path]:
-    """Write all figures of one probe's `rows`; return their paths. Raises StudyError if `folder` is not writable."""
+    """Write all figures of one probe's `rows` into `folder`, and return the paths of the files.
+
+    `name`: the start of every file name. Raises StudyError if `folder` cannot be written.
+    """
     import matplotlib as mpl
 
-    # A fixed salt and no date: equal rows give equal files.
+    # With a fixed salt and without dates, equal rows give equal files.
     mpl.rcParams.update(
         {
             "svg.hashsalt": "study",
@@ -68,10 +74,11 @@ def write(folder: Path, name: str, probe: Probe, rows: pl.DataFrame, labels: Lab
 
 
 def regions(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """Draw two figures for each image, as in figures 4 and 5 of Liu et al. 2017.
+    """Yield two figures for each image of a regions probe, as in figures 4 and 5 of Liu et al. 2017.
 
-    The first shows the predicted labels in a panel per model; a label has the same colour in all panels. The second
-    shows, for all models, the borders of the true label and of the target label.
+    The first figure has a panel for each model with the predicted labels. A label has the same colour in all panels.
+    The second figure has a panel for the true label and, if the probe is targeted, one for the target label. Each panel
+    shows the border of this label for all models.
     """
     for (image,), part in rows.group_by("image", maintain_order=True):
         yield str(image), _planes(probe, part, labels)
@@ -86,7 +93,7 @@ def _planes(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
     models = rows["model"].unique(maintain_order=True).to_list()
     true, target = rows["label"][0], rows["target_label"][0]
     counts = rows.filter(pl.col("top1") != true)["top1"].value_counts(sort=True, name="points")
-    # Equally frequent labels: the lower label comes first.
+    # Among equally frequent labels, the lower label comes first.
     frequent = counts.sort("points", "top1", descending=[True, False])["top1"].to_list()
     if probe.targeted and target in frequent:
         frequent = [target, *(one for one in frequent if one != target)]
@@ -121,7 +128,10 @@ def _planes(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
 
 
 def _borders(grid: NDArray[np.int32], axis: NDArray[np.float64]) -> list[list[tuple[float, float]]]:
-    """Lines between points with different labels. They also separate regions that are both dark grey."""
+    """Return the line segments between adjacent points with different labels. Each has two end points (u, v).
+
+    The lines also separate two regions with different labels that are both dark grey.
+    """
     half = (axis[1] - axis[0]) / 2
     upright = [
         [(axis[column] + half, axis[row] - half), (axis[column] + half, axis[row] + half)]
@@ -163,7 +173,11 @@ def _boundaries(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
 
 
 def cosines(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """Draw the matrix of mean cosines of plain gradients; with smoothing, also curves over the copies or sigma."""
+    """Yield the figures of a gradient-cosine probe.
+
+    The first is the matrix of mean cosines between plain gradients. If the probe has several numbers of copies or
+    several sigmas, further figures show the mean cosine over them.
+    """
     means = mean_cosines(rows)
     yield "matrix", _matrix(means.filter(pl.col("copies").is_null()))
     for part, along, other in (("copies", "copies", "sigma"), ("sigma", "sigma", "copies")):
@@ -191,7 +205,11 @@ def _matrix(means: pl.DataFrame) -> Figure:
 
 
 def _curves(means: pl.DataFrame, along: str, other: str, probe: Probe) -> Figure:
-    """A panel for each model with smoothed gradients; a line for each other model and value of `other` (first four)."""
+    """Return a figure of mean cosines over `along`, with a panel for each model as the first model of a pair.
+
+    `along` and `other` are `copies` and `sigma`, or the reverse. A panel has a line for each second model and each of
+    the first four values of `other`. A thin line shows the cosine without smoothing.
+    """
     models = means["first"].unique(maintain_order=True).to_list()
     smoothed = means.filter(pl.col("copies").is_not_null())
     plain = {(first, second): value for first, second, value in means.filter(pl.col("copies").is_null())
@@ -216,7 +234,10 @@ def _curves(means: pl.DataFrame, along: str, other: str, probe: Probe) -> Figure
 
 
 def linearity(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """Draw, for each image, a panel per model: logits over the distance; the true label's line is thick and black."""
+    """Yield a figure for each image of a linearity probe, with a panel for each model.
+
+    A panel shows the logits over the distance from the image. The line of the true label is thick and black.
+    """
     for (image,), part in rows.group_by("image", maintain_order=True):
         yield str(image), _lines(probe, part, labels)
 
@@ -248,7 +269,10 @@ def _lines(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
 
 
 def intervals(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> _Figures:
-    """Draw a panel per model with a bar per image: light where the prediction is correct, blue where it is wrong."""
+    """Yield the figure of an intervals probe, with a panel for each model and a bar for each image.
+
+    The bar is light grey where the prediction is correct, and blue where it is wrong.
+    """
     models = rows["model"].unique(maintain_order=True).to_list()
     images = rows["image"].unique().sort(descending=True).to_list()
     height = 0.9 + max(2, len(images)) * 0.24
@@ -281,7 +305,11 @@ def _panels(
     count: int, *, size: float, extra: float, height: float | None = None, share: bool = False,
     legend: float = 0.0,
 ) -> tuple[Figure, Sequence[Axes]]:  # fmt: skip
-    """A figure with `count` panels, at most `_MOST_ACROSS` in a row. Sizes are in inches."""
+    """Return a figure and its `count` panels. A row has at most `_MOST_ACROSS` panels.
+
+    Sizes are in inches. `size` is the width of a panel, and also its height if `height` is None. `extra` is further
+    width of the figure, and `legend` is further height of each row. With `share`, all panels have the same y axis.
+    """
     across = min(count, _MOST_ACROSS)
     down = -(-count // across)
     shape = (across * size + extra, down * ((height or size) + legend) + 0.5)
@@ -294,7 +322,7 @@ def _panels(
 
 
 def _figure(inches: tuple[float, float]) -> Figure:
-    # pyplot would keep every figure and may need a display.
+    # Do not use pyplot: it keeps every figure in memory, and may need a display.
     from matplotlib.figure import Figure
 
     return Figure(figsize=inches, layout="constrained")

@@ -1,4 +1,4 @@
-"""Gradients of single models, plain and smoothed, and cosines between them."""
+"""Computes gradients of single models, plain or smoothed, and cosines between two gradients."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from study.reproducibility.rng import Streams
 
 
 def one_step(objective: str, smoothing: Smoothing | None) -> Attack:
-    """Return the recipe of one step with an RMSD of 1 along the gradient."""
+    """Return the recipe of an attack that makes one step of RMSD 1 along the gradient."""
     keys: dict[str, Any] = {"objective": objective, "step": "l2", "steps": 1, "step_size": 1.0}
     return Attack.model_validate(keys | ({"smoothing": smoothing} if smoothing else {}))
 
 
 def key(seed: int, models: Sequence[str], goal: Goal) -> tuple[object, ...]:
-    """Return the key of smoothing noise. It does not contain the probe, so that two probes see the same gradient."""
+    """Return the key that seeds the smoothing noise.
+
+    The key does not contain the name of the probe, so that two probes get the same smoothed gradient.
+    """
     return (seed, "geometry", tuple(models), goal)
 
 
 def batches(given: ImageBatch, engine: Engine) -> Iterator[ImageBatch]:
-    """Yield the images batch by batch, as an attack does."""
+    """Yield the images in batches of the size that attacks use."""
     for first in range(0, len(given.clean), engine.batch_size):
         yield given.take(range(first, min(first + engine.batch_size, len(given.clean))))
 
@@ -50,14 +53,15 @@ def gradients(
     objective: str,
     smoothing: tuple[Sequence[int], float] | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Return gradients (N, C, H, W) of the loss for one model at the clean images.
+    """Return the gradients of one model's loss at the N clean images of `batch`, each (N, C, H, W).
 
-    Without `smoothing`, the list has one item: the plain gradients. With `smoothing` (numbers of copies, sigma), it has
-    one item for each number of copies. A smaller number of copies uses the first noise draws of the largest number, so
-    that one pass serves all numbers. Raises StudyError, with the images' ids, if a gradient is not finite.
+    Without `smoothing`, the list has one array: the plain gradients. With `smoothing`, a pair of numbers of copies and
+    sigma, the list has one array for each number of copies. A smoothed gradient is the mean over copies of the image
+    with different noise. The largest number of copies is computed; smaller numbers take the mean over the first of
+    these copies. Raises StudyError, with the images' ids, if a gradient is not finite.
     """
     counts, sigma = smoothing or ((1,), None)
-    # One call takes the mean over `piece` copies; every number of copies is a multiple of `piece`.
+    # One call of `of` returns the mean over `piece` copies. Every number of copies is a multiple of `piece`.
     piece = math.gcd(*counts)
     recipe = one_step(objective, None if sigma is None else Smoothing(copies=piece, sigma=sigma))
     of = _prepared(model, batch, recipe, engine=engine, key=key(seed, (name,), goal), goal=goal)
@@ -74,9 +78,10 @@ def gradients(
 def _prepared(
     model: Logits, batch: ImageBatch, recipe: Attack, *, engine: Engine, key: tuple[object, ...], goal: Goal
 ) -> Callable[[int], Tensor]:
-    """Return a function that takes the index of a piece of copies, and returns the mean gradient over these copies.
+    """Return a function that maps an integer i to mean gradients, one for each image of the batch.
 
-    The gradient is taken at the clean images, padded to the batch size.
+    A gradient is the mean over the i-th group of noisy copies of the clean image. `recipe` has the number of copies in
+    a group. The batch is padded to the full batch size by repeating its last image.
     """
     count = len(batch.images)
     padded = batch.take([*range(count), *[count - 1] * (engine.batch_size - count)])
@@ -102,8 +107,8 @@ def _finite(gradient: NDArray[np.float32], images: Sequence[str], model: str) ->
 
 
 def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float | None:
-    """Return the cosine of the angle between two gradients of one image; None if one of them is zero."""
-    # Squares of a saturated model's gradient underflow in float32, but not in float64.
+    """Return the cosine of the angle between two gradients of one image; None if one of the gradients is zero."""
+    # Gradients of a saturated model are so small that their squares underflow in float32, but not in float64.
     one, other = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
     lengths = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
     return float(one @ other) / lengths if lengths else None

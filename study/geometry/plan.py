@@ -1,7 +1,7 @@
-"""Divide the probes of a spec into units of work.
+"""Divides the geometry probes of a spec into units of work.
 
-A unit is one probe on the images of one shard. A probe of planes or lines has a unit for each model, because a plane
-has thousands of points; cosines need all models in one unit.
+A unit is one probe on the images of one shard. A gradient-cosine probe compares models, so a unit has all its models.
+Any other probe has a unit for each shard and each model, because one plane alone has thousands of points.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from study.spec.schema import Spec
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """The description of a unit that a worker receives. It contains neither pixels nor models.
+    """The description of a unit (one probe on the images of one shard) for a worker. It has no pixels and no models.
 
     Attributes:
-        models: The probed models.
-        attacks: The attacks of the probe's directions.
-        seed: Seed of random directions and of smoothing.
-        attack_seed: Seed of the attacks.
-        labels: True labels of the images.
-        targets: Target labels of the images.
+        name: The name of the probe in the spec.
+        models: The names of the probed models.
+        attacks: The recipes of the attacks in the probe's directions, by name.
+        seed: The seed of random directions and of smoothing noise.
+        attack_seed: The seed of the attacks.
+        images: The ids of the images.
+        labels: The true labels of the images.
+        targets: The target labels of the images.
     """
 
     name: str
@@ -44,7 +46,10 @@ class ProbeTask:
 
 @dataclass(frozen=True)
 class ProbeUnit:
-    """One probe of `models` on the images of `shard`. A worker must hold the models in `holds`, sources included."""
+    """A unit: one probe of `models` on the images of `shard`.
+
+    `holds` names the models that a worker must have loaded: the probed models and the sources of directions.
+    """
 
     id: str
     name: str
@@ -55,19 +60,19 @@ class ProbeUnit:
 
     @property
     def cost(self) -> float:
-        """Number of predictions or, for cosines, number of gradients."""
+        """The cost of the unit: the number of predictions or, for a gradient-cosine probe, the number of gradients."""
         curve = self.probe.smoothing
         copies = 1 + (max(curve.copies) * len(curve.sigma) if curve else 0)
         return float(len(self.shard.images) * len(self.models) * (self.probe.count or copies))
 
 
 class GeometryPlan:
-    """All units of the probes of a spec."""
+    """The plan of a spec's geometry probes: all their units (one probe on the images of one shard)."""
 
     def __init__(self, spec: Spec, digests: Mapping[str, str], shards: Sequence[Shard]) -> None:
-        """`digests` are the models' digests, by name; `shards` hold the selected images.
+        """`digests`: the digest of each model, by name. `shards`: all selected images.
 
-        Raises StudyError if a probe names images that are not selected.
+        Raises StudyError if a probe names an image that is not selected, or needs more images than are selected.
         """
         self.spec = spec
         self.digests = dict(digests)
@@ -75,13 +80,16 @@ class GeometryPlan:
         self._chosen = {name: self._images_of(name, probe) for name, probe in spec.geometry.items()}
 
     def units(self, done: Mapping[str, Collection[str]] | None = None) -> Iterator[ProbeUnit]:
-        """Yield every unit that is not in `done`, which maps the name of a probe to the ids of its finished units."""
+        """Yield every unit that is not finished. `done`: the ids of finished units, by the name of their probe."""
         for name in self.spec.geometry:
             for models in self.sets(name):
                 yield from self.units_of(name, models, done)
 
     def sets(self, name: str) -> list[tuple[str, ...]]:
-        """Return the sets of models for which probe `name` has units: all its models together, or each model alone."""
+        """Return the sets of models that the units of probe `name` have.
+
+        A gradient-cosine probe has one set with all its models. Any other probe has one set for each model alone.
+        """
         probe = self.spec.geometry[name]
         probed = models_of(self.spec, probe)
         return [probed] if probe.probe == "gradient-cosine" else [(one,) for one in probed]
@@ -89,7 +97,10 @@ class GeometryPlan:
     def units_of(
         self, name: str, models: tuple[str, ...], done: Mapping[str, Collection[str]] | None = None
     ) -> Iterator[ProbeUnit]:
-        """Yield the units of probe `name` on `models` that are not in `done`. All these units need the same models."""
+        """Yield the unfinished units of probe `name` with the set `models`, which is an item of `sets(name)`.
+
+        `done`: the ids of finished units, by the name of their probe. All these units need the same models.
+        """
         finished = (done or {}).get(name, ())
         for shard in self.shards:
             images = tuple(one for one in shard.images if one.image in self._chosen[name])
@@ -107,7 +118,7 @@ class GeometryPlan:
         return ProbeUnit(unit_id, name, probe, models, tuple(dict.fromkeys((*models, *sources))), shard)
 
     def task(self, unit: ProbeUnit) -> ProbeTask:
-        """Return the task of a unit for a worker."""
+        """Return the description of a unit for a worker."""
         images = unit.shard.images
         return ProbeTask(
             name=unit.name,
@@ -145,7 +156,10 @@ class GeometryPlan:
 
 
 def models_of(spec: Spec, probe: Probe) -> tuple[str, ...]:
-    """Return the models of a probe, in the order of the spec."""
+    """Return the models of a probe, in the order of the spec.
+
+    If the probe names no models, these are all models that have gradients and also predict as targets.
+    """
     return tuple(
         name
         for name, model in spec.models.items()

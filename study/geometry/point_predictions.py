@@ -1,6 +1,7 @@
-"""Logits and labels of a model at points around an image, clipped to the pixel box but not rounded.
+"""Computes the logits and labels of a model at points around an image.
 
-The points are not rounded to 8 bits: in a plane that spans few pixel values, many points would become the same image.
+Pixel values are clipped to 0..255, but not rounded to integers. With rounding, many points of a plane that spans only
+a few pixel values would become the same image.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ def logits(
     device: str = "cpu",
     precision: Precision = "float32",
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield logits (p, labels), pass by pass, at `points` (P, K) along `axes` (K, C, H, W) from the image `clean`.
+    """Yield the logits at P points around the image `clean`, one batch of points after another.
 
-    Coordinates are RMSDs in pixel values, before the pixel box clips the image: an axis has an RMSD of 1. All passes
-    have one size; the last one is padded. Raises StudyError if a logit is not finite.
+    `axes` (K, C, H, W): K directions with an RMSD of 1. `points` (P, K): the coordinates of the points along the axes,
+    as RMSDs in pixel values, before pixel values are clipped to 0..255. The logits of a batch of p points are an array
+    (p, number of labels). All batches have the same size. The last batch is padded, but the logits of its padding are
+    not returned. If memory runs out, later batches are halved. Raises StudyError if a logit is not finite.
     """
-    # A copy, because images from an object store are read-only, and torch warns about read-only arrays.
+    # `torch.tensor` copies. Images from Ray's object store are read-only, and torch warns about read-only arrays.
     origin = torch.tensor(clean, dtype=torch.float32, device=device)
     directions = torch.tensor(axes, dtype=torch.float32, device=device)
     where = torch.tensor(points, dtype=torch.float32, device=device)
@@ -49,7 +52,7 @@ def logits(
         found = attempt(functools.partial(_pass, model, origin, directions, part, size=size, precision=precision))
         if isinstance(found, OutOfMemory):
             size = halved(size, found)
-            repaired("memory", f"a probe's predictions: memory ran out, and passes have {size} images from now on")
+            repaired("memory", f"a probe's predictions: memory ran out; from now on, a batch has {size} images")
             continue
         start += len(part)
         if not np.isfinite(found).all():
@@ -69,7 +72,7 @@ def _pass(
     size: int,
     precision: Precision,
 ) -> NDArray[np.float32]:
-    """The logits at the points `part` (p, K), in a pass of `size` images."""
+    """Return the logits (p, labels) at the points `part` (p, K), computed in one batch padded to `size` images."""
     padded = torch.cat([part, part[-1:].expand(size - len(part), -1)])
     moves = sum(padded[:, axis, None, None, None] * direction for axis, direction in enumerate(directions))
     images = (origin + moves).clamp(0, 255).contiguous(memory_format=model.memory_format)
@@ -88,6 +91,6 @@ def labels(
     device: str = "cpu",
     precision: Precision = "float32",
 ) -> NDArray[np.int32]:
-    """Return the most probable label (P,) at every point. Arguments and errors are those of `logits`."""
+    """Return the most probable label at every point, (P,). Arguments and errors are those of `logits`."""
     found = logits(model, clean, axes, points, batch=batch, device=device, precision=precision)
     return np.concatenate([one.argmax(1) for one in found]).astype(np.int32)

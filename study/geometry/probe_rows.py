@@ -1,4 +1,4 @@
-"""The rows of a run's probes, as the commands and the report read them."""
+"""Reads the rows of a run's geometry probes for commands and for the report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from study.spec.schema import Spec
 
 
 def probe_rows(run: str, name: str, probe: Probe) -> pl.DataFrame:
-    """The rows of probe `name`, sorted by image.
+    """Return the rows of probe `name`, sorted by image.
 
-    Each row occurs once: where shards have changed, units of different shards may have measured the same image.
+    If the division of images into shards has changed, two units may have measured the same image. Of such equal rows,
+    only one is returned.
     """
     rows = collect(run, store.scan(run, name, probe.probe).drop("unit", "probe"))
     keys = [column for column in rows.columns if column not in {"cosine", "logit", "top1"}]
@@ -21,15 +22,16 @@ def probe_rows(run: str, name: str, probe: Probe) -> pl.DataFrame:
 
 
 def cosine_rows(run: str, spec: Spec) -> pl.LazyFrame | None:
-    """The rows of all gradient-cosine probes; None if the spec has no such probe."""
+    """Return the rows of all gradient-cosine probes; None if the spec has no such probe."""
     probes = [name for name, probe in spec.geometry.items() if probe.probe == "gradient-cosine"]
     return pl.concat([store.scan(run, name, "gradient-cosine") for name in probes]) if probes else None
 
 
 def plain_cosines(run: str, spec: Spec) -> pl.DataFrame:
-    """The mean cosine of each pair of models, from plain (not smoothed) gradients of untargeted attacks.
+    """Return the mean cosine between the gradients of each pair of models.
 
-    Columns: first, second, cosine, images. If several probes measured a pair, the first probe counts.
+    Only gradients without smoothing and with an untargeted goal are used. Columns: first, second, cosine, images. If
+    several probes have measured the same pair, the first probe counts.
     """
     probes = {
         name: probe

@@ -1,4 +1,4 @@
-"""The Parquet schemas of probes' rows, one for each kind of probe. Each probe has a folder of its own."""
+"""Defines the columns of the rows of geometry probes, as one Parquet schema for each kind of probe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from study.geometry.spec import Kind
 
 VERSION = 1
-"""Version of the columns: every change increases it."""
+"""The version of the columns. Every change of the columns increases the version."""
 
 _EVERY: list[pa.Field[Any]] = [
     pa.field("probe", pa.string(), nullable=False),
@@ -56,7 +56,11 @@ SCHEMAS: Mapping[Kind, pa.Schema] = {
     ),
     "intervals": pa.schema([*_EVERY, *_POINT, _TOP1]),
 }
-"""`label` is the true label, `top1` the predicted label at the point. `u` and `v` (along `along` and `across`) and
-`distance` are RMSDs in pixel values. `copies` and `sigma` are null for plain gradients; otherwise the gradient of
-`first` is smoothed, or both gradients. `cosine` is null if a gradient is zero. `shown` is the label of a logit, and
-`rank` its rank for this model at the image itself (1 is the likeliest); the true label always has rows."""
+"""The columns of a row, by kind of probe.
+
+`label` is the true label, and `top1` the predicted label at the point. `distance`, `u` and `v` are coordinates of the
+point as RMSDs in pixel values: on a line, or on the axes `along` and `across` of a plane. `first` and `second` are the
+two models of a pair. `copies` and `sigma` are null for plain gradients. Otherwise the gradient of `first` is smoothed,
+or both gradients are, as the probe says. `cosine` is null if a gradient is zero. `shown` is the label of a logit.
+`rank` is the rank of this label for the model at the image itself; the most probable label has rank 1. The true label
+always has rows."""

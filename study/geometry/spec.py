@@ -1,7 +1,7 @@
-"""Probes of geometry in a spec: predictions on lines and planes through an image, and the directions of their axes.
+"""Geometry probes in a spec: cosines between gradients, and predictions on lines and planes through an image.
 
-A direction has an RMSD of 1 pixel value. At a distance of 10 along a direction, an image has moved by an RMSD of 10, or
-by less if the pixel box clips it.
+The axis of a line has a direction with an RMSD of 1 pixel value. So at a distance of 10 along the axis, the RMSD
+between the point and the image is 10. It is less than 10 if pixel values are clipped to 0..255.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from study.spec.shorthand import Names, OneOrMore, also
 Kind = Literal["gradient-cosine", "regions", "linearity", "intervals"]
 Ids = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 EACH = "each"
-"""`gradient_of: each`: the gradient of the probed model itself."""
+"""The value of `gradient_of` that means the gradient of the probed model itself."""
 
 KEYS: Mapping[Kind, tuple[str, ...]] = {
     "gradient-cosine": ("goal", "objective", "smoothing"),
@@ -42,9 +42,10 @@ Loss = Literal["cross-entropy", "log(1-p)", "logit", "margin"]
 
 
 class Curve(Frozen):
-    """Smoothed gradients (Wu et al. 2019, equation 6), for each number of `copies` with each `sigma` (pixel values).
+    """Smoothed gradients (Wu et al. 2019, equation 6): means over copies of the image with Gaussian noise.
 
-    `of: first` smooths only the gradient of a pair's first model, as in their figure 3a; `of: both` smooths the
+    Each number of `copies` is combined with each standard deviation `sigma` of the noise, in pixel values. `of: first`
+    smooths only the gradient of the first model of a pair, as in figure 3a of Wu et al. `of: both` smooths the
     gradients of both models.
     """
 
@@ -54,9 +55,9 @@ class Curve(Frozen):
 
 
 class LineRange(Frozen):
-    """Evenly spaced distances (RMSD), both ends included: `{from: -50, to: 50, by: 0.5}`.
+    """Evenly spaced distances (RMSDs in pixel values), such as `{from: -50, to: 50, by: 0.5}`. Both ends are included.
 
-    A negative distance is a move against the direction.
+    A negative distance means a point on the other side of the image, opposite to the direction.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -79,13 +80,13 @@ class LineRange(Frozen):
 class Direction(Frozen):
     """The direction of a line or plane through an image: random, a gradient, or the perturbation of an attack.
 
-    - `random`, or `{random: 1}` for another random direction: normally distributed, and determined by the study's seed,
-      this number and the image. Probes with different points therefore use the same plane;
-    - `{gradient_of: a}`: the gradient of model a's loss, with `objective`; smoothed if `smoothing` is given.
-      `{gradient_of: [a, b]}` uses the loss of an ensemble (Liu et al. 2017, equation 6), `{gradient_of: each}` that of
-      the probed model itself;
-    - `{attack: mi, sources: [a, b]}`: the direction from the image to its adversarial image, which is the same as in an
-      experiment with the study's first seed.
+    - `random`: a random direction with normally distributed values. `{random: 1}` is another one. The study's seed,
+      this number and the image determine the direction, so several probes can use the same plane.
+    - `{gradient_of: a}`: the gradient of the loss of model a. `objective` is this loss. If `smoothing` is given, the
+      gradient is smoothed. `{gradient_of: [a, b]}` uses the loss of an ensemble (Liu et al. 2017, equation 6).
+      `{gradient_of: each}` uses the loss of the probed model itself.
+    - `{attack: mi, sources: [a, b]}`: the direction from the image to its adversarial image. The adversarial image is
+      the same as in an experiment with the study's first seed.
 
     With `goal: targeted`, gradients and attacks lead to the image's target label.
     """
@@ -126,7 +127,7 @@ class Direction(Frozen):
         return self
 
     def models(self, probed: str) -> tuple[str, ...]:
-        """Return the source models of the direction in a probe of model `probed`."""
+        """Return the models whose gradients define the direction, in a probe of model `probed`; empty if random."""
         named = self.gradient_of or self.sources or ()
         return (probed,) if named == (EACH,) and self.gradient_of else tuple(sorted(set(named)))
 
@@ -137,7 +138,7 @@ class Direction(Frozen):
 
     @property
     def title(self) -> str:
-        """The name of an axis in tables, figures and messages."""
+        """The name of the direction in tables, figures and messages."""
         aim = ", targeted" if self.goal == "targeted" else ""
         if self.gradient_of:
             whose = "the model itself" if self.gradient_of == (EACH,) else " + ".join(self.gradient_of)
@@ -149,17 +150,19 @@ class Direction(Frozen):
 
 
 class Probe(Frozen):
-    """A probe of the geometry of `models` (absent: all models with gradients) at `images`.
+    """A geometry probe: it measures gradients or predictions of models around images.
 
-    `images` is `all` selected images, a number of them (the seed chooses), or a list of their ids.
+    `models` are the probed models. If absent, these are all models that have gradients and also predict as targets.
+    `images` is `all` selected images, a list of their ids, or a number of images, which the study's seed chooses.
+    `probe` is one of:
 
-    - `gradient-cosine`: the cosine between the gradients of every pair of models (Liu et al. 2017, table 33); with
-      `smoothing`, also for each number of copies and each sigma (Wu et al. 2019, figure 3a);
+    - `gradient-cosine`: the cosine between the gradients of every pair of models (Liu et al. 2017, table 33). With
+      `smoothing`, also the cosine for each number of copies and each sigma (Wu et al. 2019, figure 3a).
     - `regions`: the predicted label at `points` x `points` points of a plane, from -`extent` to `extent` on both axes
       (Liu et al., figures 3 to 5). `across` is made orthogonal to `along`. With `step: sign`, the signs of both
-      directions are the axes (Wu et al., figure 9);
-    - `linearity`: the logits of the true label and of the `labels` likeliest labels at `distances` along a line (Liu et
-      al., figure 7);
+      directions are the axes (Wu et al., figure 9).
+    - `linearity`: the logits of the true label and of the `labels` most probable labels, at `distances` along a line
+      (Liu et al., figure 7).
     - `intervals`: the predicted label at `distances` along a line (Liu et al., figure 6).
     """
 
@@ -208,12 +211,12 @@ class Probe(Frozen):
 
     @property
     def directions(self) -> tuple[Direction, ...]:
-        """The directions of the probe's line or plane; none for a gradient-cosine."""
+        """The directions of the probe's line or plane; empty for a gradient-cosine probe."""
         return tuple(one for one in (self.along, self.across) if one is not None)
 
     @property
     def attacks(self) -> tuple[str, ...]:
-        """The attacks in the probe's directions."""
+        """The names of the attacks in the probe's directions."""
         return tuple(one.attack for one in self.directions if one.attack is not None)
 
     @property
@@ -223,13 +226,13 @@ class Probe(Frozen):
 
     @property
     def axis(self) -> tuple[float, ...]:
-        """The coordinates of a plane's points on each axis; the middle one is 0."""
+        """The coordinates of a plane's points on each axis, in ascending order. The middle coordinate is 0."""
         half = self.points // 2
         return tuple((index - half) * (self.extent / half) for index in range(self.points))
 
     @property
     def count(self) -> int:
-        """Number of points of the probe's line or plane; 0 for a gradient-cosine."""
+        """The number of points of the probe's line or plane; 0 for a gradient-cosine probe."""
         if self.distances is not None:
             return len(self.distances.levels)
         return self.points**2 if self.probe == "regions" else 0

@@ -1,4 +1,7 @@
-"""Verifies the rows of geometry probes: all Parquet parts are intact, and every unit has rows in exactly one part."""
+"""Verifies the rows of geometry probes.
+
+All Parquet parts must be intact. Every unit (one probe on the images of one shard) must have rows in exactly one part.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ _MOVE = integrity.advice("geometry")
 
 
 def check(report: VerificationReport) -> None:
-    """Add the errors in the rows of probes to `report`, if its run has a readable spec with probes."""
+    """Add the problems in the rows of probes to `report`. Does nothing if the run has no readable spec or no probes."""
     folder = RunFolder(report.run)
     try:
         spec = resume.spec_of(folder)
         selected = resume.as_it_lies(folder) if folder.begun else None
     except (StudyError, OSError):
-        # `study.results.verify` has reported the error.
+        # `study.results.verify` has already reported this error.
         return
     if not spec.geometry or selected is None:
         return
@@ -43,11 +46,11 @@ def check(report: VerificationReport) -> None:
     missing = [one for one in wanted if one not in there]
     if missing:
         what = f"{len(missing)} of {len(wanted)} units of probes have no rows"
-        report.add("incomplete", what, f"such as {missing[0]}", "launch the study again: it runs the missing units")
+        report.add("incomplete", what, f"such as {missing[0]}", "launch the study again to run the missing units")
 
 
 def _units(folder: RunFolder, name: str, kind: Kind, report: VerificationReport) -> set[str]:
-    """The ids of a probe's units that have rows. Adds unreadable parts, and units in two parts, to `report`."""
+    """Return the ids of a probe's units that have rows. Add unreadable parts and units in two parts to `report`."""
     place = folder.geometry(name)
     add_strays(place, "geometry/", report)
     holders: dict[str, StoragePath] = {}
@@ -56,15 +59,16 @@ def _units(folder: RunFolder, name: str, kind: Kind, report: VerificationReport)
         for unit in [] if found is None else found:
             if unit in holders:
                 both = f"{holders[unit]} and {path}: unit {unit}"
-                report.add(
-                    "damaged", "two parts have the same unit of a probe", both, "move one of them out of geometry/"
-                )
+                report.add("damaged", "two parts have the same unit of a probe", both, "move one part out of geometry/")
             holders.setdefault(unit, path)
     return set(holders)
 
 
 def _read(path: StoragePath, kind: Kind, report: VerificationReport) -> list[str] | None:
-    """The units in a part; None if it is unreadable."""
+    """Return the ids of the units in a part; None if the part cannot be read or has other columns.
+
+    Problems of the part are added to `report`.
+    """
     rows = read_part(path, VERSION, report, _MOVE)
     if rows is None:
         return None

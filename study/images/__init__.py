@@ -1,4 +1,4 @@
-"""Image sets: candidates, decoding, selection and labels."""
+"""Image sets: the list of their images, decoding, selection and labels."""
 
 from study.images.image_sets import Candidate, ImageSet, candidates
 

@@ -1,7 +1,7 @@
-"""Clean accuracy of models, and likely causes where it is no better than chance: labels, or the range of the input.
+"""Clean accuracy of models, and likely causes if a model is no better than chance: its labels, or its range of inputs.
 
-The success rate of an attack means nothing for a target that misclassifies clean images, so every launch, table and
-report shows the counts of correct predictions. They cover all images of the clean pass, before any selection.
+The success rate of an attack means nothing for a target that misclassifies clean images. Therefore every launch, table
+and report shows the counts of correct predictions. The counts cover all images of the clean pass, before any selection.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import polars as pl
 from study.images.labels import ABSTAINED
 
 KEY = "clean"
-"""The key of the counts in the record of a model."""
+"""The key under which the record of a model has the counts."""
 
 _ENOUGH = 8
-"""Smallest number of images for a conclusion."""
+"""Smallest number of images that allows a conclusion."""
 _CHANCE, _CLEAR = 0.05, 0.0005
 
 
 @dataclass(frozen=True)
 class Right:
-    """Numbers of a model's correct predictions on `images` clean images.
+    """The numbers of correct predictions of one model on `images` clean images.
 
     `right` counts correct predictions with the given labels. `one_lower` and `one_higher` count the predictions that
     would be correct if every label were 1 lower or 1 higher.
@@ -46,12 +46,16 @@ class Right:
 
     @property
     def share(self) -> float:
-        """Accuracy, 0..1; `images` must not be 0."""
+        """The accuracy, 0..1. `images` must not be 0."""
         return self.right / self.images
 
 
 def tally(answers: Iterable[tuple[int, Mapping[str, int | None]]]) -> dict[str, Right]:
-    """Return the counts by model. `answers` has, for each image, its label and the label that each model predicts."""
+    """Return the counts of correct predictions by model.
+
+    `answers` has, for each image, its true label and the label that each model predicts. The predicted label of a
+    service is None, because services predict no label of the study.
+    """
     counts: dict[str, list[int]] = {}
     for label, said in answers:
         for name, one in said.items():
@@ -63,7 +67,10 @@ def tally(answers: Iterable[tuple[int, Mapping[str, int | None]]]) -> dict[str, 
 
 
 def recorded(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Right]:
-    """Return the counts in the records of models, by model. Records of earlier versions have no counts."""
+    """Return the counts of correct predictions that the records of models contain, by model.
+
+    Records of earlier versions have no counts, and are left out.
+    """
     keys = {one.name for one in fields(Right)}
     return {
         name: Right(**counts)
@@ -75,9 +82,10 @@ def recorded(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Right]:
 def described(
     models: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]], further: Mapping[str, Right]
 ) -> dict[str, dict[str, Any]]:
-    """Return the records of `models` with counts: the sum of the counts in `before` and in `further`.
+    """Return the records of `models`, each with its counts of correct predictions.
 
-    A model in `before` without counts gets none, because its counts would be incomplete.
+    The counts are the sum of those in `before`, the earlier records, and those in `further`. A model that has an
+    earlier record without counts gets no counts, because they would be incomplete.
     """
     counts = recorded(before)
     for name, one in further.items():
@@ -87,7 +95,10 @@ def described(
 
 
 def of_selected(frame: pl.DataFrame) -> dict[str, Right]:
-    """Return the counts over the selected images in `images.parquet`, without services, which predict no label."""
+    """Return the counts of correct predictions on the selected images in `images.parquet`, by model.
+
+    Services are left out, because they predict no label.
+    """
     answer = pl.col("clean").struct
     top = answer.field("top5").list.first()
     if any(one.name == "abstained" for one in frame.schema["clean"].inner.fields):  # type: ignore[attr-defined]
@@ -110,7 +121,7 @@ def of_selected(frame: pl.DataFrame) -> dict[str, Right]:
 
 
 def told(found: Mapping[str, Right]) -> str:
-    """Return all counts in one line of text."""
+    """Return the counts of correct predictions of all models as one line of text."""
     each = [
         f"{name} {one.right} of {one.images} ({100 * one.share:.0f} %)" for name, one in found.items() if one.images
     ]
@@ -118,10 +129,11 @@ def told(found: Mapping[str, Right]) -> str:
 
 
 def doubts(found: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]], labels: int) -> list[str]:
-    """Return a sentence for each model whose accuracy on eight images or more is no better than a guess among `labels`.
+    """Return a sentence for each model whose accuracy is no better than a guess among `labels` labels.
 
-    The sentence names likely causes: shifted labels, if labels shifted by 1 fit clearly (p below 0.0005 for a guess),
-    and the range of the input, if the model's mean does not fit this range. `models` are the records of the models.
+    Models with fewer than eight images are left out. The sentence names likely causes. One cause is shifted labels, if
+    labels shifted by 1 fit clearly (p below 0.0005 for a guess). Another cause is the range of the input, if the
+    model's mean and std do not fit this range. `models` are the records of the models.
     """
     lines = []
     for name, one in found.items():
@@ -137,7 +149,10 @@ _OTHERWISE = "check its weights, its preprocessing (mean, std, range, channels),
 
 
 def guesses(one: Right, labels: int) -> bool:
-    """Whether the accuracy is compatible with guessing: one-sided exact binomial test at 0.05."""
+    """Return whether the accuracy is compatible with guessing, by a one-sided exact binomial test at the level 0.05.
+
+    Return False for fewer than eight images.
+    """
     return one.images >= _ENOUGH and _at_least(one.right, one.images, 1 / labels) > _CHANCE
 
 
@@ -164,7 +179,10 @@ def _ranged(model: Mapping[str, Any]) -> list[str]:
 
 
 def _at_least(hits: int, images: int, share: float) -> float:
-    """The probability of at least `hits` hits, each with probability `share` (between 0 and 1, both excluded)."""
+    """Return the probability of at least `hits` hits in `images` trials.
+
+    `share` is the probability of each hit, between 0 and 1, both excluded.
+    """
     whole = math.lgamma(images + 1)
     fewer = (
         whole - math.lgamma(count + 1) - math.lgamma(images - count + 1)

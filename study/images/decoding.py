@@ -1,4 +1,4 @@
-"""Decode stored images into pixels at the size of an image set."""
+"""Decode stored images into pixels, at the size that an image set has."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""Exceptions that Pillow and pyarrow raise for damaged files."""
+"""The exceptions that Pillow and pyarrow raise for damaged files."""
 _MOST_PIXELS = 2**28
 
 
 def read(stored: Stored, images: ImageSet) -> NDArray[np.uint8]:
-    """Decode an image into `uint8` (channels, size, size), with `fit`, `channels` and `size` of `images`.
+    """Decode an image into `uint8` (channels, size, size). `fit`, `channels` and `size` of `images` say how:
 
-    - fit crop: resize the short side to floor(size / 0.875), antialiased bicubic, and crop the centre, as torchvision's
-      Resize and CenterCrop do; smaller images are enlarged;
-    - fit squash: resize both sides to `size`, antialiased bicubic;
-    - fit exact: accept only images of that size, and change no pixel.
+    - fit crop: the short side is resized to floor(size / 0.875), antialiased bicubic, and the centre is cropped, as
+      torchvision's Resize and CenterCrop do. Smaller images are enlarged;
+    - fit squash: both sides are resized to `size`, antialiased bicubic;
+    - fit exact: only images of this size are accepted, and no pixel changes.
 
-    Raises StudyError, which names the image, if it is missing, cannot be decoded or does not fit.
+    Raises StudyError, which names the image, if the image is missing, cannot be decoded or does not fit.
     """
     image, size = decode(stored, images.channels), images.size
     if images.fit == "exact":
@@ -59,7 +59,7 @@ def read(stored: Stored, images: ImageSet) -> NDArray[np.uint8]:
     if images.fit == "squash":
         return array(image.resize((size, size), Image.Resampling.BICUBIC))
     short = math.floor(size / 0.875)
-    # Truncated and rounded as torchvision's Resize and CenterCrop do.
+    # Sizes are truncated and positions are rounded in the same way as in torchvision's Resize and CenterCrop.
     width, height = (short * side // min(image.size) for side in image.size)
     if width * height > _MOST_PIXELS:
         raise StudyError(
@@ -74,10 +74,10 @@ def read(stored: Stored, images: ImageSet) -> NDArray[np.uint8]:
 def decode(stored: Stored, channels: int) -> Image.Image:
     """Decode an image at its own size: greyscale for one channel, RGB for three.
 
-    Only the first frame is read; the EXIF orientation is applied; transparency is composed over white. Colour becomes
-    grey with the weights of ITU-R 601. 16-bit greyscale is rounded to 8 bits; of 16-bit colour, Pillow keeps the upper
-    8 bits. Colour profiles are ignored: all values count as sRGB. Raises StudyError, which names the image, if it is
-    missing or cannot be decoded.
+    Only the first frame is read. The EXIF orientation is applied. Transparent pixels are composed over white. Colour
+    becomes grey with the weights of ITU-R 601. 16-bit greyscale is rounded to 8 bits; for 16-bit colour, Pillow keeps
+    the upper 8 bits. Colour profiles are ignored: all values count as sRGB. Raises StudyError, which names the image,
+    if the image is missing or cannot be decoded.
     """
     try:
         with stored.open() as opened:
@@ -109,11 +109,11 @@ def digest(pixels: NDArray[np.uint8]) -> str:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The image without transparency, with at most 8 bits per channel."""
+    """Return the image without transparency, with at most 8 bits per channel."""
     deep = image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if deep:
         levels = np.asarray(image).astype(np.int64)
-        # 257 = 65535 / 255; adding half of it rounds to the nearest.
+        # 257 is 65535 / 255. Adding half of 257 before the division rounds to the nearest value.
         grey = ((levels + 128) // 257).astype(np.uint8)
         if isinstance(image.info.get("transparency"), int):
             grey[levels == image.info["transparency"]] = 255

@@ -1,4 +1,4 @@
-"""Folders of images that are labelled by the names of folders or files."""
+"""Folders of images whose labels are in the names of folders or files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.images.labels import LabelSet
 from study.images.location import FileImage, Listed
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-"""Suffixes of image files, in lower case."""
+"""The suffixes of image files, in lower case."""
 
 _KINDS = (
     "folders named by labels, files named <WordNet id>_<anything>, or any image files whose labels are in "
@@ -33,12 +33,12 @@ def must_be_folder(folder: Path) -> None:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file has the name of an image."""
+    """Return whether a file has the name of an image: a suffix in `SUFFIXES`, and no dot at the beginning."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def without_suffix(path: str) -> str:
-    """Return a path without its suffix if this is a suffix of images; other suffixes stay."""
+    """Return a path without its suffix if the suffix is one of `SUFFIXES`; else return the path unchanged."""
     return os.path.splitext(path)[0] if Path(path).suffix.lower() in SUFFIXES else path
 
 
@@ -57,9 +57,9 @@ def contents(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
-    """List the images of a folder with the labels in the names of folders or files.
+    """List the images of a folder, with the labels that the names of folders or files give.
 
-    Raises StudyError if a name has no label, or if names use different conventions.
+    Raises StudyError if a name gives no label, or if names use different conventions.
     """
     folders, files = contents(folder)
     inside = {inner: contents(inner)[1] for inner in folders}
@@ -88,7 +88,10 @@ def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
 
 
 def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[str, int]:
-    """The label of each folder by its name."""
+    """Return the label of each folder, by the name of the folder.
+
+    `folders` are the names of all folders in `folder`. Raises StudyError if a name gives no label.
+    """
     given = list(folders)
     by_name = {name: index for index, name in enumerate(labels.labels)}
     numbers = [name for name in given if name not in by_name and name.isascii() and name.isdecimal()]
@@ -119,7 +122,10 @@ def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[s
 
 
 def _flat(folder: Path, files: list[Path], labels: LabelSet) -> list[Listed]:
-    """List files that are named by WordNet ids, as in ILSVRC's training set."""
+    """List image files whose names begin with WordNet ids, as in ILSVRC's training set.
+
+    `files` are the image files in `folder`. Raises StudyError if a name gives no label.
+    """
     found = {path: _WORDNET_FILE.match(path.name) for path in files}
     plain = [path for path, match in found.items() if match is None]
     if plain and len(plain) == len(files):

@@ -14,7 +14,10 @@ from study.images.labels import LabelSet
 from study.images.location import FileImage, Listed
 
 _ALL = 50_000
-"""The number of validation images. A file with a line for each of them is accepted for a folder with some of them."""
+"""The number of validation images.
+
+A file with this number of lines is also accepted if the folder has only some images.
+"""
 
 _NUMBER = re.compile(r".*_(\d{8})")
 _ACCEPTED = (
@@ -24,11 +27,12 @@ _ACCEPTED = (
 
 
 def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
-    """List the validation images of `folder` with their labels. The name of image k ends in k, with eight digits.
+    """List the validation images of `folder` with their labels.
 
-    Line k of `file` has the label of image k: a WordNet id, or a class number of the development kit, which the kit's
-    meta.mat maps to a WordNet id. In Caffe's format, each line has an image's name and a label that counts from 0.
-    Raises StudyError if lines and images do not match.
+    The name of image k ends in k, written with eight digits. Line k of `file` has the label of image k: a WordNet id,
+    or a class number of the development kit. The kit's meta.mat maps class numbers to WordNet ids. In Caffe's format,
+    each line has the name of an image, and a label that counts from 0. Raises StudyError if lines and images do not
+    match.
     """
     folders, files = contents(folder)
     if folders and not files:
@@ -64,7 +68,7 @@ def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
 
 
 def _labels(file: Path, labels: LabelSet) -> dict[int, int]:
-    """Labels by image number."""
+    """Return the label of each image that the file lists, by the number of the image."""
     try:
         lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -110,7 +114,10 @@ def _labels(file: Path, labels: LabelSet) -> dict[int, int]:
 
 
 def _wordnet_ids(file: Path) -> dict[int, str]:
-    """WordNet ids by the numbers of the development kit, from its meta.mat."""
+    """Return the WordNet ids, by the class numbers of the development kit. They are read from the kit's meta.mat.
+
+    `file` is the ground truth; meta.mat is beside it or in the subfolder `data`.
+    """
     places = [file.parent / "meta.mat", file.parent / "data" / "meta.mat"]
     meta = next((path for path in places if path.is_file()), None)
     if meta is None:

@@ -1,4 +1,4 @@
-"""The spec of an image set, and the list of its images with labels. Nothing is decoded here."""
+"""The section `images` of a spec, and the list of the images of an image set with labels. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _TARGETS: dict[str, dict[str, Any]] = {"most-confusing": {"rank": 1}, "least-lik
 
 
 class Ranked(Frozen):
-    """A target label chosen by the predicted probabilities of the clean image.
+    """A target label that is chosen by the predicted probabilities of the clean image.
 
-    Rank 1 is the most probable label other than the true label; `last` is the least probable one. `by` names the models
-    whose probabilities are averaged; by default, these are the source models.
+    Rank 1 is the most probable label other than the true label; `last` is the least probable label. `by` names the
+    models whose probabilities are averaged; by default, these are the source models.
     """
 
     rank: Annotated[int, Field(ge=1)] | Literal["last"]
@@ -51,16 +51,19 @@ class ImageSet(Frozen):
     - `records`: the `split` of MNIST's or CIFAR-10's own binary files.
 
     `labels` is a known label set, a list of names, or a text file of names. `size`, `fit` and `channels` define the
-    pixels of all images. The study's seed determines a random order of the images; the study uses the first `count`
-    images that `keep` admits or, with `draw: last`, the last ones. Target labels come from the `list` or the `parquet`
-    files if these have them; else they are drawn uniformly from the other labels, with the seed and the image's id.
-    `targets: list` requires that they come from the files, and `targets: random` that they are drawn; other values of
-    `targets` choose a label by its rank in the clean predictions. With `corrupt: stop`, an unreadable image stops the
-    study; with `corrupt: leave-out`, it is left out.
+    pixels of all images. The study's seed determines a random order of the images. The study uses the first `count`
+    images in this order that `keep` admits; with `draw: last`, it uses the last `count` of them.
+
+    Target labels come from the `list` or the `parquet` files if these have target labels. Otherwise they are drawn
+    uniformly from the other labels, with the seed and the image's id. `targets: list` requires target labels in the
+    files. With `targets: random`, target labels are always drawn. Other values of `targets` choose a label by its rank
+    in the clean predictions.
+
+    With `corrupt: stop`, an unreadable image stops the study. With `corrupt: leave-out`, the image is left out.
     """
 
     PLACES: ClassVar[tuple[str, ...]] = ("folder", "list", "truth", "parquet", "records")
-    """The keys that give the place of the data, not its content."""
+    """The keys that say where the data is, not what it contains."""
 
     sample: Literal["foolbox"] | None = None
     folder: str | None = None
@@ -167,7 +170,7 @@ def _refuse(what: str, accepted: str | None = None) -> NoReturn:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that may be selected: its id, its place, its label and its target label.
+    """An image that may be selected: its id, its file or other place, its true label and its target label.
 
     The target label is None if clean predictions determine it later.
     """
@@ -179,10 +182,10 @@ class Candidate:
 
 
 def candidates(images: ImageSet, seed: int, *, targeted: bool = False) -> list[Candidate]:
-    """Return all images of the set in the order of selection: sorted by a hash of the seed and the id.
+    """Return all images of the set in the order of selection: sorted by a hash of the seed and the image id.
 
     With `draw: last`, the order is reversed. The order of files, folders and lines has no influence. Raises StudyError
-    if the data does not match the spec, or, with `targeted`, if a target label is the true label.
+    if the data does not match the spec, or if a target label is the true label and `targeted` is true.
     """
     labels = label_set(images.labels)
     found = []
@@ -216,7 +219,10 @@ def _listed(images: ImageSet, labels: LabelSet, *, targeted: bool) -> _Listing:
 
 
 def _random_target(image: str, label: int, seed: int, labels: int) -> int:
-    """A uniform draw from the labels other than the true one, determined by the image's id and the seed."""
+    """Return a uniform draw from the labels other than the true label `label`.
+
+    The image id and the seed determine the draw. `labels` is the number of labels.
+    """
     drawn = int(digest(seed, image, "target label"), 16) % (labels - 1)
     return drawn + (drawn >= label)
 

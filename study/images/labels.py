@@ -1,7 +1,7 @@
-"""Label sets: labels in their order, and their names.
+"""Label sets: the labels of a study in their order, and the names of labels.
 
-A study has one label set. Images and models refer to labels by their index in this set. If a network has its outputs in
-another order, the spec of the model lists the names of its outputs.
+A study has one label set. Images and models refer to a label by its index in this set. If a network has its outputs in
+another order, the model's spec lists the names of its outputs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ KNOWN = ("imagenet", "cifar10", "mnist", "fashion-mnist")
 _MOST_LABELS = 1_000_000
 
 ABSTAINED = -1
-"""The label that stands for no answer, in the predictions of a target that votes."""
+"""The label in a prediction that means "no answer". It occurs for a target that lets several predictions vote."""
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels by index. `name` is the name of a known set, or `own`."""
+    """The names of labels, by index. `name` is the name of a known label set, or `own`."""
 
     name: str
     labels: tuple[str, ...]
@@ -37,16 +37,19 @@ class LabelSet:
         return len(self.labels)
 
     def find(self, text: str) -> int | None:
-        """Return the index of a label, from its name or from its index in digits, or None. Names take precedence."""
+        """Return the index of the label that `text` gives by name or by index in digits; None if there is none.
+
+        If `text` is both a name and an index, the name counts.
+        """
         found = _positions(self.labels).get(text)
         if found is None and text.isascii() and text.isdecimal() and int(text) < len(self.labels):
             return int(text)
         return found
 
     def named(self, text: str) -> int | None:
-        """Return the index of the label that a data set calls `text`, or None.
+        """Return the index of the label that a data set calls `text`; None if there is none.
 
-        `text` is the label's name or all of its words, as in "tench, Tinca tinca". Case and spaces are ignored.
+        `text` is the label's name, or all words for the label, as in "tench, Tinca tinca". Case and spaces are ignored.
         """
         return _by_name_and_words(self).get(_plain(text))
 
@@ -57,19 +60,19 @@ class LabelSet:
         return list(itertools.islice(found, most))
 
     def words(self, index: int) -> tuple[str, ...]:
-        """Return the words for a label, most usual first. For ImageNet, these are WordNet's lemmas."""
+        """Return the words for a label, the most usual word first. For ImageNet, these are WordNet's lemmas."""
         return _lemmas()[self.labels[index]] if self.name == "imagenet" else (self.labels[index],)
 
     @property
     def accepted(self) -> str:
-        """The accepted forms of a label, for a message."""
+        """The forms in which a label may be written, as text for a message."""
         if self.name == "imagenet":
             return "0 to 999, or a WordNet id such as n01440764"
         return f"0 to {len(self) - 1}, or a name: {names(self.labels)}"
 
 
 def label_set(given: str | Sequence[str]) -> LabelSet:
-    """Return the known label set of this name, or a label set of these names in this order."""
+    """Return the known label set of this name, or a label set of the given names in the given order."""
     if not isinstance(given, str):
         return LabelSet("own", tuple(given))
     known = {"cifar10": _CIFAR10, "mnist": _DIGITS, "fashion-mnist": _FASHION}
@@ -77,9 +80,9 @@ def label_set(given: str | Sequence[str]) -> LabelSet:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read label names from a text file, one per line.
+    """Return the label names in a text file, which has one name per line.
 
-    Raises StudyError if the file cannot be read, has a name twice, or has fewer than two or too many names.
+    Raises StudyError if the file cannot be read, has a name twice, has fewer than two names, or has too many names.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -109,7 +112,7 @@ def _positions(labels: tuple[str, ...]) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=64)
 def _by_name_and_words(labels: LabelSet) -> dict[str, int]:
-    """The indices of labels by their names, and by their words if no other label has the same words."""
+    """Return the indices of labels by name, and also by all their words if no other label has the same words."""
     by_words: dict[str, int | None] = {}
     for index in range(len(labels)):
         words = _plain(", ".join(labels.words(index)))
@@ -123,7 +126,10 @@ def _plain(text: str) -> str:
 
 
 def _timm_metadata(name: str) -> str:
-    """Read a file of timm's metadata without importing timm, which takes seconds."""
+    """Return the text of a file in timm's metadata.
+
+    The package timm is not imported, because importing it takes seconds.
+    """
     found = importlib.util.find_spec("timm")
     assert found is not None, "timm is a dependency of study"
     assert found.submodule_search_locations, "timm is a package"
@@ -132,7 +138,7 @@ def _timm_metadata(name: str) -> str:
 
 @functools.cache
 def _wordnet_ids() -> tuple[str, ...]:
-    """ImageNet's 1,000 WordNet ids in the order of ILSVRC 2012's folders and of the outputs of the zoos' networks."""
+    """Return ImageNet's 1,000 WordNet ids in the order of ILSVRC 2012's folders and of the zoos' network outputs."""
     ids = tuple(_timm_metadata("imagenet_synsets.txt").split())
     assert len(ids) == 1000, f"timm names {len(ids)} labels, not ImageNet's 1,000"
     return ids

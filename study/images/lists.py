@@ -1,4 +1,4 @@
-"""Image lists: CSV files with files and labels, in the common dialects."""
+"""Image lists: CSV files with the names of image files and their labels, in the common formats."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ _TARGET = ("target", "target_label", "targeted_label")
 
 @dataclass(frozen=True)
 class _Dialect:
-    """The format of a list: columns of files, labels and targets, number of the first label, suffix of files.
+    """The format of a list.
 
-    `boxes` says whether the cell of a label also has bounding boxes, `heading` whether the first row is a heading.
+    Attributes:
+        name: The name of the format, for messages.
+        file: The column of file names.
+        label: The column of labels.
+        target: The column of target labels; None if target labels are not read.
+        first: The number with which labels begin, 0 or 1.
+        suffix: The suffix that is added to file names.
+        boxes: Whether the cell of a label also has bounding boxes.
+        heading: Whether the first row is a heading.
     """
 
     name: str
@@ -42,14 +50,15 @@ def read_list(
     """List the images of `folder` that the CSV `file` names, with their labels.
 
     `targets` says whether to read target labels; None reads them if the list has them. A target label that equals the
-    true label is an error if `targeted`, else it is dropped. The headings decide the dialect:
+    true label is an error if `targeted`; otherwise it is dropped. The heading decides the format of the list:
 
     - `file,label[,target]`, with or without a heading; also TransferAttack's `filename,label[,targeted_label]`;
-    - NIPS 2017: `ImageId`, `TrueLabel`, `TargetClass`; labels count from 1, and files are PNGs;
-    - Kaggle's `LOC_val_solution.csv`: `ImageId,PredictionString`, whose first word is a WordNet id; files are JPEGs.
+    - NIPS 2017: `ImageId`, `TrueLabel`, `TargetClass`. Labels count from 1, and files are PNGs;
+    - Kaggle's `LOC_val_solution.csv`: `ImageId,PredictionString`. The first word of the second column is a WordNet id,
+      and files are JPEGs.
 
-    A label is a number (3, also 3.0) or a name of the label set. A file name may lack its suffix, have it in another
-    case, or have backslashes between folders. Raises StudyError with the line that cannot be read.
+    A label is a number (3, also 3.0) or a name of the label set. A file name may lack its suffix, have the suffix in
+    another case, or have backslashes between folders. Raises StudyError with the line that cannot be read.
     """
     must_be_folder(folder)
     rows = _rows(file, labels)
@@ -112,7 +121,7 @@ def _rows(file: Path, labels: LabelSet) -> _Rows:
 
 
 def _dialect(rows: _Rows, targets: bool | None, file_of_list: Path, labels: LabelSet) -> tuple[_Dialect, _Rows]:
-    """The dialect of the rows, and the rows without the heading."""
+    """Return the format of the rows, and the rows without the heading."""
     heading = [cell.strip().lower() for cell in rows[0][1]] if rows else []
 
     def place(*known: str) -> int | None:
@@ -132,13 +141,17 @@ def _dialect(rows: _Rows, targets: bool | None, file_of_list: Path, labels: Labe
         _refuse_unknown_heading(rows, file_of_list, labels)
         return _Dialect("file,label[,target]", target=2 if wanted else None, heading=False), rows
     if targets and found.target is None:
-        # Name a column behind the last one, so that the first row is refused for its missing target label.
+        # The list has no target labels. Use a column after the last one: the first row is then refused, because this
+        # column is empty.
         found = replace(found, target=len(heading))
     return found if targets is not False else replace(found, target=None), rows[1:]
 
 
 def _refuse_unknown_heading(rows: _Rows, file: Path, labels: LabelSet) -> None:
-    """Raise StudyError if the first row can only be a heading: it has no label, and the second row has one."""
+    """Raise StudyError if the first row is a heading with unknown names.
+
+    This is certain if no word of the first row is a label or a file name, and the second row has a label.
+    """
     if len(rows) < 2:
         return
     (number, first), (_, second) = rows[0], rows[1]
@@ -157,21 +170,30 @@ def _refuse_unknown_heading(rows: _Rows, file: Path, labels: LabelSet) -> None:
 
 
 def _slashes(folder: Path, text: str, suffix: str) -> Path:
-    """The path that a list names. Backslashes become `/`, unless a file with backslashes in its name exists."""
+    """Return the path that a list names, with `/` in place of backslashes.
+
+    If a file with backslashes in its name exists, the path stays as it is.
+    """
     if "\\" in text and not (folder / (text + suffix)).exists():
         text = text.replace("\\", "/")
     return Path(text)
 
 
 def _index(text: str, labels: LabelSet) -> int | None:
-    """The index of the label in a cell: a name, or a number, also as 3.0."""
+    """Return the index of the label in a cell; None if the cell has no label.
+
+    The cell has the name of a label or a number, which may be written as 3.0.
+    """
     found = labels.find(text)
     whole = _WHOLE.fullmatch(text)
     return labels.find(whole[1]) if found is None and whole else found
 
 
 def _complete(cells: Sequence[str], dialect: _Dialect) -> bool:
-    """Whether a row has an image and a label; without a heading, at most a target may follow."""
+    """Return whether a row has an image and a label.
+
+    Without a heading, a row may have only one more cell, for the target.
+    """
     needed = max(dialect.file, dialect.label) + 1
     fits = len(cells) >= needed if dialect.heading else 2 <= len(cells) <= 3
     return fits and bool(cells[dialect.file]) and bool(cells[dialect.label])
@@ -205,7 +227,7 @@ def _label(text: str, dialect: _Dialect, labels: LabelSet, where: str) -> int:
 
 
 def _instead(text: str, dialect: _Dialect, labels: LabelSet) -> str:
-    """Advice for a label that the study does not have."""
+    """Return advice for a label that the study does not have."""
     meant = labels.meant(text)
     if meant:
         return "write " + " or ".join(f"{labels.labels[index]} ({', '.join(labels.words(index))})" for index in meant)
@@ -217,7 +239,10 @@ def _instead(text: str, dialect: _Dialect, labels: LabelSet) -> str:
 
 
 def _find(folder: Path, named: Path, suffix: str, folders: dict[Path, list[Path]], where: str) -> Path:
-    """The file that a list names. In the list, the suffix may be missing, or be in another case."""
+    """Return the file that a list names. In the list, the suffix may be missing or in another case.
+
+    `folders` caches the image files of each folder. Raises StudyError if there is no such file, or more than one.
+    """
     path = folder / named.parent / (named.name + suffix)
     if path.is_file():
         return path

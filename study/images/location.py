@@ -1,4 +1,7 @@
-"""The place of an image: a file, a row of a Parquet file, or a record of a data set. Places are small and picklable."""
+"""The place of an image: a file, a row of a Parquet file, or a record of a data set.
+
+Objects for places are small and can be pickled.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""Accepted formats by Pillow's names; a file's suffix is ignored. Other formats start programs (EPS) or are rare."""
+"""The accepted image formats, by Pillow's names. The suffix of a file is ignored.
+
+Other formats start programs when they are opened (EPS), or are rare.
+"""
 
 IMAGE_COLUMNS = ("image", "img")
-"""Names of the column of encoded images in a Parquet file, binary or struct{bytes, path}."""
+"""The names that the column of encoded images in a Parquet file may have. Its type is binary or struct{bytes, path}."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,11 @@ class FileImage:
     path: Path
 
     def open(self) -> Image.Image:
-        """Open the image; Pillow decodes it on first access to its pixels. Raises Pillow's exceptions."""
+        """Open the image. Pillow decodes it at the first access to its pixels. Raises Pillow's exceptions."""
         return _opened(self.path)
 
     def encoded(self) -> bytes:
-        """The bytes that `file_digest` hashes."""
+        """Return the bytes of the file, which `file_digest` hashes."""
         return self.path.read_bytes()
 
     def __str__(self) -> str:
@@ -44,17 +50,20 @@ class FileImage:
 
 @dataclass(frozen=True)
 class ParquetImage:
-    """An encoded image in a row of a Parquet file; rows count from 0."""
+    """An encoded image in a row of a Parquet file. Rows count from 0."""
 
     path: Path
     row: int
 
     def open(self) -> Image.Image:
-        """Open the image; Pillow decodes it on first access to its pixels. Raises Pillow's and pyarrow's exceptions."""
+        """Open the image.
+
+        Pillow decodes it at the first access to its pixels. Raises Pillow's and pyarrow's exceptions.
+        """
         return _opened(io.BytesIO(self.encoded()))
 
     def encoded(self) -> bytes:
-        """The bytes that `file_digest` hashes."""
+        """Return the encoded bytes in this row, which `file_digest` hashes."""
         stat = os.stat(self.path)
         column, starts = _layout(self.path, stat.st_mtime_ns, stat.st_size)
         group = sum(start <= self.row for start in starts) - 1
@@ -70,7 +79,7 @@ class ParquetImage:
 
 @dataclass(frozen=True)
 class RecordImage:
-    """An image in a split of a data set in its own binary format; images count from 0."""
+    """An image in a split of a data set that has its own binary format. Images count from 0."""
 
     folder: Path
     split: str
@@ -84,7 +93,7 @@ class RecordImage:
         return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
 
     def encoded(self) -> bytes:
-        """The bytes that `file_digest` hashes: the pixels, channel by channel."""
+        """Return the bytes that `file_digest` hashes: the pixels, one channel after the other."""
         return self._pixels().tobytes()
 
     def _pixels(self) -> NDArray[np.uint8]:
@@ -107,7 +116,7 @@ Stored = FileImage | ParquetImage | RecordImage
 
 
 class Listed(NamedTuple):
-    """An image in the list of its set: its id in the study, its place, its label, and its target label or None."""
+    """An entry in the list of an image set: the image's id, its place, its true label, and its target label or None."""
 
     image: str
     file: Stored
@@ -116,7 +125,7 @@ class Listed(NamedTuple):
 
 
 def file_digest(stored: Stored) -> str:
-    """Return the hexadecimal SHA-256 of an image's encoded bytes or, for records, of its pixels.
+    """Return the SHA-256, in hexadecimal digits, of an image's encoded bytes. For a record, its pixels are hashed.
 
     Raises StudyError, which names the image, if the image cannot be read.
     """
@@ -129,8 +138,8 @@ def file_digest(stored: Stored) -> str:
         ) from None
 
 
-# A clean pass reads rows in the order of a hash, and a shard reads them in the order of ids, so a cache of a few row
-# groups helps. A larger cache could exceed the memory: a whole file may be a single row group.
+# A clean pass reads rows in the order of a hash, and a shard reads rows in the order of ids, so a cache of a few row
+# groups saves reading. A larger cache could exceed the memory: a whole file may be a single row group.
 @functools.lru_cache(maxsize=4)
 def _column(path: Path, changed: int, size: int, column: str, group: int) -> Any:
     import pyarrow.parquet as pq
@@ -141,7 +150,10 @@ def _column(path: Path, changed: int, size: int, column: str, group: int) -> Any
 
 @functools.lru_cache(maxsize=1024)
 def _layout(path: Path, changed: int, size: int) -> tuple[str, tuple[int, ...]]:
-    """The name of the column of images, and the first row of every row group."""
+    """Return the name of the column of images, and the number of the first row of every row group.
+
+    `changed` and `size` are the time of the last change and the size of the file, so that the cache notices a new file.
+    """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:

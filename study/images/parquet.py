@@ -24,17 +24,17 @@ _ACCEPTED = (
     "columns `target` and `id`"
 )
 _HUGGING_FACE = b"huggingface"
-"""The key of Hugging Face's metadata in a Parquet schema."""
+"""The key of Hugging Face's metadata in the schema of a Parquet file."""
 
 _SPLIT = re.compile(r"(train|test|valid(?:ation)?|val|dev)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of a file.
+    """The columns of a Parquet file.
 
-    `by_use` has the column names by use (label, target, id, path). For a column with a ClassLabel, `classes` has the
-    label index of each class number, by the column's use.
+    `by_use` has the names of columns by use (label, target, id, path). If a column has Hugging Face's type ClassLabel,
+    `classes` has the label index of each class number, by the use of the column.
     """
 
     by_use: Mapping[str, str]
@@ -45,9 +45,12 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
     """List the images of a Parquet file, or of all Parquet files in a folder.
 
     `targets` says whether to read the column `target`; None reads it if it exists. A target label that equals the true
-    label is an error if `targeted`, else it is dropped. The id of an image is in a column `image_id`, `id`, `file`,
-    `file_name` or `filename`; else it is the struct's path, if all paths are unique; else `<file>-<row>`. If a file's
-    metadata map its numbers to names, as Hugging Face's ClassLabel does, a number means the label with this name.
+    label is an error if `targeted`; otherwise it is dropped.
+
+    The id of an image is in a column `image_id`, `id`, `file`, `file_name` or `filename`. Without such a column, it is
+    the path in the struct of the image, if all paths are unique; else it is `<file>-<row>`. If a file's metadata map
+    numbers to names, as Hugging Face's ClassLabel does, a number means the label with this name.
+
     Raises StudyError if files, columns or labels do not fit, or a ClassLabel has a name that is not in `labels`.
     """
     rows: list[tuple[ParquetImage, dict[str, Any]]] = []
@@ -105,7 +108,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _table(file: Path, labels: LabelSet) -> tuple[pa.Table, _Columns]:
-    """The columns of a file without the bytes of the images, and their uses."""
+    """Return the table of a file without the bytes of the images, and the uses of its columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -155,7 +158,7 @@ def _table(file: Path, labels: LabelSet) -> tuple[pa.Table, _Columns]:
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
-    """Hugging Face's metadata of the columns; empty for files of other programs."""
+    """Return Hugging Face's metadata of the columns; empty for a file that another program has written."""
     try:
         metadata = json.loads((schema.metadata or {}).get(_HUGGING_FACE, b"{}"))
         features = metadata["info"]["features"]
@@ -165,9 +168,10 @@ def _features(schema: pa.Schema) -> Mapping[str, Any]:
 
 
 def _classes(feature: Any, labels: LabelSet, file: Path, column: str) -> list[int] | None:
-    """The label index for each number of a ClassLabel column; None for other columns.
+    """Return the label index for each number of a ClassLabel column.
 
-    If a ClassLabel has one name for each label, but none of them is a name of a label, its numbers are label indices.
+    Return None for a column of another type. Return None also if the column has as many names as the study has labels,
+    but none of these names is the name of a label: the numbers in the column then count as label indices.
     """
     called = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
     if not isinstance(called, list) or not called:
@@ -186,9 +190,9 @@ def _classes(feature: Any, labels: LabelSet, file: Path, column: str) -> list[in
 
 
 def _class(cell: Any, classes: Sequence[int]) -> Any:
-    """The label index for a cell of a ClassLabel column; -1 for an unknown number. Other cells stay as they are.
+    """Return the label index for a cell of a ClassLabel column: -1 for an unknown number. Other cells stay as they are.
 
-    `_label` rejects -1 and checks other cells.
+    `_label` refuses -1 and checks the other cells.
     """
     numbered = isinstance(cell, int) and not isinstance(cell, bool)
     return classes[cell] if numbered and 0 <= cell < len(classes) else (-1 if numbered else cell)

@@ -1,4 +1,4 @@
-"""Find the adversarial images that another tool made from the clean images of a study."""
+"""Find the adversarial images that another tool has made from the clean images of a study."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _JPEG = b"\xff\xd8\xff"
 
 
 def precomputed_files(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
-    """Return the files in `folder` that belong to the clean images with these ids, by id, in the order of `images`.
+    """Return the files in `folder` that belong to the clean images with the ids `images`, by id.
 
-    A file belongs to an image with the same relative path, else to an image with the same name in any subfolder. Its
-    suffix may differ, but must be that of a lossless format. Raises StudyError, with the number of images and the first
-    one, if files are missing, ambiguous, or JPEGs.
+    The files are in the order of `images`. A file belongs to the image with the same relative path. If there is no such
+    file, a file with the same name in any subfolder belongs to the image. The suffix of the file may differ from that
+    of the image, but must be the suffix of a lossless format. Raises StudyError, with the number of images and the
+    first one, if files are missing, ambiguous, or JPEGs.
     """
     if not folder.is_dir():
         raise StudyError(
@@ -72,7 +73,7 @@ def precomputed_files(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
 
 
 def _files(folder: Path) -> Iterable[str]:
-    """Relative paths of all image files that are not hidden."""
+    """Yield the paths of all image files that are not hidden, relative to `folder`."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
@@ -81,9 +82,10 @@ def _files(folder: Path) -> Iterable[str]:
 
 
 def _matched(files: Sequence[str], images: Sequence[str]) -> dict[str, list[str]]:
-    """The files that may belong to each image: those with its relative path; if there are none, those with its name.
+    """Return the files that may belong to each image, by image id.
 
-    A file with the relative path of another image is left out.
+    These are the files with the relative path of the image or, if there are none, the files with its name. A file with
+    the relative path of another image is left out.
     """
     by_path, by_name = defaultdict(list), defaultdict(list)
     for file in files:
@@ -98,7 +100,7 @@ def _matched(files: Sequence[str], images: Sequence[str]) -> dict[str, list[str]
 
 
 def _exact(files: list[str], name: str) -> list[str]:
-    """The file with exactly this name, suffix included, if there is one; else all `files`."""
+    """Return only the file named `name`, including the suffix, if there is exactly one; else return all `files`."""
     same = [file for file in files if file == name or Path(file).name == name]
     return same if len(same) == 1 else files
 

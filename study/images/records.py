@@ -1,4 +1,4 @@
-"""MNIST's IDX files and CIFAR-10's binary batches, read completely and checked."""
+"""Read MNIST's IDX files and CIFAR-10's binary batches. The files are read completely and checked."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _FORMATS = (
 
 @lru_cache(maxsize=4)
 def read(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read the images of a split, `train` or `test`: pixels (N, C, H, W) and labels (N,), in the order of the files.
+    """Return the images of a split, `train` or `test`: pixels (N, C, H, W) and labels (N,), in the order of the files.
 
     C is 1 for IDX files and 3 (RGB) for CIFAR-10. Both arrays are read-only and stay in memory. Raises StudyError,
-    which names the file, if a file is missing, has another format, is too short or too long, or if the numbers of
-    images and labels differ.
+    which names the file, if a file is missing, has another format, or has the wrong length, or if the numbers of images
+    and labels differ.
     """
     found = files(folder, split)
     pixels, labels = _idx(*found) if kind(folder) == "idx" else _cifar(found)
@@ -43,7 +43,10 @@ def read(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 
 
 def kind(folder: Path) -> Kind:
-    """Return the format of the files in `folder`. Raises StudyError if there are files of no format or of both."""
+    """Return the format of the files in `folder`.
+
+    Raises StudyError if there are files of neither format, or of both formats.
+    """
     if not folder.is_dir():
         raise StudyError(
             f"the folder of records {folder} does not exist",
@@ -62,9 +65,9 @@ def kind(folder: Path) -> Kind:
 
 
 def files(folder: Path, split: str) -> tuple[Path, ...]:
-    """Return the files of `split`: the images and the labels in IDX, or CIFAR-10's batches in their order.
+    """Return the files of `split`: in IDX, those of images and of labels; for CIFAR-10, the batches in their order.
 
-    Raises StudyError if the split is unknown, or a file is missing.
+    Raises StudyError if the split is unknown, or if a file is missing.
     """
     if split not in SPLITS:
         raise StudyError(f"'{split}' is not a split", accepted=names(SPLITS, split))
@@ -119,7 +122,10 @@ def _idx(images: Path, labels: Path) -> tuple[NDArray[np.uint8], NDArray[np.int6
 
 
 def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Read an IDX file: four bytes of magic number, four for the size of each dimension, then the data."""
+    """Return the array in an IDX file.
+
+    The file has four bytes with a magic number, four bytes for the size of each dimension, and then the data.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * dimensions)
@@ -167,7 +173,11 @@ def _must_hold(path: Path, found: int, expected: int) -> None:
 
 
 def _cifar(paths: tuple[Path, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read records of one label byte and 3,072 pixel bytes: 32 x 32 red, then green, then blue."""
+    """Return the pixels and labels of CIFAR-10's batches.
+
+    A record has one byte for the label and 3,072 bytes for the pixels: 32 x 32 red values, then green, then blue
+    values.
+    """
     records = np.concatenate([_cifar_records(path) for path in paths])
     return np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Read the clean images of a run from their files again: kept images are stored as differences from clean images."""
+"""Read the clean images of a run again from their files. Kept images are stored as differences from clean images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _TODO = "restore the {}: kept images are stored as differences from clean images
 
 
 class SelectedPixels:
-    """Reads selected images, and checks that they are the images that were selected."""
+    """A reader of selected images, which checks that the files still contain the images that were selected."""
 
     def __init__(self, images: ImageSet, seed: int, selected: Sequence[Selected]) -> None:
-        """`seed` is the study's seed. Raises StudyError if the image set lacks one of the selected images."""
+        """Find the files of the images in `selected`. `seed` is the study's seed.
+
+        Raises StudyError if the image set lacks one of these images.
+        """
         self._images = images
         self._files = {one.image: one.file for one in candidates(images, seed)}
         missing = [one.image for one in selected if one.image not in self._files]

@@ -1,4 +1,4 @@
-"""The selected images in shards, with the clean predictions of all models: `RUN/images.parquet`."""
+"""The selected images in shards, with the clean predictions of all models, and their file `RUN/images.parquet`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...
 
 @dataclass(frozen=True)
 class Clean:
-    """The prediction of one model for one clean image: five labels and their probabilities, best first.
+    """The prediction of one model for one clean image: five labels and their probabilities, the most probable first.
 
-    A remote service has no labels: `names` and `scores` are the names that it answers, with their scores, and
-    `sentence` is the answer of a chat service, verbatim. `abstained` is true if a target that votes gave no answer.
+    A remote service predicts no labels: `names` and `scores` are the names that it answers and their scores, and
+    `sentence` is the whole answer of a chat service. `abstained` is true if the target lets several predictions vote,
+    and the vote gave no answer.
     """
 
     top5: tuple[int, ...]
@@ -34,13 +35,16 @@ class Clean:
 
     @property
     def top1(self) -> int | None:
-        """The predicted label, or ABSTAINED; None for a service."""
+        """The predicted label, or ABSTAINED if the vote gave no answer; None for a service."""
         return ABSTAINED if self.abstained else next(iter(self.top5), None)
 
 
 @dataclass(frozen=True)
 class Selected:
-    """One image of the study. `digest` hashes its pixels; `clean` holds the predictions by model name."""
+    """One selected image of the study.
+
+    `digest` is a hash of its pixels; `clean` holds the clean predictions by model name.
+    """
 
     image: str
     label: int
@@ -51,7 +55,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive selected images, in the order of their ids."""
+    """A few consecutive selected images, in the order of their ids."""
 
     index: int
     images: tuple[Selected, ...]
@@ -60,8 +64,8 @@ class Shard:
     def contents(self) -> dict[tuple[str, bool], str]:
         """Digests of the shard's images and of the labels that determine the adversarial pixels.
 
-        Keys are the goal, and whether the attack reads the true label for every goal. The id of a unit, which is one
-        attack run on one shard, contains one of these digests, in addition to the id of the attack run.
+        A key is a pair: the goal, and whether the attack reads the true labels even if the goal is targeted. A unit is
+        one attack run on one shard. The id of a unit contains one of these digests, and the id of the attack run.
         """
         true = digest([(one.image, one.digest, one.label) for one in self.images])
         wanted = digest([(one.image, one.digest, one.target_label) for one in self.images])
@@ -76,9 +80,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class Selection:
-    """The result of a clean pass.
+    """The result of a clean pass, which lets all models predict the clean images.
 
-    `shards` hold the selected images; `models` holds the models' records by name; `unreadable` has, by image id, the
+    `shards` hold the selected images. `models` holds the models' records by name. `unreadable` has, by image id, the
     reason why an image could not be read.
     """
 
@@ -88,10 +92,10 @@ class Selection:
 
 
 def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
-    """Return whether `keep` admits this image, by the predictions in `image.clean`.
+    """Return whether the rule `keep` admits this image, according to the predictions in `image.clean`.
 
-    `keep` says which models must classify the image correctly: all, the source models, the named ones, or none.
-    `image.clean` must not contain remote services, because they predict no label.
+    `keep` says which models must classify the image correctly: all models, the source models, the named models, or
+    none. `image.clean` must not contain remote services, because they predict no label.
     """
     rules: dict[str, Sequence[str]] = {"all": (), "correct-for-sources": sources, "correct-for-all": tuple(image.clean)}
     asked = rules[keep] if isinstance(keep, str) else keep
@@ -99,7 +103,10 @@ def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
 
 
 def cut(images: Sequence[Selected], size: int) -> list[Shard]:
-    """Cut images into shards of `size` in the order of their ids. The order of files and lists has no influence."""
+    """Return the images as shards of `size` images, in the order of their ids.
+
+    The order of `images` has no influence.
+    """
     ordered = sorted(images, key=lambda one: one.image)
     return [
         Shard(index, tuple(ordered[start : start + size])) for index, start in enumerate(range(0, len(ordered), size))
@@ -125,9 +132,10 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 
 def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
-    """Return a table with one row per selected image; `explode("clean")` gives one row per image and model.
+    """Return a table with one row per selected image.
 
-    The structs in `clean` have a field `abstained` if any model gave no answer to an image.
+    On this table, `explode("clean")` gives one row per image and model. The structs in the column `clean` have a field
+    `abstained` only if a vote gave no answer for some image.
     """
     votes = any(said.abstained for shard in shards for one in shard.images for said in one.clean.values())
     rows: list[dict[str, Any]] = [
@@ -159,7 +167,7 @@ def to_frame(shards: Sequence[Shard]) -> pl.DataFrame:
 
 
 def from_frame(frame: pl.DataFrame) -> list[Shard]:
-    """The inverse of `to_frame`."""
+    """Return the shards that `to_frame` has written to a table."""
     shards: dict[int, list[Selected]] = {}
     for row in frame.iter_rows(named=True):
         clean = {

@@ -1,7 +1,8 @@
-"""Measure the accuracy of a model on images that are prepared as its zoo prepares them, or as a study does.
+"""Measure the accuracy of a model on images prepared as the model's zoo prepares them, or as a study prepares them.
 
-Zoos publish the first accuracy, so a comparison verifies weights, preprocessing and labels. The second accuracy is the
-one in a study, where all models share one image set of one size, and the images are resized for each model.
+Zoos publish the first accuracy. If the measured value equals the published value, then weights, preprocessing and
+labels are right. The second accuracy is the accuracy in a study, where all models share one image set of one size, and
+images are resized for each model.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _RESAMPLING = {
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The top-1 and top-5 accuracy, 0..1, on a number of `images`."""
+    """The top-1 and top-5 accuracy of a model (0..1), and the number of `images` of the measurement."""
 
     images: int
     top1: float
@@ -54,11 +55,12 @@ def measure(
     key: tuple[object, ...] = (),
     advance: Callable[[int], None],
 ) -> Accuracy:
-    """Return the accuracy of `model` on the images `candidates`. The model is on `device`, and computes in `precision`.
+    """Return the accuracy of `model` on the images `candidates`. The model is on `device` and computes in `precision`.
 
-    `prepare` turns a candidate into `uint8` pixels (C, S, S). `stages` are the defences in front of the model; their
-    random numbers depend on `key` and the image's id, as in a study. `advance` receives the number of images since its
-    last call. Raises StudyError if an image cannot be read, or the model's probabilities are not finite.
+    `prepare` turns a candidate into `uint8` pixels (C, S, S). `batch` is the batch size. `stages` are the stages of the
+    model's `transform`; their random numbers depend on `key` and the image's id, as in a study. `advance` is called
+    with the number of images since its last call. Raises StudyError if an image cannot be read, or if a probability is
+    not finite.
     """
     first = five = 0
     with ThreadPoolExecutor() as threads:
@@ -78,7 +80,7 @@ def measure(
 
 
 def as_the_zoo(native: Native, channels: int) -> Prepare:
-    """Prepare images with the zoo's own resize, crop and interpolation, rounded to `uint8`."""
+    """Return a function that prepares an image with the zoo's own resize, crop and interpolation, as `uint8` pixels."""
 
     def prepare(one: Candidate) -> NDArray[np.uint8]:
         return decoding.array(native_view(decoding.decode(one.file, channels), native))
@@ -87,7 +89,7 @@ def as_the_zoo(native: Native, channels: int) -> Prepare:
 
 
 def as_the_study(images: ImageSet) -> Prepare:
-    """Prepare images as a study does."""
+    """Return a function that prepares an image as a study does, as `uint8` pixels."""
 
     def prepare(one: Candidate) -> NDArray[np.uint8]:
         return decoding.read(one.file, images)
@@ -96,7 +98,10 @@ def as_the_study(images: ImageSet) -> Prepare:
 
 
 def native_view(image: Image.Image, native: Native) -> Image.Image:
-    """Resize and crop `image` as `native` says. If the crop is larger than the image, it has a black border."""
+    """Return `image` resized and cropped as `native` says.
+
+    If the crop is larger than the resized image, the result has a black border.
+    """
     how = _RESAMPLING[native.interpolation]
     side = min(image.size) if native.mode == "crop" else max(image.size)
     width, height = (max(1, native.resize * one // side) for one in image.size)

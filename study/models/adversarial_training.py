@@ -1,4 +1,4 @@
-"""Adversarial training (Madry et al. 2018, arXiv:1706.06083): PGD replaces each batch by adversarial images."""
+"""Adversarial training (Madry et al. 2018, arXiv:1706.06083): training on adversarial images that PGD makes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _OVERSHOOT = 2.5
-"""The sum of all step sizes, as a multiple of epsilon, as in Madry et al.'s public models."""
+"""The sum of all step sizes divided by epsilon. The value is that of Madry et al.'s public models."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class PGD:
 def worst(network: nn.Module, images: Tensor, labels: Tensor, attack: PGD, seed: int) -> Tensor:
     """Maximise the cross-entropy by PGD, and return the images after the last step: float (N, C, H, W) in 0..1.
 
-    `images` have the same format. The random start is drawn from `seed`. The `grad` of each parameter of `network`
-    stays unchanged.
+    `images` have the same format, and `labels` (N,) are their true labels. `seed` determines the random start. The
+    `grad` of each parameter of `network` stays unchanged.
     """
     epsilon = attack.epsilon / 255
     size = _OVERSHOOT * epsilon / attack.steps

@@ -1,8 +1,8 @@
-"""A copy of a network whose weights are cast to bfloat16 once. Autocast alone casts them in every forward pass.
+"""Copy a network with weights that are cast to bfloat16 once. Autocast alone would cast them in every forward pass.
 
-Activations follow PyTorch's rules for autocast: convolutions and matrix products in bfloat16; norms, softmax and sums
-in float32. The copy must run within `torch.autocast`. There, its results have the same bits as the results of the
-original network.
+The copy must run within `torch.autocast`. There, its results have the same bits as the results of the original network.
+Operations follow PyTorch's rules for autocast: convolutions and matrix products run in bfloat16; norms, softmax and
+sums run in float32.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import copy
 import torch
 from torch import nn
 
-# Modules that use their weights only in operations that autocast runs in bfloat16. Subclasses may change their weights
-# first (standardise them, for example), so only exact classes count; autocast still casts the weights of other modules.
-# Names in place of classes avoid the import of timm, which takes seconds.
+# These modules use their weights only in operations that autocast runs in bfloat16. Only exact classes count, because a
+# subclass may first change its weights (standardise them, for example). Autocast still casts the weights of all other
+# modules. The keys are names and not classes, because the import of timm takes seconds.
 _WEIGHTS = {
     "torch.nn.modules.conv.Conv1d": ("weight", "bias"),
     "torch.nn.modules.conv.Conv2d": ("weight", "bias"),
@@ -27,7 +27,7 @@ _WEIGHTS = {
 
 
 def cast_copy(network: nn.Module) -> nn.Module:
-    """Return a copy of a frozen `network` with bfloat16 weights. All other tensors are shared with the original."""
+    """Return a copy of the frozen `network` with bfloat16 weights. The copy shares all other tensors with `network`."""
     tensors = [*network.parameters(), *network.buffers()]
     made = copy.deepcopy(network, {id(one): one for one in tensors})
     cast: dict[nn.Parameter, nn.Parameter] = {}

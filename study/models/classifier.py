@@ -1,4 +1,4 @@
-"""A network with its preprocessing and its order of outputs: pixels in, logits over the study's labels out."""
+"""The classifier: a network with its preprocessing, which maps pixels to logits in the order of the study's labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ Mode = Literal["crop", "squash", "border"]
 class Preprocessing:
     """The input of a network: (x / scale - mean) / std for pixel values x in 0..255, at `size` x `size` pixels.
 
-    `mean` and `std` have one number for each input channel: 3, or 1 for grey images. `channels` is RGB or BGR.
+    `mean` and `std` have one number for each input channel: 3, or 1 for grey images. `interpolation` is the method that
+    resizes images to this size. `channels` is RGB or BGR.
     """
 
     size: int
@@ -40,7 +41,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Native:
-    """How the network's own zoo prepares an image for published accuracies. Studies do not use this.
+    """How the network's own zoo prepares an image to measure the published accuracy. A study prepares images otherwise.
 
     All modes return the central `crop` x `crop` pixels of a resized image. Mode `crop` resizes the shorter side to
     `resize` pixels, mode `squash` resizes both sides to `resize` pixels, and mode `border` resizes the longer side to
@@ -54,29 +55,29 @@ class Native:
 
 
 def in_size(images: Tensor, expected: Preprocessing) -> Tensor:
-    """Resize images (N, C, H, W), of any range of values, to a network's size."""
+    """Return images (N, C, H, W), with any range of values, resized to the input size of a network."""
     if images.shape[-2:] == (expected.size, expected.size):
         return images
     return resized(images, expected.size, expected.interpolation)
 
 
 def fitted(images: Tensor, expected: Preprocessing) -> Tensor:
-    """Resize images (N, C, H, W), of any range of values, to a network's size; put the channels into its order."""
+    """Return images (N, C, H, W), with any range of values, in the input size and the channel order of a network."""
     images = in_size(images, expected)
     return images.flip(1) if expected.channels == "BGR" else images
 
 
 class Classifier(nn.Module):
-    """Float pixels (N, C, H, W) in 0..255, RGB or grey, of any size -> differentiable logits (N, labels).
+    """A module that maps float pixels (N, C, H, W) in 0..255 to differentiable logits (N, number of labels).
 
-    Images of another size are resized to the network's size, with antialiasing if they shrink. A network with three
-    channels receives a grey image (C = 1) as three equal channels. The network stays in eval mode, and its parameters
-    require no gradient.
+    Images are RGB or grey, and have any size. They are resized to the network's size, with antialiasing if they shrink.
+    A network with three channels receives a grey image (C = 1) as three equal channels. The network stays in eval mode,
+    and its parameters require no gradient.
 
     `outputs` has, for each label, the index of the network's output. Without `outputs`, the network's outputs are in
-    the order of the labels. If the network then has one more output, this first output is the background class
-    (TensorFlow's ImageNet models), and its logit is dropped. `weight_set` holds the weights of a source whose weights
-    change from step to step; the network starts with their mean.
+    the order of the labels. If the network then has one output more than labels, as TensorFlow's ImageNet models do,
+    its first output is the background class, and the logit of this class is dropped. `weight_set` is given for a source
+    model whose weights change from one attack step to the next. The network then starts with the mean of these weights.
     """
 
     mean: Tensor
@@ -112,7 +113,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def describe(self) -> dict[str, Any]:
-        """Return the record of the model in a run: digest, number of parameters, preprocessing."""
+        """Return what a run records of the model: digest, number of parameters, size of a weight set, preprocessing."""
         weights = {} if self.weight_set is None else {"weights": len(self.weight_set)}
         return {"digest": self.digest, "parameters": self.parameters_held, **weights, **asdict(self.preprocessing)}
 
@@ -128,21 +129,22 @@ class Classifier(nn.Module):
             self._cast().compile_with(how)
 
     def in_precision(self, precision: Precision) -> Classifier:
-        """Return the classifier for passes in `precision`: itself, or for bfloat16 a copy whose weights are cast once.
+        """Return the classifier for passes in `precision`: `self`, or for bfloat16 a copy with bfloat16 weights.
 
-        The copy is made once and kept; it must run within `numerics.autocast`. A network with a set of weights is never
-        copied, because its weights change from step to step.
+        The first call makes the copy, and further calls return the same copy. The copy must run within
+        `numerics.autocast`. A classifier with a `weight_set` is never copied, because its weights change from one
+        attack step to the next.
         """
         if precision != "bfloat16" or self.weight_set is not None or self.is_cast:
             return self
         if self._cast is None:
-            # The copy has a network of its own, and is compiled separately.
+            # The copy has its own network, which is compiled separately.
             own: dict[int, Any] = {id(self.network): cast_copy(self.network), id(self._compiled): None}
             made = copy.deepcopy(self, own)
             made.is_cast = True
             if self.compiled:
                 made.compile_with(self._how)
-            # A function, because torch registers a module in an attribute as a submodule.
+            # The attribute holds a function, because torch would register a module as a submodule.
             self._cast = lambda: made
         return self._cast()
 
@@ -151,7 +153,7 @@ class Classifier(nn.Module):
         if self._compiled is None or any(module._forward_hooks for module in self.network.modules()):
             return self.logits(pixels)
         if pixels.device.type != "cpu":
-            # The matrix products of a resize switch TF32 off and on, which a compiled graph cannot do.
+            # Resizing switches TF32 off and on for its matrix products, which a compiled graph cannot do.
             pixels = in_size(pixels, self.preprocessing)
             return self._compiled(pixels)
         from study.reproducibility.whole_vectors import without_whole_vectors
@@ -160,26 +162,26 @@ class Classifier(nn.Module):
             return self._compiled(pixels)
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Like `forward`, without torch.compile."""
-        # Broadcasting makes one channel into three if the mean has three.
+        """Return the logits (N, number of labels) of `pixels`, as `forward` does, but without torch.compile."""
+        # If the mean has three channels, broadcasting turns one channel of the images into three.
         normalised = (fitted(pixels, self.preprocessing) / self.preprocessing.scale - self.mean) / self.std
         return self.in_order(self.network(normalised.contiguous(memory_format=self.memory_format)))
 
     def in_order(self, outputs: Tensor) -> Tensor:
-        """Return the network's outputs (N, ...) as logits (N, labels), in the order of the labels."""
-        # SqueezeNets of pretrainedmodels return (N, labels, 1, 1).
+        """Return the network's outputs (N, ...) as logits (N, number of labels), in the order of the labels."""
+        # SqueezeNets of pretrainedmodels return outputs of the shape (N, number of labels, 1, 1).
         logits = outputs.flatten(1)
         if self.outputs is not None:
             return logits.index_select(1, self.outputs)
         return logits[:, logits.shape[1] - self.labels :]
 
     def arrange(self, *, fold: bool, layout: Layout, device: str, keep: Collection[str] = ()) -> None:
-        """Rewrite the network, with equal results up to rounding, and move it to `device`.
+        """Rewrite the network so that its results stay equal up to rounding, and move it to `device`.
 
-        With `fold`, batch norms are folded into convolutions for speed, except at the layers in `keep`; on a CPU, some
-        convolutions are rewritten too. `fold` has no effect on a network with a set of weights: a folded network could
-        not take other weights. On a GPU, adaptive average pooling is always replaced, so that its gradients sum in one
-        order.
+        With `fold`, batch norms are folded into convolutions for speed, except at the layers in `keep`. On a CPU, some
+        convolutions are then rewritten too. `fold` has no effect with a `weight_set`, because a folded network cannot
+        load other weights. On a GPU, adaptive average pooling is always replaced by code whose backward pass sums
+        gradients in a fixed order.
         """
         from study.models.rewrites.folding import fold as fold_into
 
@@ -201,7 +203,7 @@ def _generator() -> torch.Generator:
 
 
 def _digest(network: nn.Module, preprocessing: Preprocessing, identity: str) -> str:
-    """SHA-256 over the tensors of the network by name, its preprocessing and its `identity`."""
+    """Return the SHA-256 of the network's named tensors, of its preprocessing and of the text `identity`."""
     hashed = hashlib.sha256(json.dumps([identity, asdict(preprocessing)]).encode())
     state_dict.hash_into(hashed.update, network.state_dict())
     return hashed.hexdigest()

@@ -1,4 +1,4 @@
-"""Features of clean images at narrow layers of a network. Attacks mix these features into those of other images."""
+"""Features of clean images at the narrow layers of a network. Attacks mix them into the features of other images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from study.models.layers.named import network_of
 
 @dataclass(frozen=True)
 class CleanFeatures:
-    """The outputs of layers for some images.
+    """The outputs of a network's layers for several images.
 
-    `features` has, for each layer, one tensor (images, …) for each time that the layer runs in a pass. `norms` are the
-    layers that a batch norm follows.
+    `features` has, for each name of a layer, a tuple with one tensor (number of images, …) for each run of the layer in
+    a forward pass. `norms` are the names of those layers that a batch norm follows. For these layers, the tensors are
+    the outputs of the norm.
     """
 
     features: Mapping[str, tuple[Tensor, ...]]
@@ -28,16 +29,16 @@ class CleanFeatures:
 
     @contextmanager
     def changed(self, model: nn.Module, change: Change) -> Iterator[None]:
-        """Put `change(layer, output)` in place of the outputs of these layers."""
+        """Replace the output of each of these layers by `change(name of the layer, output)` inside the context."""
         with changed_outputs(model, tuple(self.features), self.norms, change):
             yield
 
 
 def clean_features(model: nn.Module, images: Tensor, divisor: float) -> CleanFeatures:
-    """Return the outputs of the narrow layers for `images`, pixels (P, C, S, S).
+    """Return the outputs of the narrow layers for `images`, pixels (P, C, S, S) of P images.
 
     Narrow layers are linear layers, and convolutions whose output is at most S / `divisor` wide. Raises StudyError if
-    the network has none.
+    the network has no narrow layer.
     """
     layers = layers_of(model)
     widest = images.shape[-1] / divisor
@@ -67,7 +68,7 @@ def channels_of(features: Tensor) -> int:
 
 
 def by_channel(values: Tensor, features: Tensor, axis: int) -> Tensor:
-    """Return `values` (N, size of `axis`) in the shape and dtype in which they multiply `features` along `axis`."""
+    """Return `values` (N, size of `axis`) with the dtype of `features`, reshaped to broadcast along the other axes."""
     shape = [1] * features.ndim
     shape[0], shape[axis] = len(values), features.shape[axis]
     return values.to(features.dtype).view(shape)

@@ -1,7 +1,8 @@
 """torch.compile for source models: each model is compiled separately, for fixed shapes, with deterministic kernels.
 
-By default, Dynamo stores the compiled code of all models with the Python function that they share, and keeps at most
-eight versions: the ninth model would silently run uncompiled. Here this is an error, and the limit is higher.
+By default, Dynamo stores the compiled code of all models with the Python function that these models share. Dynamo keeps
+at most eight versions of a function, so a ninth model would silently run uncompiled. This module sets a higher limit,
+and an error is raised when the limit is reached.
 """
 
 from __future__ import annotations
@@ -20,23 +21,25 @@ How = Literal[True, "cuda-graphs"]
 _VERSIONS = 256
 """Maximum number of compiled versions of one function.
 
-Versions differ in the shape of a pass, in whether the pass has gradients, or in the model if models share a layer.
+Versions differ in the shape of the images, in whether gradients are computed, or in the model if models share a layer.
 """
 
 _ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 _OR_ERROR = {"triton.cudagraph_or_error": True}
-"""Without this, a network that cannot be recorded as CUDA graphs would silently run without them."""
+"""Without this option, a network that cannot be recorded as CUDA graphs would silently run without CUDA graphs."""
 
 _GIVEN_UP = "FailOnRecompileLimitHit"
-"""The class name of Dynamo's error. To import the class would load Dynamo in every command that uses classifiers."""
+"""The class name of Dynamo's error at the limit of versions.
+
+The name is used because an import of the class would load Dynamo in every command that uses classifiers."""
 
 BACKEND = "inductor"
-"""The backend of torch.compile, which turns a graph into code. Tests use a faster one."""
+"""The backend of torch.compile, which turns a graph into code. Tests use a backend that compiles faster."""
 
 
 class CompiledFunction:
-    """A function from pixels to logits, compiled. `called` is the model's name in messages."""
+    """A compiled function from pixels to logits. `called` is the model's name in messages."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], how: bool | str, called: str) -> None:
         _raise_limits()
@@ -48,12 +51,13 @@ class CompiledFunction:
         self._function = torch.compile(function, **options)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return the logits. Raises StudyError if the network would run without compilation from now on."""
+        """Return the logits of `pixels`. Raises StudyError if the limit of compiled versions is reached."""
         try:
             if not self.graphs:
                 compiled: Tensor = self._function(pixels)
                 return compiled
-            # The next replay writes to the same memory: logits, and later the gradient of the pixels, are copied out.
+            # The next replay of the CUDA graph overwrites its memory. Therefore the logits are copied, and in the
+            # backward pass the gradient of the pixels.
             copied: Tensor = self._function(_CopiedGradient.apply(pixels)).clone()
             return copied
         except Exception as error:
@@ -61,13 +65,13 @@ class CompiledFunction:
                 raise
             raise StudyError(
                 f"{self._called} has been compiled for {_VERSIONS} shapes or settings, which is the limit",
-                accepted="networks whose passes have few shapes",
-                todo="set numerics.compile to false; this changes ids",
+                accepted="networks whose inputs have few different shapes",
+                todo="set numerics.compile to false, which changes the ids of attack runs",
             ) from error
 
 
 class _CopiedGradient(torch.autograd.Function):
-    """The identity, whose gradient is a copy."""
+    """The identity function, with a backward pass that returns a copy of the gradient."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ class _CopiedGradient(torch.autograd.Function):
 
 
 def _raise_limits() -> None:
-    """Let Dynamo keep enough compiled versions, and raise an error in place of running uncompiled."""
+    """Let Dynamo keep `_VERSIONS` compiled versions of a function, and raise an error at this limit."""
     from torch._dynamo import config
 
     config.recompile_limit = max(config.recompile_limit, _VERSIONS)

@@ -1,7 +1,8 @@
-"""Classify an error of a device: its memory ran out, or the device failed. One table of messages decides.
+"""Classify an error of a device: either its memory ran out, or the device failed.
 
-PyTorch, cuDNN and cuBLAS have many messages for each of these cases. After a device failure, every further call of the
-process to the device fails too, and only a new process helps. If memory ran out, a smaller pass may fit.
+PyTorch, cuDNN and cuBLAS have many messages for each of these two cases. A table of patterns for these messages
+decides. After a device failure, every further call of the process to the device fails too, and only a new process
+helps. If memory ran out, a forward pass of fewer images may fit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Literal, TypeVar
 from study.errors import StudyError, first_line
 
 Fault = Literal["memory", "device", "unclear"]
-"""`unclear`: the message occurs with too little memory and with a broken device. A smaller pass shows the cause."""
+"""The cause of an error: too little memory, or a failed device.
+
+`unclear` means that the message occurs in both cases. Then a forward pass of fewer images shows the cause."""
 
 Value = TypeVar("Value")
 
@@ -27,12 +30,12 @@ _WORDS: tuple[tuple[Fault | None, re.Pattern[str]], ...] = (
     ("memory", re.compile(r"Triton Error \[\w+\]: out of memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation")),
     ("memory", re.compile(_LIBRARY + r"\w*ALLOC(ATION)?_FAILED")),
     ("memory", re.compile(r"DefaultCPUAllocator: (can't|not enough)")),
-    # The allocator asks NVML which processes hold the memory, and it does so only if no memory is left.
+    # PyTorch's allocator asks NVML which processes use the memory, and it asks only if no memory is left.
     ("memory", re.compile(r"NVML_SUCCESS == r.*CUDACachingAllocator")),
     ("unclear", re.compile(r"unable to find an engine to execute|Unable to find a valid cuDNN algorithm")),
     ("unclear", re.compile(r"No valid execution plans built|operation failed due to a previous error during capture")),
     ("unclear", re.compile(_LIBRARY + r"\w*NOT_INITIALIZED")),
-    # The call itself was wrong: the process and the device continue to work.
+    # These messages mean that the call itself was wrong. The process and the device continue to work.
     (None, re.compile(r"(CUDA|HIP) error: (invalid (argument|configuration|resource handle)|too many resources)")),
     (None, re.compile(r"(CUDA|HIP) error: operation not permitted when stream is capturing")),
     (None, re.compile(_LIBRARY + r"\w*(INVALID_VALUE|BAD_PARAM|NOT_SUPPORTED|INVALID_SIZE|INVALID_TYPE)")),
@@ -42,7 +45,9 @@ _WORDS: tuple[tuple[Fault | None, re.Pattern[str]], ...] = (
     ("device", re.compile(r"No CUDA GPUs are available|no CUDA-capable device")),
     ("device", re.compile(r"Found no NVIDIA driver|NVIDIA driver on your system is too old|cudaGetDeviceCount\(\)")),
 )  # fmt: skip
-"""The first pattern found in the message decides. None: neither the memory nor the device is the cause."""
+"""Patterns for messages, each with the fault that the message reports. The first pattern that matches decides.
+
+None: neither the memory nor the device is the cause."""
 
 _CLASSES: dict[str, Fault] = {
     "OutOfMemoryError": "memory",
@@ -51,7 +56,7 @@ _CLASSES: dict[str, Fault] = {
     "CudaError": "device",
     "DeferredCudaCallError": "device",
 }
-"""The fault by the name of the error's class or of a base class, for messages that no pattern matches."""
+"""For the class name of an error or of a base class, the fault that counts if no pattern matches the message."""
 
 
 class DeviceError(RuntimeError):
@@ -60,33 +65,37 @@ class DeviceError(RuntimeError):
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """Memory ran out. `cause` is the error in one line; `certain` is false if the device may be broken instead."""
+    """The result of work for which memory ran out.
+
+    `cause` is the error in one line. `certain` is false if the cause may also be a broken device.
+    """
 
     cause: str
     certain: bool = True
 
 
 def fault(error: BaseException) -> Fault | None:
-    """Return the fault that `error` or one of its causes reports; None for errors of other kinds."""
+    """Return the fault that `error` or one of its causes reports; None if no fault of a device is reported."""
     found = {_fault(one) for one in _chain(error)}
     order: tuple[Fault, ...] = ("device", "memory", "unclear")
     return next((one for one in order if one in found), None)
 
 
 def device_failed(error: BaseException) -> bool:
-    """Whether only another process, or another device, can do the work that raised `error`."""
+    """Return whether only another process or another device can do the work that raised `error`."""
     return fault(error) in ("device", "unclear")
 
 
 def origin(error: BaseException) -> BaseException:
-    """Return the error that reports a device failure, which is `error` or one of its causes; without one, `error`."""
+    """Return the error that reports a device failure: `error` or one of its causes. If none does, return `error`."""
     return next((one for one in _chain(error) if _fault(one) in ("device", "unclear")), error)
 
 
 def attempt(work: Callable[[], Value]) -> Value | OutOfMemory:
-    """Return the result of `work()`. If memory runs out, free the memory that the work held, and return OutOfMemory.
+    """Return the result of `work()`. If memory runs out, free the memory that `work` used, and return OutOfMemory.
 
-    Raises all other errors of `work`, and the device's error if the device turns out to be broken.
+    All other errors of `work` are raised. If freeing the memory shows that the device is broken, the device's error is
+    raised.
     """
     try:
         return work()
@@ -95,13 +104,13 @@ def attempt(work: Callable[[], Value]) -> Value | OutOfMemory:
         if found not in ("memory", "unclear"):
             raise
         shortage = OutOfMemory(f"{type(error).__name__}: {first_line(error)}", found == "memory")
-    # Not within `except`: until its end, the traceback keeps the tensors of the failed pass alive.
+    # Within the `except` block, the traceback would keep the tensors of the failed pass alive.
     _free_memory()
     return shortage
 
 
 def halved(size: int, shortage: OutOfMemory, what: str = "a single image") -> int:
-    """Return half of `size`, a number of images that was too large for the memory.
+    """Return half of `size`, a number of images for which the memory was too small.
 
     If `size` is 1, raises StudyError, or DeviceError if it is not certain that memory ran out. `what` names the work in
     the message.
@@ -117,7 +126,10 @@ def halved(size: int, shortage: OutOfMemory, what: str = "a single image") -> in
 
 
 def too_little(shortage: OutOfMemory, what: str, todo: str) -> Exception:
-    """Return the error for work that no smaller pass can do: DeviceError if it is not certain that memory ran out."""
+    """Return the error to raise if memory ran out and the work cannot be divided into smaller forward passes.
+
+    This is a StudyError with the texts `what` and `todo`, or DeviceError if it is not certain that memory ran out.
+    """
     if not shortage.certain:
         return DeviceError(shortage.cause)
     return StudyError(f"{what} ({shortage.cause})", todo=todo)
@@ -138,7 +150,7 @@ def _fault(error: BaseException) -> Fault | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes, which a traceback would show before it."""
+    """Yield `error`, then its cause, then the cause of that cause, and so on, as a traceback shows these errors."""
     seen: set[int] = set()
     now: BaseException | None = error
     while now is not None and id(now) not in seen:
@@ -148,9 +160,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _free_memory() -> None:
-    """Free unreferenced memory. If a GPU's context is broken, this raises the GPU's error."""
+    """Free the memory of unreferenced objects. If a GPU's context is broken, the GPU's error is raised."""
     torch = sys.modules.get("torch")
-    # The objects of a failed pass are young. For a GPU, whose memory is scarcer, old objects are collected as well.
+    # The objects of a failed pass are in the young generations of the garbage collector. For a GPU, whose memory is
+    # scarcer, the oldest generation is collected as well.
     on_gpu = torch is not None and torch.cuda.is_initialized()
     gc.collect(2 if on_gpu else 1)
     if torch is not None and on_gpu:

@@ -2,8 +2,8 @@
 
 Adversarial images transfer better within a family than between families. A table of black-box targets therefore says
 more if it leaves out targets of the source's family. A family is an architecture in all its sizes, versions and
-trainings. For example, all ResNets are one family, including wide ResNets and ResNeXts; so are all plain vision
-transformers. Each family has a short name, such as `resnet`.
+trainings. For example, all ResNets are one family, including wide ResNets and ResNeXts. All plain vision transformers
+are another family. Each family has a short name, such as `resnet`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from study.models.reference import Model
 
 SAME_ARCHITECTURE = {
-    # torchvision's name: timm's name
+    # These entries map torchvision's names to timm's names.
     "vit_b_16": "vit_base_patch16_224",
     "vit_b_32": "vit_base_patch32_224",
     "vit_l_16": "vit_large_patch16_224",
@@ -30,7 +30,7 @@ SAME_ARCHITECTURE = {
     "mnasnet0_5": "mnasnet_050",
     "mnasnet0_75": "mnasnet_075",
     "mnasnet1_0": "mnasnet_100",
-    # timm's names for one architecture: DeiT without its extra token is a ViT.
+    # These are further names in timm for the same architectures. DeiT without its extra token is a ViT.
     "deit_tiny_patch16_224": "vit_tiny_patch16_224",
     "deit_small_patch16_224": "vit_small_patch16_224",
     "deit_base_patch16_224": "vit_base_patch16_224",
@@ -42,7 +42,7 @@ SAME_ARCHITECTURE = {
     "tf_inception_v3": "inception_v3",
     "adv_inception_v3": "inception_v3",
     "ens_adv_inception_resnet_v2": "inception_resnet_v2",
-    # pretrainedmodels' names
+    # These are pretrainedmodels' names.
     "inceptionv3": "inception_v3",
     "inceptionv4": "inception_v4",
     "inceptionresnetv2": "inception_resnet_v2",
@@ -54,7 +54,9 @@ SAME_ARCHITECTURE = {
     "se_resnext101_32x4d": "legacy_seresnext101_32x4d",
     "xception": "legacy_xception",
 }
-"""For architectures with several names, the name to compare by. Many others have one name in torchvision and timm."""
+"""For architectures with several names, the name that comparisons use.
+
+Many other architectures have the same name in torchvision and timm, and need no entry."""
 
 _FAMILIES: tuple[tuple[str, str], ...] = (
     ("cnn", r"mnist_cnn"),
@@ -88,27 +90,33 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
     ("resnet", r"resnet|resnext|wide_resnet|tv_resne|ig_resne|ssl_resne|swsl_resne|gluon_res|cifar_resnet|res2ne"
                r"|resnest|bat_resnext|test_resnet|wrn|nf_resnet"),
 )  # fmt: skip
-"""The names of families, and patterns for the beginning of their networks' names. The first match decides."""
+"""The name of each family, with a pattern for the beginning of its networks' names. The first match decides."""
 
 _BEGINS = tuple((family, re.compile(rf"(?:{pattern})")) for family, pattern in _FAMILIES)
 
 
 def architecture(name: str) -> str:
-    """Return the architecture of a network by its name in a zoo: one name in all zoos, without timm's tag."""
+    """Return the name of a network's architecture, which is the same for all zoos and does not contain timm's tag.
+
+    `name` is the network's name in its zoo.
+    """
     bare = name.partition(".")[0].lower()
     return SAME_ARCHITECTURE.get(bare, bare)
 
 
 def family(name: str) -> str:
-    """Return the family of a network by its name in a zoo, such as `resnet`; without a family, its architecture."""
+    """Return the family of the network that a zoo calls `name`, such as `resnet`.
+
+    A network that belongs to no family gets the name of its architecture.
+    """
     bare = name.partition(".")[0].lower()
     return next((word for word, begins in _BEGINS if begins.match(bare)), architecture(bare))
 
 
 def family_of(model: Model) -> str | None:
-    """Return the family of a model: `family` in the spec, or else the family of its network.
+    """Return the family of a model: the key `family` in the spec, or else the family of the model's network.
 
-    None if the spec has no `family` and the model is a service, has no network of its own, or is the user's own code.
+    Without this key, return None for a service, a model without its own network, and the user's own code.
     """
     if model.family is not None:
         return model.family

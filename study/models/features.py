@@ -1,18 +1,19 @@
-"""Capture and change the outputs of layers, and the gradients through them, inside a context.
+"""Context managers that capture or change the outputs of layers, or change the gradients at layers.
 
 Layers have the names of `named_modules()` of the network, such as `layer2.3`. For a classifier, these are the names in
-its network, without a prefix. Folding batch norms keeps the names, but moves a norm into its convolution: the folded
-convolution then returns the norm's output, and the norm returns its input unchanged. If the values between convolution
-and norm matter, name the layer in the `keep` of `Classifier.arrange`.
+the classifier's network, without a prefix. Folding of batch norms does not change names, but it moves a norm into the
+convolution before it. The folded convolution then returns the norm's output, and the norm returns its input unchanged.
+If the values between convolution and norm matter, name the layer in the `keep` of `Classifier.arrange`.
 
-Inside a context, the network runs without torch.compile, even if the spec asks for it: compiled code ignores hooks that
-are added later. At the end, also after an exception, the network has its former hooks and `forward` methods.
+Inside a context, the network runs without torch.compile, even if the spec asks for torch.compile, because compiled code
+ignores hooks that are added later. At the end of the context, also after an exception, the network has its former hooks
+and `forward` methods.
 
-Contexts may be nested, also for the same layer: a context that is entered later receives the values that an earlier
+Contexts may be nested, also for the same layer. A context that is entered later receives the values that an earlier
 context has changed.
 
-Every function that changes a value must act on each row of the batch by itself, so that an image's result does not
-depend on its neighbours. Such a function may draw random numbers only from keyed streams.
+Every function that changes a value must treat each row of the batch independently, so that an image's result does not
+depend on the other images. Such a function may take random numbers only from streams that depend on the image's id.
 """
 
 from __future__ import annotations
@@ -29,11 +30,16 @@ from study.errors import StudyError
 from study.models.layers.named import layer, network_of
 
 Change = Callable[[Tensor], Tensor]
-"""Returns a new tensor of the same shape, dtype and device. Acts on each row of the batch by itself."""
+"""A function of a tensor that returns a new tensor of the same shape, dtype and device.
+
+It must treat each row of the batch independently."""
 
 
 class Features(Mapping[str, Tensor]):
-    """The outputs of layers in the last forward pass, by name. Raises StudyError for a layer that did not run."""
+    """A mapping from the names of layers to the outputs of these layers in the last forward pass.
+
+    Access to the output of a layer that did not run raises StudyError.
+    """
 
     def __init__(self, wanted: Collection[str]) -> None:
         self._wanted = tuple(wanted)
@@ -44,7 +50,7 @@ class Features(Mapping[str, Tensor]):
         self._held.clear()
 
     def hold(self, name: str, output: Tensor) -> None:
-        """Keep the output of a layer. Raises StudyError if the layer has run before in this pass."""
+        """Keep the output of the layer `name`. Raises StudyError if the layer has run before in this forward pass."""
         if name in self._held:
             raise StudyError(
                 f"the layer '{name}' runs more than once in a forward pass, so it has no single output",
@@ -69,14 +75,15 @@ class Features(Mapping[str, Tensor]):
 
 @contextmanager
 def captured(model: nn.Module, names: Collection[str]) -> Iterator[Features]:
-    """Capture the outputs of the layers `names` in every forward pass; yield the outputs of the last pass.
+    """Capture the outputs of the layers `names` in every forward pass, and yield the outputs of the last pass.
 
-    The outputs are part of the graph: a loss computed from the outputs has a gradient with respect to the images, and
-    the logits have a gradient with respect to the outputs. The network continues with a copy of each output, because a
-    later layer may work in place. If a layer returns several tensors (N, C_i, ...) of one size, its output is their
-    concatenation along the channels.
+    The outputs are part of the autograd graph. A loss computed from the outputs has a gradient with respect to the
+    images, and the logits have a gradient with respect to the outputs. The network continues with a copy of each
+    output, because a later layer may change its input in place. If a layer returns several tensors (N, C_i, ...) of one
+    size, the captured output is the concatenation of these tensors along the channels.
 
-    Raises StudyError for a layer that does not exist or returns no tensor, and in the pass for a layer that runs twice.
+    Raises StudyError if a layer does not exist. Raises StudyError in a forward pass if a layer does not run, runs
+    twice, or returns no tensor.
     """
     features = Features(names)
 
@@ -100,14 +107,14 @@ def captured(model: nn.Module, names: Collection[str]) -> Iterator[Features]:
 
 @contextmanager
 def changed_forward(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
-    """Put `changes[name](output)` in place of the output of each named layer, in every forward pass.
+    """Replace the output of each named layer by `changes[name](output)` in every forward pass.
 
-    A function is called each time that its layer runs, in the order of the network, and may keep a state. The function
-    gets the output as part of the graph and returns a new tensor; gradients flow through the function. If a layer
-    returns several tensors, the function gets their concatenation along the channels.
+    Each function is called whenever its layer runs, in the order of the network, and may keep a state. The function
+    gets the output as part of the autograd graph and returns a new tensor. Gradients flow through the function. If a
+    layer returns several tensors, the function gets the concatenation of these tensors along the channels.
 
-    Raises StudyError for a layer that does not exist or returns no tensor. Raises StudyError in the pass if a layer
-    does not run, or if a function changes the shape.
+    Raises StudyError if a layer does not exist. Raises StudyError in a forward pass if a layer does not run or returns
+    no tensor, or if a function changes the shape.
     """
 
     def change(name: str, function: Change) -> Callable[..., Any]:
@@ -127,15 +134,16 @@ def changed_forward(model: nn.Module, changes: Mapping[str, Change]) -> Iterator
 def changed_backward(
     model: nn.Module, changes: Mapping[str, Change], *, of: Literal["output", "input"] = "output"
 ) -> Iterator[None]:
-    """Put `changes[name](gradient)` in place of the gradient of each named layer's output, or of its first input.
+    """Replace the gradient of each named layer's output, or of its first input, by `changes[name](gradient)`.
 
-    A changed gradient of an output reaches the layer itself and all layers before it. A changed gradient of an input
-    reaches only the layers before it, and only through this layer: other readers of the same tensor, such as a skip
-    connection, are not affected. Values of the forward pass keep their bits. The change applies to every forward pass
-    inside the context, even if its backward pass comes later, and to each run of a layer that runs several times.
+    `of` says whether the gradient is that of the output or of the first input. A changed gradient of the output reaches
+    the layer itself and all layers before this layer. A changed gradient of the input reaches only the layers before
+    this layer. Gradients on other paths from the same tensor, such as a skip connection, do not change. Values of the
+    forward pass keep their bits. The change applies to every forward pass inside the context, even if its backward pass
+    comes after the context. It applies to each run of a layer that runs several times.
 
-    Raises StudyError for a layer that does not exist or returns no tensor; in the forward pass, if a layer does not
-    run; and in the backward pass, if a function changes the shape.
+    Raises StudyError if a layer does not exist. Raises StudyError in a forward pass if a layer does not run, or if its
+    output or first input is not a tensor. Raises StudyError in a backward pass if a function changes the shape.
     """
 
     def on_gradient(name: str, function: Change, tensor: Tensor) -> None:
@@ -150,11 +158,11 @@ def changed_backward(
             if not tensor.requires_grad:
                 return None
             if tensor is output and not any(tensor is one for one in inputs):
-                # The hook gets the gradient of the tensor's present value, even if the block later adds its skip
-                # connection in place.
+                # The hook gets the gradient of the layer's own output, even if the block later adds its skip
+                # connection to this tensor in place.
                 on_gradient(name, function, tensor)
                 return None
-            # The layer returns its input, which other layers may read too.
+            # The layer returns its input, which other layers may read too. Their gradients must not change.
             alias = tensor.view_as(tensor)
             on_gradient(name, function, alias)
             return back(alias)
@@ -184,10 +192,10 @@ def changed_backward(
 
 
 def output_shapes(model: nn.Module, images: Tensor, names: Collection[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each layer's output for these images; the largest shape if a layer runs several times.
+    """Return, for each layer in `names`, the shape of its output in a forward pass of `images`.
 
-    `images` are pixels for a classifier, and normalised images for a network. Layers that do not run or return no
-    tensor are left out.
+    If a layer runs several times, the shape is the largest one. `images` are pixels if `model` is a classifier, and
+    normalised images if `model` is a network. Layers that do not run or return no tensor are left out.
     """
     found: dict[str, tuple[int, ...]] = {}
 
@@ -227,9 +235,9 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(model: nn.Module, names: Collection[str]) -> Iterator[ExitStack]:
-    """Run the network uncompiled, and yield a stack for hooks.
+    """Run the network without torch.compile, and yield a stack that removes the caller's hooks after the context.
 
-    Raises StudyError in a pass in which one of the layers `names` does not run.
+    Raises StudyError in a forward pass in which one of the layers `names` does not run.
     """
     network = network_of(model)
     runs: Counter[str] = Counter()
@@ -259,8 +267,8 @@ def _did_not_run(names: list[str]) -> StudyError:
     some = ", ".join(f"'{name}'" for name in names[:5]) + (", …" if len(names) > 5 else "")
     return StudyError(
         f"the network did not run {some} in its forward pass",
-        accepted="layers that run: some modules only hold weights that another module uses, or do not run in eval mode",
-        todo="name the module around it, or a layer that `study models SPEC --layers MODEL` prints",
+        accepted="layers that run; some modules only hold weights that another module uses, or do not run in eval mode",
+        todo="name the module that contains the layer, or a layer that `study models SPEC --layers MODEL` prints",
     )
 
 
@@ -276,7 +284,10 @@ def _checked(name: str, what: str, given: Any, wanted: Tensor) -> Tensor:
 
 
 def _one_tensor(name: str, output: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The tensor in a layer's output, and a function that returns the output with another tensor in its place."""
+    """Return the tensor in a layer's output, and a function that returns the output with another tensor in its place.
+
+    Several tensors of one size are concatenated along the channels. Raises StudyError for any other output.
+    """
     if isinstance(output, Tensor):
         return output, lambda changed: changed
     parts = [one for one in output if one is not None] if isinstance(output, tuple | list) else []

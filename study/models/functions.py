@@ -1,4 +1,4 @@
-"""Change the functions that networks call (`relu`, `max_pool2d`): in modules such as nn.ReLU, and in any `forward`."""
+"""Replace functions of torch that networks call, such as `relu`, in modules like nn.ReLU and in any `forward`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from study.models.features import hooked
 from study.models.layers.named import layer, network_of
 
 Call = Callable[..., Any]
-"""The function of torch that the network calls."""
+"""A function of torch that the network calls."""
 
 Replacement = Callable[..., Any]
-"""Called as `replacement(call, *arguments)`; returns the result that the network uses. Acts on each row by itself."""
+"""A function that runs in place of `call`, as `replacement(call, *arguments)`, and returns the result for the network.
+
+It must treat each row of the batch independently."""
 
 
 @contextmanager
@@ -32,18 +34,21 @@ def changed_functions(
 ) -> Iterator[None]:
     """Call `changes[name](call, *arguments)` wherever the network calls the function `name` of torch.
 
-    Names are those of `torch.nn.functional` without an underscore at the end: `relu` stands for nn.ReLU, F.relu,
-    torch.relu and relu_. nn.ReLU6 calls `hardtanh`. A call is changed only if it happens inside the layers `within`
-    (None: the whole network) and, in each pass, after the layer `after` has run. A replacement gets the arguments
-    without `inplace`. If the call works in place, the replacement's result is written to the tensor that the call would
-    have changed. The activations of batch norms with an activation, folded or not, are changed like all others.
+    Names are those of `torch.nn.functional` without an underscore at the end. For example, `relu` means nn.ReLU,
+    F.relu, torch.relu and relu_. (nn.ReLU6 calls `hardtanh`.) A call is replaced only if it happens inside the layers
+    `within` (None: anywhere in the network). If `after` is given, calls are replaced only after the layer `after` has
+    run in the same forward pass.
 
-    The network runs without torch.compile. At the end, also after an exception, it has its former hooks and `forward`
-    methods. Raises StudyError for a layer that does not exist; and in the pass, for a layer that does not run, or if
-    the network calls none of the functions.
+    A replacement gets the arguments without `inplace`. If the original call works in place, the replacement's result is
+    written to the tensor that the original call would change. Some batch norms have a built-in activation: its calls
+    are replaced too, whether the norm is folded or not.
+
+    The network runs without torch.compile. At the end of the context, also after an exception, the network has its
+    former hooks and `forward` methods. Raises StudyError if a layer does not exist. Raises StudyError in a forward pass
+    if a layer does not run, or if the network calls none of the functions.
     """
     network = network_of(model)
-    # If one of the modules is inside another, its calls would be changed twice.
+    # A call inside two nested modules would be replaced twice, so only the outermost modules are intercepted.
     outermost = [name for name in within or () if not any(name.startswith(f"{other}.") for other in within or ())]
     wanted = [network] if within is None else [layer(model, name) for name in outermost]
     state = _State(active=after is None)
@@ -90,8 +95,8 @@ def changed_functions(
 def intercepted(module: nn.Module, handle: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
     """Pass every call of a torch function inside the module's `forward` to `handle(call, arguments, options)`.
 
-    Calls that `handle` makes are not passed to `handle` again. Calls inside functions of torch, such as those of
-    `multi_head_attention_forward`, are not seen. Only the Python thread that runs the module is affected.
+    Calls that `handle` makes are not passed to `handle` again. Calls inside functions of torch, such as
+    `multi_head_attention_forward`, are not intercepted. Only the Python thread that runs the module is affected.
     """
     original, own = module.forward, vars(module).get("forward")
 
@@ -110,7 +115,10 @@ def intercepted(module: nn.Module, handle: Callable[[Call, tuple[Any, ...], dict
 
 
 class _State:
-    """Whether calls are changed at present, and the number of calls that were changed in this pass."""
+    """The state of one forward pass.
+
+    `active` says whether calls are replaced at present. `calls` is the number of replaced calls so far.
+    """
 
     def __init__(self, *, active: bool) -> None:
         self.active = active

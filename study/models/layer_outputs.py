@@ -1,4 +1,7 @@
-"""Change the outputs of convolutions and linear layers, taken after their batch norms, folded or not."""
+"""Change the outputs of convolutions and linear layers.
+
+If a batch norm follows a layer, the output of the norm is changed instead, whether the norm is folded or not.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,13 @@ from study.models.functions import Call, intercepted
 from study.models.layers.named import layer, network_of
 
 Change = Callable[[str, Tensor], Tensor]
-"""Gets the name of a layer and its output; returns a tensor of the same shape. Acts on each row by itself."""
+"""A function of a layer's name and output that returns a tensor of the same shape.
+
+It must treat each row of the batch independently."""
 
 
 def normalised(model: nn.Module, images: Tensor, layers: Collection[str]) -> frozenset[str]:
-    """Return the names of those `layers` whose output is the input of a batch norm, as a pass of `images` shows.
+    """Return the names of those `layers` whose output is the input of a batch norm in a forward pass of `images`.
 
     Layers whose batch norm is folded are left out.
     """
@@ -49,11 +54,11 @@ def normalised(model: nn.Module, images: Tensor, layers: Collection[str]) -> fro
 def changed_outputs(
     model: nn.Module, layers: Collection[str], norms: Collection[str], change: Change
 ) -> Iterator[None]:
-    """Put `change(name, output)` in place of the output of each of `layers`.
+    """Replace the output of each of `layers` by `change(name, output)` inside the context.
 
-    `norms` are the layers that a batch norm follows, from `normalised`. For such a layer, `change` gets the output of
-    the norm, which is the same whether the norm is folded or not. Raises StudyError in the pass for a layer that does
-    not run, or whose norm does not follow it directly.
+    `norms` are the names of the layers that a batch norm follows, as `normalised` returns them. For such a layer,
+    `change` gets the output of the norm, which is the same whether the norm is folded or not. Raises StudyError in a
+    forward pass if a layer does not run, or if another operation runs between a layer and its norm.
     """
     waiting: dict[int, tuple[str, Tensor]] = {}
 

@@ -1,4 +1,4 @@
-"""Linear backpropagation: gradients pass the ReLUs of later layers as if these were the identity."""
+"""Linear backpropagation: gradients pass the ReLUs of later layers as if these ReLUs were the identity."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from study.models.layers.named import layer, network_of
 
 @contextmanager
 def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
-    """Pass gradients unchanged through the ReLUs that run after the layer `after`; the forward pass keeps its bits.
+    """Pass gradients unchanged through the ReLUs that run after the layer `after`. The forward pass keeps its bits.
 
-    In a network with residual branches, this applies only to the ReLUs inside branches. For each image, the gradient
-    that a branch passes to its input is then scaled to the L2 norm of the true gradient, which uses the ReLUs' own
-    derivatives. The backward pass of a branch therefore runs twice. In other networks, gradients pass all later ReLUs
-    unchanged and are not scaled.
+    In a network with residual branches, gradients pass unchanged only through the ReLUs inside branches. For each
+    image, the gradient at a branch's input is then scaled to the L2 norm of the true gradient, which uses the ReLUs'
+    own derivatives. Therefore the backward pass of a branch runs twice. In other networks, gradients pass unchanged
+    through all later ReLUs and are not scaled.
 
-    Raises StudyError if a branch does not start at its block's input; and in the pass, if no such ReLU runs.
+    Raises StudyError if a branch does not start at its block's input. Raises StudyError in a forward pass if no ReLU
+    runs after the layer `after` (inside a branch, if the network has residual branches).
     """
     network = network_of(model)
     branches = [branch for branch in layers_of(model).blocks if not branch.dense]
@@ -50,7 +51,15 @@ def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
 
 
 class _State:
-    """The state of the present pass: whether `after` has run, the branch that runs, and the derivative of ReLUs."""
+    """The state of one forward pass and its backward pass.
+
+    Attributes:
+        whole: Whether gradients pass unchanged through all later ReLUs, because the network has no residual branches.
+        active: Whether the layer `after` has run.
+        true: Whether ReLUs use their own derivatives at present.
+        branch: The present run of a residual branch; None outside branches.
+        linear: The number of ReLUs so far whose gradient passes unchanged.
+    """
 
     def __init__(self, *, whole: bool) -> None:
         self.whole = whole
@@ -82,7 +91,7 @@ class _State:
 
 
 class _LinearReLU(torch.autograd.Function):
-    """ReLU with the gradient of the identity, or with its own gradient while `state.true`."""
+    """A ReLU with the gradient of the identity. While `state.true` is true, the ReLU has its own gradient."""
 
     @staticmethod
     def forward(ctx: Any, given: Tensor, state: _State) -> Tensor:
@@ -97,7 +106,7 @@ class _LinearReLU(torch.autograd.Function):
 
 
 class _Run:
-    """One run of one residual branch. `alias` is a view of the branch's input that only the branch reads."""
+    """One run of one residual branch. `alias` is a view of the branch's input `given`, which only the branch reads."""
 
     def __init__(self, given: Tensor, state: _State) -> None:
         self.given = given
@@ -109,7 +118,7 @@ class _Run:
             self.alias.register_hook(self._scale)  # type: ignore[no-untyped-call]
 
     def measure(self, output: Tensor, gradient: Tensor) -> None:
-        """Record the norm of the branch's true input gradient, computed from the `gradient` of its `output`."""
+        """Record the norm of the true gradient at the branch's input, computed from the `gradient` of its `output`."""
         if self._state.true:
             return
         self._state.true = True
@@ -127,13 +136,16 @@ class _Run:
 
 
 def _norms(gradient: Tensor) -> Tensor:
-    """The L2 norm of each row, in a shape that can multiply the rows of `gradient`."""
+    """Return the L2 norm of each row of `gradient`, in a shape (N, 1, ...) that can multiply `gradient`."""
     found: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     return found.view(-1, *[1] * (gradient.ndim - 1))
 
 
 def _watch(model: nn.Module, branch: Branch, state: _State, hooks: ExitStack) -> None:
-    """Track the runs of a branch. The modules of its block that read the block's input get an alias of this input."""
+    """Add hooks that track the runs of a branch.
+
+    In the branch's block, the modules that read the block's input get `_Run.alias` in place of this input.
+    """
     block = layer(model, branch.block)
 
     def begin(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -156,7 +168,7 @@ def _watch(model: nn.Module, branch: Branch, state: _State, hooks: ExitStack) ->
                 accepted="blocks whose branch is made of modules",
                 todo="leave this source out",
             )
-        # The block may add its skip connection in place, and the branch's own output must stay as it is.
+        # The block gets a clone, because it may add its skip connection in place, and `output` must not change.
         given = output.clone()
         given.register_hook(lambda gradient: run.measure(output, gradient))  # type: ignore[no-untyped-call]
         return given

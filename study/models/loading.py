@@ -32,9 +32,10 @@ from study.reproducibility.numerics import Layout
 def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code: bool = False) -> None:
     """Check a model without building its network or downloading weights.
 
-    Raises StudyError for a network or weights that the zoo does not have or can no longer download, weights for other
-    labels than `labels` (None: ImageNet's), a missing file, and the user's own code without `allow_code`. Services and
-    models with the key `model` have no network and are not checked.
+    Raises StudyError if the zoo does not have the network or the weights, or can no longer download them; if the
+    weights are for other labels than `labels` (None: ImageNet's); or if a file is missing. Also raises StudyError if
+    the model is the user's own code and `allow_code` is false. Services and models with the key `model` have no network
+    and are not checked.
     """
     if model.network is None:
         return
@@ -74,7 +75,7 @@ def check(name: str, model: Model, *, labels: LabelSet | None = None, allow_code
 
 
 def _networks(name: str, model: Model) -> Sequence[str]:
-    """The names of the zoo's networks. Raises StudyError if a package that the zoo needs is not installed."""
+    """Return the names of the zoo's networks. Raises StudyError if a package that the zoo needs is not installed."""
     try:
         return ZOOS[model.zoo].networks()
     except ImportError as error:
@@ -100,10 +101,12 @@ def load(
 ) -> Classifier:
     """Build the classifier of `model` on `device`: network, weights and preprocessing.
 
-    `labels` are the labels of the logits (None: ImageNet's); `channels` is the number of channels of the images; `fold`
-    folds batch norms into convolutions, unless the weights are a set. The user's own code runs only with `allow_code`.
+    `name` is the model's name in the spec. `labels` are the labels of the logits (None: ImageNet's). `channels` is the
+    number of channels of the images. `fold` folds batch norms into convolutions, except if the model has several
+    weights (`weights: set:…`). The user's own code runs only with `allow_code`.
+
     Raises StudyError if the network is unknown; if its weights are not available, do not fit, or are for other labels;
-    or if the network does not take the images or is not deterministic.
+    or if the network does not accept the images or is not deterministic.
     """
     labels = labels or label_set("imagenet")
     check(name, model, labels=labels, allow_code=allow_code)
@@ -194,13 +197,13 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
 
 
 def _lacks_head(model: Model, labels: LabelSet) -> bool:
-    """Whether the network ends in features, and neither the zoo's weights nor the spec give it a head for classes."""
+    """Return whether the network ends in features: it has no head for classes, and the spec does not ask for a head."""
     standard = labels.name == "imagenet" and model.classes is None
     return standard and "num_classes" not in model.arguments and ZOOS[model.zoo].headless(model.name)
 
 
 def _no_head(name: str, model: Model, labels: LabelSet, width: int = 0) -> StudyError:
-    """The error for a network that ends in features: CLIP, DINO and others have no classification head."""
+    """Return the error for a network without a classification head, such as CLIP or DINO: its outputs are features."""
     ends = f"its {width} outputs are" if width else "it ends in"
     accepted, fitting = outputs.widths(model, labels)[0], _fitting(model, labels)
     return StudyError(
@@ -212,7 +215,10 @@ def _no_head(name: str, model: Model, labels: LabelSet, width: int = 0) -> Study
 
 
 def _fitting(model: Model, labels: LabelSet) -> str | None:
-    """Other weights of the same network that classify into `labels`, as text; None if there are none."""
+    """Return the names of other weights of the same network that classify into `labels`, as one text for a message.
+
+    None if the zoo has no such weights.
+    """
     zoo, accepted = ZOOS[model.zoo], outputs.widths(model, labels)
     mark = "." if model.zoo == "timm" else "/"
     found = [tag for tag in zoo.tags(model.name) if zoo.outputs(model.name, tag) in accepted]
@@ -220,7 +226,10 @@ def _fitting(model: Model, labels: LabelSet) -> str | None:
 
 
 def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> tuple[nn.Module, str]:
-    """The network and its identity for the digest. Weights of a file or package are not loaded yet."""
+    """Return the network, and the text that identifies it in the digest.
+
+    Weights from a file or a package are not loaded yet.
+    """
     kind, value = model.weights_kind, model.weights_value
     given = canonical(model.arguments)
     try:
@@ -246,9 +255,10 @@ def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> 
 
 
 def preprocessing_of(model: Model, network: nn.Module, called: str) -> Preprocessing:
-    """Return the preprocessing of `network`: the zoo's own record, overridden by the fields of the spec.
+    """Return the preprocessing of `network`: the values of the spec, and the zoo's values where the spec has none.
 
-    Raises StudyError unless mean and std have one number each, or three each. `called` names the network in messages.
+    Raises StudyError if mean and std differ in length, or if their length is neither 1 nor 3. `called` names the
+    network in messages.
     """
     if model.zoo == "python":
         recorded = user_code.preprocessing(model)
@@ -277,7 +287,7 @@ def _unavailable(called: str, kind: str, error: Exception) -> StudyError:
         )
     return StudyError(
         f"{called} cannot be built: {type(error).__name__}: {first_line(error)}",
-        todo="check its `arguments` and weights",
+        todo="check the `arguments` and the weights of this model",
     )
 
 

@@ -1,4 +1,4 @@
-"""Estimate the memory of a model: trace the allocations of its passes on tensors without data."""
+"""Estimate the memory that a model needs, by tracing the allocations of its passes on tensors without data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from study.models.reference import Model
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory in bytes.
+    """The memory that a network needs, in bytes.
 
-    `parameters` counts parameters and buffers. `forward` is the peak of a forward pass without gradients; `gradient`
-    is the peak of a forward and backward pass for the gradient of the images. Both peaks include parameters and images.
+    `parameters` is the memory of parameters and buffers. `forward` is the peak of a forward pass without gradients.
+    `gradient` is the peak of a forward and backward pass for the gradient of the images. Both peaks include parameters,
+    buffers and images.
     """
 
     parameters: int
@@ -41,10 +42,10 @@ class Memory:
 def estimate(network: nn.Module, *, channels: int, size: int, batch: int) -> Memory:
     """Estimate the memory of `network` with frozen parameters for float32 images (`batch`, `channels`, `size`, `size`).
 
-    Nothing is computed, and `network` does not change; it may come from `build_meta`. Every live storage counts once,
-    however many views it has. The estimate leaves out the memory of a device's libraries (workspaces, caches,
-    fragmentation, CUDA's context) and assumes fused attention kernels. Raises StudyError if the network's operations
-    depend on the values of tensors.
+    Nothing is computed, and `network` does not change. `network` may come from `build_meta`. Every live storage counts
+    once, even if it has several views. The estimate does not include the memory of a device's libraries (workspaces,
+    caches, fragmentation, CUDA's context). It assumes fused attention kernels. Raises StudyError if the network's
+    operations depend on the values of tensors.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     held = _hollow(network, fake)
@@ -55,16 +56,16 @@ def estimate(network: nn.Module, *, channels: int, size: int, batch: int) -> Mem
 
 
 def parameters(network: nn.Module) -> int:
-    """Return the number of parameters of a network; a shared parameter counts once."""
+    """Return the number of scalar parameters of a network. A shared parameter counts once."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool = False) -> nn.Module:
-    """Build the network of `model` on the meta device: without memory, weights and downloads.
+    """Build the network of `model` on the meta device, which needs no memory, weights or downloads.
 
-    The number of outputs is that of the zoo's weights; without such weights, it is the number of `classes` in the spec
-    or of `labels` (None: ImageNet's). The user's own code runs only with `allow_code`. Raises StudyError if the network
-    cannot be built on the meta device.
+    The number of outputs is that of the zoo's weights. Without weights from a zoo, it is the number of `classes` in the
+    spec, or else of `labels` (None: ImageNet's). The user's own code runs only with `allow_code`. Raises StudyError if
+    the network cannot be built on the meta device.
     """
     from study.models.zoos import ZOOS
 
@@ -74,7 +75,7 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
         )
     labels = labels or label_set("imagenet")
     if model.zoo == "pretrainedmodels":
-        # The package creates modules when it is imported, and these need real memory.
+        # The import of this package creates modules that need real memory, so it must happen before `_without_memory`.
         importlib.import_module("pretrainedmodels")
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _without_memory(model.zoo):
@@ -102,14 +103,18 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
 
 
 def _without_memory(zoo: str) -> contextlib.AbstractContextManager[object]:
-    """The context that builds a zoo's networks without memory. All networks of timm support the meta device."""
+    """Return a context in which a zoo's networks are built without memory.
+
+    All networks of timm support the meta device. For other zoos, only `torch.empty` uses this device.
+    """
     return torch.device("meta") if zoo == "timm" else _EmptyOnMeta()
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Sends only `torch.empty` to the meta device. Weights start as empty tensors, which are initialised afterwards.
+    """A mode in which only the tensors of `torch.empty` are on the meta device.
 
-    Other tensors have values, because networks compute widths with tensors and read the results.
+    These are the weights, because PyTorch creates weights with `torch.empty` and then initialises them. Other tensors
+    keep their values, because some networks compute the widths of layers with tensors.
     """
 
     def __torch_function__(
@@ -121,7 +126,10 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Tracks the `live` bytes of storages, starting with the storages of `tensors`, and the `peak` of these bytes."""
+    """A mode that counts the bytes of all live storages in `live`, and the maximum of this number in `peak`.
+
+    The storages of `tensors` count from the beginning.
+    """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -157,7 +165,7 @@ class _Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _peak(network: nn.Module, tensors: list[Tensor], shape: tuple[int, ...], *, gradient: bool) -> int:
     images = torch.empty(shape, requires_grad=gradient)
     allocations = _Allocations([*tensors, images])
-    # The raised error contains the failure; PyTorch would also log it.
+    # PyTorch would also log the failure, which the raised error already contains.
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -174,7 +182,10 @@ def _peak(network: nn.Module, tensors: list[Tensor], shape: tuple[int, ...], *, 
 
 
 def _hollow(network: nn.Module, fake: FakeTensorMode) -> nn.Module:
-    """A copy in eval mode: parameters and buffers have no data, keep shared storages, and require no gradient."""
+    """Return a copy of `network` in eval mode, with parameters and buffers that have no data and need no gradient.
+
+    Tensors that share a storage in `network` also share a storage in the copy.
+    """
     storages: dict[int, Tensor] = {}
     replaced: dict[int, Any] = {}
     with fake:

@@ -1,4 +1,4 @@
-"""Estimates of the memory that models need. An estimate takes seconds, so it is kept in the user's cache directory."""
+"""Estimates of the memory that models need. An estimate takes seconds, so results are kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def estimates(
     allow_code: bool,
     say: Callable[[str], None],
 ) -> dict[str, Memory] | None:
-    """Return the memory of each local model for passes of `batch` images, in bytes.
+    """Return, for each model that is not a remote service, the memory of passes of `batch` images, in bytes.
 
-    If the memory of a network cannot be estimated, calls `say` with the reason and returns None. The user's own code
+    If the memory of a network cannot be estimated, `say` gets the reason, and the result is None. The user's own code
     runs only with `allow_code`.
     """
     found: dict[str, Memory] = {}
@@ -56,7 +56,11 @@ def estimates(
 def _estimate(
     model: Model, labels: LabelSet, channels: int, batch: int, cached: dict[str, dict[str, int]], *, allow_code: bool
 ) -> Memory:
-    """The estimate for one model: from `cached` if it is there, else computed and added to `cached`."""
+    """Return the estimate for one model from `cached`.
+
+    If `cached` has no estimate for this model, it is computed, added to `cached`, and written to the cache file. The
+    estimate for the user's own code is not added.
+    """
     import torch
 
     from study.models import loading
@@ -72,14 +76,17 @@ def _estimate(
     preprocessing = loading.preprocessing_of(model, network, str(model.network))
     new = estimate(network, channels=len(preprocessing.mean), size=preprocessing.size, batch=batch)
     if model.zoo != "python":
-        # The user's own code may change between launches.
+        # Estimates for the user's own code are not cached, because the code may change between launches.
         cached[key] = asdict(new)
         _write(cached)
     return new
 
 
 def _keep_shape(model: Model) -> bool:
-    """Whether the network has the same shape without these weights: true for weights of files and random weights."""
+    """Return whether the weights have no influence on the shape of the network.
+
+    This is true for weights from files and for random weights. A zoo's weights determine the number of outputs.
+    """
     return str(model.weights).partition(":")[0] in ("file", "set", "random")
 
 
@@ -89,7 +96,7 @@ def _path() -> Path:
 
 
 def _read() -> dict[str, dict[str, int]]:
-    """The cached estimates. Raises StudyError if the file is damaged."""
+    """Return the cached estimates; empty if the cache file does not exist. Raises StudyError if the file is damaged."""
     try:
         return json_file.read(_path(), dict[str, dict[str, int]], todo="remove the file")
     except FileNotFoundError:
@@ -97,7 +104,7 @@ def _read() -> dict[str, dict[str, int]]:
 
 
 def _write(cached: Mapping[str, Mapping[str, int]]) -> None:
-    # Without a cache, the next launch estimates again.
+    # An error is ignored, because without a cache file the next launch only estimates again.
     with contextlib.suppress(OSError):
         path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,8 @@ _RESNETS = (20, 32, 44, 56, 110)
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without parameters (option A of He et al. 2016).
 
-    In a block that halves the image, the shortcut takes every second pixel, and fills the new channels with zeros. Half
-    of the new channels are before the old channels and half after them, as in the published checkpoints.
+    In a block that halves height and width, the shortcut takes every second pixel and adds channels of zeros. Half of
+    these new channels are before the old channels and half after them, as in the published checkpoints.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -47,8 +47,8 @@ class CifarBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The ResNet for 32 x 32 pixels of He et al. 2016 (arXiv:1512.03385, section 4.2), with `blocks` in each stage.
 
-    Normalised float images (N, 3, H, W) -> logits (N, num_classes). The network has 6 * blocks + 2 layers. Its tensors
-    have the names of the published checkpoints.
+    The network maps normalised float images (N, 3, H, W) to logits (N, num_classes). It has 6 * blocks + 2 layers. Its
+    tensors have the same names as in the published checkpoints.
     """
 
     def __init__(self, blocks: int, *, num_classes: int = 10) -> None:
@@ -76,11 +76,11 @@ def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential
 
 
 class FullyConnected(nn.Module):
-    """Hidden layers of 500 units with ReLU on grey images of 28 x 28 pixels (Wu et al. 2019, smoothed gradients).
+    """A network with `depth` hidden layers of 500 units with ReLU, for MNIST (Wu et al. 2019, smoothed gradients).
 
-    Float images (N, 1, 28, 28) -> logits (N, num_classes). Without hidden layers, this is softmax regression. Weights
-    are initialised as in He et al. 2015 (arXiv:1502.01852), which keeps the scale of activations through eight layers.
-    They are drawn from `generator`, or from torch's global generator.
+    The network maps float images (N, 1, 28, 28) to logits (N, num_classes). With depth 0, this is softmax regression.
+    Weights are initialised as in He et al. 2015 (arXiv:1502.01852), which keeps the scale of activations through eight
+    layers. Weights are drawn from `generator`, or from torch's global generator if `generator` is None.
     """
 
     def __init__(self, depth: int, *, num_classes: int = 10, generator: torch.Generator | None = None) -> None:
@@ -98,7 +98,7 @@ class FullyConnected(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    # PyTorch's own initialisation would draw from the global generator.
+    # The meta device prevents PyTorch's own initialisation, which would draw from the global generator.
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
     nn.init.zeros_(layer.bias)
@@ -110,10 +110,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **{f"mnist_fnn{depth}": partial(FullyConnected, depth) for depth in DEPTHS},
     **SMALL_NETWORKS,
 }
-"""Networks by name; each function takes `num_classes`."""
+"""For each name, the function that builds the network. Each function takes `num_classes`."""
 
 _CIFAR = Preprocessing(size=32, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _MNIST = Preprocessing(size=SIDE, interpolation="bilinear", mean=(0.0,), std=(1.0,))
 
 PREPROCESSING: dict[str, Preprocessing] = {name: _CIFAR if name.startswith("cifar") else _MNIST for name in NETWORKS}
-"""Preprocessing by network; for CIFAR-10, the preprocessing with which the published checkpoints were trained."""
+"""The preprocessing for each name of a network. For CIFAR-10, the published checkpoints were trained with it."""

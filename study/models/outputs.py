@@ -17,13 +17,13 @@ from study.models.classifier import Classifier
 from study.models.reference import Model
 
 _ROUNDING = 1e-3
-"""Tolerated change of logits by rounding, as a share of their range over labels and images."""
+"""The accepted change of a logit by rounding, as a share of the range of all logits over labels and images."""
 
 
 def output_indices(name: str, model: Model, labels: LabelSet) -> tuple[int, ...] | None:
-    """Return the index of the output for each label; None if the spec does not name the outputs with `classes`.
+    """Return, for each label, the index of the network's output; None if the spec has no `classes` for the outputs.
 
-    Raises StudyError if a label is missing in `classes`, or occurs there twice.
+    Raises StudyError if a label is missing in `classes`, or occurs twice in `classes`.
     """
     if model.classes is None:
         return None
@@ -48,7 +48,7 @@ def output_indices(name: str, model: Model, labels: LabelSet) -> tuple[int, ...]
 
 
 def widths(model: Model, labels: LabelSet) -> tuple[int, ...]:
-    """Return the numbers of outputs that a network may have."""
+    """Return the accepted numbers of a network's outputs. For ImageNet, a further output for background is accepted."""
     if model.classes is not None:
         return (len(model.classes),)
     return (len(labels), len(labels) + 1) if labels.name == "imagenet" else (len(labels),)
@@ -74,9 +74,9 @@ def wrong_width(called: str, model: Model, labels: LabelSet, found: int) -> Stud
 
 
 def check_logits(classifier: Classifier, model: Model, labels: LabelSet, called: str) -> None:
-    """Run the network on two images that are 0 after normalisation.
+    """Raise StudyError if the network does not return finite logits for `labels`.
 
-    Raises StudyError unless the network returns finite logits for `labels`.
+    The check classifies two images that are 0 after normalisation. `called` names the network in messages.
     """
     size, channels = classifier.preprocessing.size, len(classifier.preprocessing.mean)
     try:
@@ -108,8 +108,8 @@ def check_logits(classifier: Classifier, model: Model, labels: LabelSet, called:
 def check_determinism(classifier: Classifier, called: str) -> None:
     """Check that the network gives the same logits if it classifies four images twice, and one of them alone.
 
-    The state of random generators stays as it is. Raises StudyError if the logits of an image differ: then the network
-    draws random numbers, keeps a state, or mixes the images of a batch.
+    The state of random generators does not change. Raises StudyError if the logits of an image differ. In this case,
+    the network draws random numbers, keeps a state, or mixes the images of a batch.
     """
     size, channels = classifier.preprocessing.size, len(classifier.preprocessing.mean)
     images = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0))
@@ -135,7 +135,7 @@ def check_determinism(classifier: Classifier, called: str) -> None:
 
 @contextlib.contextmanager
 def _restored_generators() -> Iterator[None]:
-    """Restore the state of Python's, NumPy's and torch's global generators at the end."""
+    """Restore the state of Python's, NumPy's and torch's global generators at the end of the context."""
     python, numpys = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

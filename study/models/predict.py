@@ -27,9 +27,10 @@ _NAMED = 5
 class Prediction:
     """The most probable labels (N, K) `int32`, most probable first, and their probabilities (N, K) `float32`.
 
-    K is 5, or the number of labels if that is smaller. `whole` holds all probabilities (N, labels) `float32` if they
-    were requested. `size` is the final number of images in one pass: smaller than requested if memory ran out.
-    `abstained` (N,) says for which images a defence that votes gives no answer; None if every image has an answer.
+    K is 5, or the number of labels if there are fewer than 5. `whole` has all probabilities (N, number of labels)
+    `float32`; None if they were not requested. `size` is the number of images in one forward pass, which is smaller
+    than requested if memory ran out. `abstained` (N,) says for which images a defence with a vote gives no answer; None
+    if every image has an answer.
     """
 
     top5: NDArray[np.int32]
@@ -40,18 +41,24 @@ class Prediction:
 
     @property
     def top1(self) -> NDArray[np.int32]:
-        """The answers (N,): the most probable label, or ABSTAINED."""
+        """The answer for each image (N,): the most probable label, or ABSTAINED."""
         return top1(self.top5, self.abstained)
 
 
 def top1(top5: NDArray[np.int32], abstained: NDArray[np.bool_] | None) -> NDArray[np.int32]:
-    """The answers (N,): the first label of each row of `top5` (N, K >= 1), or ABSTAINED if `abstained` is true."""
+    """Return the answer for each image (N,): the first label in the image's row of `top5` (N, K), with K at least 1.
+
+    The answer is ABSTAINED for images for which `abstained` (N,) is true.
+    """
     first: NDArray[np.int32] = top5[:, 0] if abstained is None else np.where(abstained, ABSTAINED, top5[:, 0])
     return first
 
 
 def best_of(counts: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the labels (N, K) with the highest `counts` (N, labels), highest first; ties go to the lower label."""
+    """Return the labels (N, K) with the highest `counts` (N, number of labels), highest count first.
+
+    K is 5, or the number of labels if there are fewer than 5. Among equal counts, the lower label comes first.
+    """
     return np.argsort(-counts, axis=1, kind="stable")[:, :TOP].astype(np.int32)
 
 
@@ -66,16 +73,18 @@ def predict(
     name: str = "the model",
     images: Sequence[str] = (),
 ) -> Prediction:
-    """Classify `uint8` images (N, C, H, W) in passes of one constant size; the last pass is padded.
+    """Return the predictions of `model` for the `uint8` images `pixels` (N, C, H, W).
 
-    The network computes in `precision`, and probabilities follow from its logits in float32.
+    `pixels` are an array on the host, or a tensor on `device`, which several models can share. `pixels` may contain
+    several versions of all images, one version after the other. `images` are the ids of the images of one version.
 
-    `pixels` are an array on the host, or a tensor on the device, which several models can share. `pixels` may hold
-    several versions of all images, one version after the other. `images` are the ids of the images.
+    Each forward pass has `batch` images at most. All passes have the same size, and the last pass is padded. The
+    network computes in `precision`, and the softmax of its logits is computed in float32. With `whole`, the result has
+    the probabilities of all labels.
 
-    If the device's memory is too small, passes are halved, which changes rounding. Raises StudyError if memory is too
-    small for one image, or if a probability is not finite; the message has the `name` of the model and the ids of the
-    images.
+    If the device's memory is too small, the size of the passes is halved, which changes rounding. Raises StudyError if
+    memory is too small for one image, or if a probability is not finite. The message has the `name` of the model and
+    the ids of the images.
     """
     sent: list[Download] = []
     size = numerics.pass_size(batch, device)
@@ -92,7 +101,7 @@ def predict(
         start += len(part)
         own = slice(len(part))
         wanted = [found[own].float()] if whole else []
-        # The host reads all answers at the end, so that the device need not wait for it between two passes.
+        # The host reads all answers at the end, so that the device does not wait for the host between two passes.
         sent.append(Download(best.indices[own].to(torch.int32), best.values[own], *wanted))
     labels, probabilities, *every = (
         np.concatenate(parts) for parts in zip(*(one.arrays() for one in sent), strict=True)
@@ -106,7 +115,10 @@ def predict(
 def _pass(
     model: Classifier, part: NDArray[np.uint8] | Tensor, size: int, device: str, precision: Precision
 ) -> tuple[Tensor, torch.return_types.topk]:
-    """All probabilities, and the highest probabilities with their labels; both have rows for the padding too."""
+    """Return all probabilities of one forward pass, and the highest probabilities with their labels.
+
+    Both results also have rows for the padding.
+    """
     held = part if isinstance(part, Tensor) else uploaded(part, device)
     if len(held) < size:
         held = torch.cat([held, held[-1:].expand(size - len(held), -1, -1, -1)])
@@ -119,9 +131,9 @@ def _pass(
 
 
 def answers(model: Classifier, images: Tensor, device: str, precision: Precision) -> Tensor:
-    """Return the most probable label (N,) `int32` of float images (N, C, H, W); -1 where the logits are not finite.
+    """Return the most probable label of each float image (N, C, H, W), `int32` (N,); -1 if the logits are not finite.
 
-    `model` is in `precision`, and `images` are one whole pass on the device.
+    `model` must come from `Classifier.in_precision(precision)`. All `images` are on `device` and form one forward pass.
     """
     held = images.contiguous(memory_format=model.memory_format)
     with torch.inference_mode(), numerics.network_pass(precision, device):
@@ -132,9 +144,11 @@ def answers(model: Classifier, images: Tensor, device: str, precision: Precision
 
 
 def not_finite(name: str, places: Sequence[int], images: Sequence[str], what: str = "probabilities") -> StudyError:
-    """Return the error for a model whose `what` are not finite for the images at the positions `places`.
+    """Return the error for values of the model `name` that are not finite for some images.
 
-    `images` are the ids of the images of one version; empty if they have no ids.
+    `what` names these values, such as "probabilities". `places` are the positions of these images among all versions of
+    all images. `images` are the ids of the images of one version. If `images` is empty, the message has positions in
+    place of ids.
     """
     ids = dict.fromkeys(images[one % len(images)] if images else f"number {one}" for one in places)
     shown = ", ".join([*list(ids)[:_NAMED], *([f"{len(ids) - _NAMED} more"] if len(ids) > _NAMED else [])])

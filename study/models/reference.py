@@ -1,7 +1,8 @@
-"""The spec of a model: its network, weights and input.
+"""The model in a spec: its network, weights and input.
 
-A model is a short name of the papers' models (`resnet152`), `zoo:network`, `zoo:network/weights`, `package:name`, or a
-mapping with one of the keys `network`, `model` and `remote`. This module imports no zoo and loads nothing.
+A spec writes a model as the short name of a paper's model (`resnet152`), as `zoo:network`, `zoo:network/weights` or
+`package:name`, or as a mapping with one of the keys `network`, `model` and `remote`. This module imports no zoo and
+loads no weights.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from study.spec.frozen import Frozen, rejected
 from study.spec.shorthand import TEXT, OneItem, Shorthand, also
 
 ZERO_SHOT = ("open_clip", "transformers")
-"""Libraries of models of images and text. These models classify by prompts."""
+"""Libraries with models of images and text, such as CLIP. These models classify images by means of text prompts."""
 
 ZOOS = ("torchvision", "timm", "pretrainedmodels", "study", "python", *ZERO_SHOT)
 WEIGHTS = ("zoo", "file", "set", "package", "random", "own")
@@ -43,40 +44,42 @@ _SET = Shorthand(
     lambda given: f"{_SET_KEY}:{given[_SET_KEY]}" if isinstance(given, dict) and given.keys() == {_SET_KEY} else given,
     ({"type": "object", "properties": {_SET_KEY: TEXT}, "required": [_SET_KEY], "additionalProperties": False},),
 )
-"""Turns `weights: {set: folder/*.safetensors}`, as a spec has it, into the text `set:folder/*.safetensors`."""
+"""A shorthand that turns `weights: {set: folder/*.safetensors}` of a spec into `set:folder/*.safetensors`."""
 
 _NETWORK = {"anyOf": [{"enum": list(SHORT_NAMES)}, TEXT]}
-"""JSON schema of `network`: editors suggest the short names."""
+"""The JSON schema of `network`. It lists the short names, so that editors can suggest them."""
 
 
 class Model(Frozen):
     """One model of a spec. It has exactly one of the keys `network`, `model` and `remote`:
 
-    - `network`: `zoo:network` of torchvision, timm, pretrainedmodels or study (CIFAR-10 ResNets, MNIST networks);
-      `open_clip:` or `transformers:`, a model of images and text, which classifies by prompts; or
-      `python:<module or file>:<function>`, the user's own code, which runs only with --allow-code;
+    - `network`: `zoo:network`, a network of torchvision, timm, pretrainedmodels or study (CIFAR-10 ResNets, MNIST
+      networks); `open_clip:<name>` or `transformers:<name>`, a model of images and text, which classifies by prompts;
+      or `python:<module or file>:<function>`, the user's own code, which runs only with --allow-code;
     - `model`: another model of the spec, with a `transform` in front of it;
-    - `remote`: a service that answers over HTTP; it can only be a target.
+    - `remote`: a service that answers over HTTP, which can only be a target.
 
     `weights` is `zoo:<tag>`, `file:<path>` (a state dict, .safetensors or torch), `package:<name>`, `random:<seed>`,
-    `own` (the default of a `python:` network: it loads its weights itself, or has random ones), or a set
-    `{set: "<folder>/*.safetensors"}` of two or more files. The components `drawn_weights` and `gaussian_weights` derive
-    the weights of each step from the set; other attacks use the mean of the set. For `file:` and `package:`, `sha256`
-    is the required SHA-256 of the weights file, or at least its first eight hexadecimal digits.
+    `own` or a set. With `own`, the default for `python:`, the user's function loads the weights, or leaves them random.
+    A set `{set: "<folder>/*.safetensors"}` has two or more files. The components `drawn_weights` and `gaussian_weights`
+    derive the weights of each attack step from the set. Other attacks use the mean of the set. For `file:` and
+    `package:`, `sha256` is the required SHA-256 of the weights file, or at least its first eight hexadecimal digits.
 
-    A model with `role: source` is only a source: it is never a target and makes no predictions, so it does not take
-    part in the selection of images. A model with a set of weights must have this role.
+    A model with `role: source` is only a source. It is never a target and makes no predictions, so it has no influence
+    on the selection of images. A model with a set of weights must have this role.
 
-    These fields describe the input; their defaults are the zoo's own record of the network: `size` in pixels,
+    These keys describe the input of the network. Their defaults are the zoo's values for the network: `size` in pixels,
     `interpolation`, `mean` and `std` (for images scaled to 0..1; with `range: 255`, to 0..255), `channels` (RGB or
-    BGR), and `range` (the largest value of a channel before `mean` and `std` are applied: 1 or 255). `classes` names
-    the outputs in their order; it is needed if this order differs from that of the image set's labels. `prompts` are
-    the texts with which a model of images and text describes a label. In a prompt, `{}` stands for the first word of
-    the label (default: "a photo of a {}."). An image belongs to the label whose prompts have the nearest embedding.
+    BGR), and `range` (the largest value of a channel before `mean` and `std` are applied: 1 or 255).
+
+    `classes` names the outputs in their order. It is needed if this order differs from the order of the image set's
+    labels. `prompts` are the texts with which a model of images and text describes a label. In a prompt, `{}` is
+    replaced by the first word of the label (default: "a photo of a {}."). Such a model assigns an image to the label
+    whose prompts have the nearest embedding.
 
     A `transform` changes an image before the model sees it, or lets the model vote on several versions of the image. A
-    model with a transform can only be a target. `family` names the family of the model's architecture. It is needed if
-    the network's name does not tell the family: for the user's own code, and for a service.
+    model with a transform can only be a target. `family` names the family of the model's architecture, such as
+    `resnet`. It is needed if no network's name tells the family: for the user's own code, and for a service.
     """
 
     model_config = ConfigDict(json_schema_extra=also(_NETWORK))
@@ -196,7 +199,7 @@ class Model(Frozen):
         if self.has_set and self.role != "source":
             raise rejected(
                 "a model with several weight files makes no predictions: it must have `role: source`",
-                "`role: source` beside these files, or a single file: `weights: file:<path>`",
+                "`role: source` in addition to these files, or a single file: `weights: file:<path>`",
             )
         named = sorted(self.arguments.keys() & _NAMES_OF_WEIGHTS) if self.zoo != "python" else []
         if named:
@@ -237,7 +240,7 @@ class Model(Frozen):
             if kind == "package" and PACKAGES.get(value) != network:
                 raise rejected(f"the package '{value}' contains no weights of {network}", names(PACKAGES, value))
         if self.sha256 is not None and kind not in ("file", "package"):
-            raise rejected("sha256 needs a weights file, and this model names none", "weights: file:<path>")
+            raise rejected("sha256 needs a weights file, but this model has no weights file", "weights: file:<path>")
 
     @property
     def zoo(self) -> str:
@@ -274,7 +277,7 @@ class Model(Frozen):
 
     @property
     def tag(self) -> str | None:
-        """The name of the zoo's weights; None if the spec names none, or the weights are not the zoo's."""
+        """The name of the zoo's weights; None if the spec does not name weights of the zoo."""
         in_name = "" if self.is_zero_shot else self.name.partition(".")[2]
         return (self.weights_value or in_name or None) if self.weights_kind == "zoo" else None
 
@@ -284,16 +287,19 @@ class Model(Frozen):
         return self.model_copy(update={"transform": None})
 
     def digest_of(self, digest: str, stages: str | None = None) -> str:
-        """The digest of this model: the `digest` of its network or service, combined with its transform.
+        """Return the digest of this model: the `digest` of its network or service, combined with its transform.
 
-        `stages` is the digest of the networks in the transform, if it has any.
+        `stages` is the digest of the networks in the transform; None if the transform has no networks.
         """
         if self.transform is None:
             return digest
         return hashed(digest, self.transform.identity(), *([] if stages is None else [stages]))
 
     def describe(self, of_source: Mapping[str, Any], stages: str | None = None) -> dict[str, Any]:
-        """The record of this model in a run: `of_source`, the record of its network or service, with the transform."""
+        """Return what a run records about this model: `of_source`, with the transform and its digest if there is one.
+
+        `of_source` is the record of the model's network or service. `stages` is as in `digest_of`.
+        """
         if self.transform is None:
             return dict(of_source)
         shown = {"transform": self.transform.model_dump(mode="json")}
@@ -314,7 +320,7 @@ _NAMES_OF_WEIGHTS = frozenset({
     *("weights", "weights_backbone", "pretrained", "pretrained_backbone", "pretrained_cfg", "pretrained_cfg_overlay"),
     *("checkpoint_path", "cache_dir"),
 })  # fmt: skip
-"""Arguments with which the zoos' own functions load weights."""
+"""Names of the arguments with which the zoos' own functions load weights."""
 
 _OF_NETWORKS = (
     *("weights", "sha256", "arguments", "size", "interpolation"),

@@ -22,22 +22,22 @@ Compatibility = Literal["paper", "authors"]
 def decayed(
     network: nn.Module, *, residual: float, dense: float, compatibility: Compatibility = "paper"
 ) -> Iterator[int]:
-    """Multiply the gradient, not the value, at the end of every branch of `network`; yield the number of branches.
+    """Multiply the gradient at the end of every residual branch of `network`, and yield the number of these branches.
 
-    Wu et al. 2020 (arXiv:2002.05990), equation 9: the gradient of a block z + f(z) with input z and branch f becomes
-    that of z + gamma f(z), where gamma is `residual`. Modules in a skip connection (a downsampling convolution) are
-    left alone. In a DenseNet, the branch is a layer's new features, and gamma is `dense`. Branches with a gamma of 1
-    are skipped and not counted.
+    The values of the forward pass do not change. As in Wu et al. 2020 (arXiv:2002.05990, equation 9), the gradient of a
+    block z + f(z) with input z and branch f becomes the gradient of z + gamma f(z), where gamma is `residual`. Modules
+    in a skip connection (a downsampling convolution) do not change. In a DenseNet, the branch is the new features of a
+    layer, and gamma is `dense`. If gamma is 1, the branches do not change and are not counted.
 
-    The scaling applies to every forward pass inside the context, even if its backward pass comes later. At the end, or
-    after an exception, the network has its original hooks and parameters.
+    The change applies to every forward pass inside the context, even if its backward pass comes after the context. At
+    the end, also after an exception, the network has its original hooks and parameters.
 
-    Compatibility `authors` reproduces the gradient of the authors' released code, up to one positive factor for each
-    batch. That code scales the gradient at ReLUs, inside branches and after additions, except at ReLUs whose name
-    contains "0.relu". The exception is meant for layerN.0, but also matches layer3.10, layer3.20 and layer3.30.
-    Therefore, in a ResNet, blocks whose index ends in 0 have no decay. A DenseNet decays as in the paper. The released
-    code supports plain ResNets and DenseNets; here, its rule applies to every network of the same blocks, such as
-    ResNeXt. Raises StudyError for `authors` with any other network.
+    With compatibility `authors`, the gradient is that of the authors' released code, up to one positive factor for each
+    batch. The released code scales the gradient at ReLUs, inside branches and after additions, except at ReLUs whose
+    name contains "0.relu". The exception is meant for layerN.0, but also matches layer3.10, layer3.20 and layer3.30.
+    Therefore, in a ResNet, the gradient is not scaled in blocks whose index ends in 0. In a DenseNet, it is scaled as
+    in the paper. The released code supports only plain ResNets and DenseNets. This function applies the same rule to
+    every network of the same blocks, such as ResNeXt. Raises StudyError for `authors` with any other network.
     """
     chosen = branches(network)
     if compatibility == "authors":
@@ -54,8 +54,9 @@ def decayed(
 class _Decay:
     """A forward hook that multiplies the gradient of a module's output by `factor`.
 
-    A hook on the tensor receives the gradient of its present value, so a block may add its skip connection in place
-    afterwards. A backward hook of a module would not support in-place operations.
+    The factor is applied by a hook on the output tensor. This hook gets the gradient of the module's own output, even
+    if the block later adds its skip connection to the same tensor in place. A backward hook of the module would not
+    support such in-place operations.
     """
 
     factor: float

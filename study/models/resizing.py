@@ -1,6 +1,7 @@
-"""Resize images by matrix products: like torch's `interpolate`, with gradients that sum in one order on every device.
+"""Resize images as torch's `interpolate` does, with gradients that are equal in every run.
 
-On a GPU, the gradient of `interpolate` sums in random order.
+On a GPU, the backward pass of `interpolate` sums gradients in random order. Therefore bilinear and bicubic resizing on
+a GPU is computed by matrix products, which sum gradients in a fixed order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ _SMOOTH = ("bilinear", "bicubic")
 
 
 def resized(images: Tensor, size: int, interpolation: str) -> Tensor:
-    """Return images (N, C, H, W), of any range of values, at `size` x `size` pixels; antialiased if they shrink."""
+    """Return images (N, C, H, W), with any range of values, resized to `size` x `size` pixels.
+
+    If the images shrink, `bilinear` and `bicubic` interpolation use antialiasing.
+    """
     smooth = interpolation in _SMOOTH
     if smooth and images.device.type != "cpu":
         return resized_in_order(images, size, interpolation)
@@ -34,14 +38,17 @@ def resized_in_order(images: Tensor, size: int, interpolation: str) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _matrix(old: int, new: int, interpolation: str, device: str) -> Tensor:
-    """The matrix (new, old) of `interpolate` along one axis. Its columns are the resized unit vectors, in float64."""
+    """Return the matrix (new, old) of `interpolate` along one axis, float64. Its columns are resized unit vectors."""
     units = torch.eye(old, dtype=torch.float64)[None, None]
     found = functional.interpolate(units, (old, new), mode=interpolation, antialias=True)
     return found[0, 0].t().contiguous().to(device)
 
 
 class _Resized(torch.autograd.Function):
-    """Both matrix products. The forward and the backward pass compute in float32, without TF32 and bfloat16."""
+    """The two matrix products that resize an image along its two axes.
+
+    The forward and the backward pass compute in float32, without TF32 and bfloat16.
+    """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, down: Tensor, across: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Robust ImageNet models by their names on RobustBench's leaderboard: network, input, and published accuracies.
+"""Robust ImageNet models with their names on RobustBench's leaderboard: network, input, and published accuracies.
 
 The accuracies are from RobustBench's own records (Croce et al. 2021, arXiv:2010.09670), measured on 5,000 validation
 images. Robust accuracy is the accuracy under AutoAttack with L-infinity 4/255. RobustBench distributes the weights
-files. A spec names a file with `weights: file:<path>`, and `sha256` can pin its content.
+files. A spec names such a file with `weights: file:<path>`, and may give its SHA-256 with `sha256`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _UNCHANGED = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
 @dataclass(frozen=True)
 class RobustModel:
-    """A network with the input that its authors trained it for, and its published top-1 accuracies in percent."""
+    """A robust model: `keys` are its keys in a spec (network and input), `clean` and `robust` its published accuracies.
+
+    Both are top-1 accuracies in percent.
+    """
 
     keys: Mapping[str, Any]
     clean: float
@@ -25,7 +28,7 @@ class RobustModel:
 
     @property
     def published(self) -> str:
-        """The accuracies in words."""
+        """The published accuracies as a text for the user."""
         return (
             f"published: clean {self.clean:g} %, robust {self.robust:g} % (RobustBench, AutoAttack, L-infinity 4/255)"
         )
@@ -56,4 +59,4 @@ ROBUST: Mapping[str, RobustModel] = {
     "RodriguezMunoz2024Characterizing_Swin-B": _model(_SWIN_B, 77.76, 51.56),
     "RodriguezMunoz2024Characterizing_Swin-L": _model(_SWIN_L, 79.36, 53.82),
 }
-"""The models by name. The networks of RobustBench's other models are in none of the zoos here."""
+"""The robust models by name. RobustBench's other models are left out, because no supported zoo has their networks."""

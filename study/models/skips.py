@@ -17,16 +17,17 @@ from study.models.layers.named import layer
 
 @contextmanager
 def changed_skips(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> Iterator[tuple[str, ...]]:
-    """Make each residual block compute change(name, s) + f(x) in place of s + f(x); yield the branches' names.
+    """Make each residual block compute change(name, s) + f(x) in place of s + f(x), and yield the branches' names.
 
     x is the block's input, f its branch, and s the value of the skip connection: x, or a downsampling of x. `name` is
-    the name of the branch's end. `change` returns a tensor of the same shape, and acts on each row of the batch by
-    itself. For example, ghost networks (Li et al. 2020, arXiv:1812.03413) multiply s by a random number. Dense layers
-    have no skip connection. Results equal those of a rewritten network up to rounding, because a block computes
-    f(x) + (change(name, s) - s) + s.
+    the name of the branch's end. `change` must return a tensor of the same shape, and must treat each row of the batch
+    independently. For example, ghost networks (Li et al. 2020, arXiv:1812.03413) multiply s by a random number. The
+    layers of a DenseNet have no skip connection. The context makes a block compute f(x) + (change(name, s) - s) + s,
+    which equals change(name, s) + f(x) up to rounding.
 
-    The network runs without torch.compile, and is restored at the end. Raises StudyError if it has no residual
-    branches, if a skip connection is a function without a module, or if f(x) has another layout than x (Swin, mixers).
+    The network runs without torch.compile, and is restored at the end. Raises StudyError if the network has no residual
+    branches, or if a skip connection is a function without a module. Raises StudyError in a forward pass if f(x) has
+    another shape than s (Swin, mixers).
     """
     branches = [branch for branch in layers_of(model).blocks if not branch.dense]
     functions = [branch.name for branch in branches if branch.skip is None and not branch.identity]
@@ -35,7 +36,7 @@ def changed_skips(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> 
             f"the skip connection around '{functions[0]}' is a function, not a module"
             if functions
             else "the network has no skip connections",
-            accepted="networks of residual blocks whose skip connections are x, or a module",
+            accepted="networks of residual blocks whose skip connections are the identity, or a module",
             todo="choose another network",
         )
     names = [branch.name for branch in branches]
@@ -47,7 +48,7 @@ def changed_skips(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> 
 
 
 def _changed(model: nn.Module, branch: Branch, change: Callable[[str, Tensor], Tensor]) -> Iterator[Any]:
-    """The hooks that change one skip connection."""
+    """Yield the handles of the hooks that change one skip connection."""
     if branch.skip is not None:
         yield layer(model, branch.skip).register_forward_hook(lambda _, __, carried: change(branch.name, carried))
         return
@@ -57,7 +58,8 @@ def _changed(model: nn.Module, branch: Branch, change: Callable[[str, Tensor], T
         held[:] = inputs[:1]
 
     def add(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        # The block adds `carried` afterwards. If the block has changed it in place, both uses have the new values.
+        # The block itself adds `carried` later. If the block has changed `carried` in place, both additions use the
+        # new values.
         (carried,) = held
         held.clear()
         if output.shape != carried.shape:

@@ -22,8 +22,8 @@ _PATCH, _WIDTH, _BLOCKS, _HEADS = 7, 48, 4, 4
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions of 16, 32 and 64 channels, each with ReLU and 2x2 max-pooling, and two linear layers.
 
-    Float images (N, 1, 28, 28) -> logits (N, num_classes). The network has no batch norm, because the statistics of
-    adversarial training images would not fit clean images.
+    The network maps float images (N, 1, 28, 28) to logits (N, num_classes). It has no batch norm, because batch
+    statistics of adversarial training images would not fit clean images.
     """
 
     def __init__(self, *, num_classes: int = 10) -> None:
@@ -47,9 +47,10 @@ class SmallCNN(nn.Module):
 
 
 def small_vit(*, num_classes: int = 10) -> VisionTransformer:
-    """The vision transformer of Dosovitskiy et al. 2021 with 4 blocks of width 48 on patches of 7 x 7 pixels.
+    """Return the vision transformer of Dosovitskiy et al. 2021 with 4 blocks of width 48 on patches of 7 x 7 pixels.
 
-    Float images (N, 1, 28, 28) -> logits (N, num_classes). The class is timm's, so attacks find its attention.
+    The network maps float images (N, 1, 28, 28) to logits (N, num_classes). Its class is timm's, so that attacks on
+    attention recognise its attention modules.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -66,11 +67,11 @@ def small_vit(*, num_classes: int = 10) -> VisionTransformer:
 
 
 def drawn(network: str, seed: int) -> nn.Module:
-    """Return the network `mnist_cnn` or `mnist_vit` with initial weights that are drawn from `seed`."""
+    """Return the network `mnist_cnn` or `mnist_vit` with random initial weights, which `seed` determines."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SMALL_NETWORKS[network]()
 
 
 SMALL_NETWORKS: dict[str, Callable[..., nn.Module]] = {"mnist_cnn": SmallCNN, "mnist_vit": small_vit}
-"""The functions that build the networks, by name; each takes `num_classes`."""
+"""For each name, the function that builds the network. Each function takes `num_classes`."""

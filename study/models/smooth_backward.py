@@ -1,4 +1,4 @@
-"""Smoother derivatives of ReLUs and max-poolings in the backward pass; the forward pass stays unchanged."""
+"""Smoother derivatives of ReLUs and max-poolings in the backward pass. The forward pass does not change."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from study.models.layers.named import layer, network_of
 
 @contextmanager
 def smooth_backward(model: nn.Module, after: str, *, temperature: float, border: float) -> Iterator[None]:
-    """Give ReLUs that run after the layer `after` the derivative of SiLU, and all max-poolings that of a soft maximum.
+    """Replace the derivatives of ReLUs and max-poolings by smoother derivatives.
 
-    The gradient of a pooled value goes to all pixels of its window, in shares softmax(`temperature` * pixel). Pixels of
-    a window beyond the image's border have the value `border`, and their share of the gradient is lost. If `border` is
-    minus infinity, their share is 0.
+    ReLUs that run after the layer `after` get the derivative of SiLU. All max-poolings get the derivative of a soft
+    maximum: the gradient of a pooled value goes to all pixels of its window, in shares softmax(`temperature` * pixel).
+    Pixels of a window beyond the image's border count with the value `border`, and their share of the gradient is lost.
+    If `border` is minus infinity, their share is 0.
 
-    Raises StudyError in the pass if no ReLU runs after `after`.
+    Raises StudyError in a forward pass if no ReLU runs after the layer `after`.
     """
     network = network_of(model)
     state = _State(temperature, border)
@@ -77,7 +78,7 @@ class _State:
 
 
 class _SmoothReLU(torch.autograd.Function):
-    """ReLU with the derivative of x sigmoid(x)."""
+    """A ReLU with the derivative of SiLU, x sigmoid(x)."""
 
     @staticmethod
     def forward(ctx: Any, given: Tensor) -> Tensor:
@@ -102,7 +103,10 @@ class _Window:
     dilation: tuple[int, int]
 
     def extent(self, pooled: Tensor) -> tuple[int, int]:
-        """Height and width of the area that the windows of the output `pooled` (N, C, H, W) cover, with padding."""
+        """Return the height and width of the area that all windows cover, including padding.
+
+        `pooled` (N, C, H, W) is the output of the pooling.
+        """
         height, width = (
             (count - 1) * stride + dilation * (kernel - 1) + 1
             for count, stride, dilation, kernel in zip(
@@ -114,7 +118,10 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Soft:
-    """How a window's gradient is shared: the softmax's temperature, and the value of pixels beyond the border."""
+    """How the gradient of a pooled value is divided among the pixels of its window.
+
+    `temperature` is the factor in the softmax, and `border` is the value of pixels beyond the image's border.
+    """
 
     window: _Window
     temperature: float

@@ -1,4 +1,4 @@
-"""Change the gradients of tokens and of attention maps in transformers, for each image by itself."""
+"""Change the gradients of tokens and of attention maps in transformers, for each image independently."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from study.models.visible_attention import visible_attention
 
 @dataclass(frozen=True)
 class Transformer:
-    """The parts of a transformer whose gradients attacks change: names of layers, each in the network's order.
+    """The names of those layers of a transformer whose gradients attacks change, in the network's order.
 
     Attributes:
-        maps: The attention maps, which exist inside `visible_attention`.
+        maps: The attention maps. These layers exist only inside the context `visible_attention`.
         qkv: The layers whose outputs are queries, keys and values.
         mlps: The MLP blocks.
     """
@@ -34,9 +34,10 @@ class Transformer:
 
 
 def transformer_of(model: nn.Module, method: str) -> Transformer:
-    """Return the parts of a transformer. `method` names the attack in the message.
+    """Return the parts of the transformer `model`.
 
-    Raises StudyError if the network has no attention, or has an attention module without a map over tokens.
+    Raises StudyError if the network has no attention, or has an attention module without a map over tokens. `method`
+    names the attack in the message.
     """
     network, layers = network_of(model), layers_of(model)
     attention = layers.attention
@@ -55,11 +56,12 @@ def transformer_of(model: nn.Module, method: str) -> Transformer:
 
 
 def tokens_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the gradients of extreme tokens by `factor`, of shape (N,), or () for one factor for all images.
+    """Return `gradient` with the gradients of extreme tokens multiplied by `factor`.
 
     For each image and channel, the extreme tokens are the token with the largest and the token with the smallest
-    gradient. `gradient` is (N, tokens, channels), (N, channels, height, width), or (N, channels) for a single token,
-    which is always multiplied once.
+    gradient. `factor` has the shape (N,), or () for the same factor for all images. `gradient` has the shape
+    (N, tokens, channels) or (N, channels, height, width). With the shape (N, channels), there is a single token, which
+    is multiplied once.
     """
     if gradient.ndim == 2:
         return gradient * _shaped(factor, gradient)
@@ -69,10 +71,11 @@ def tokens_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
 
 
 def maps_scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """Multiply extreme rows and columns of a map's gradient (N, heads, queries, keys) by `factor`, (N,) or ().
+    """Return a map's `gradient` (N, heads, queries, keys) with extreme rows and columns multiplied by `factor`.
 
-    For each image and head, these are the row and the column of the largest gradient, and the row and the column of the
-    smallest. If a map has a single query, only columns are multiplied.
+    For each image and head, the extreme rows and columns are those of the largest and of the smallest gradient.
+    `factor` has the shape (N,), or () for the same factor for all images. If a map has a single query, only columns are
+    multiplied.
     """
     keys = gradient.shape[-1]
     flat = gradient.flatten(2)
@@ -91,7 +94,7 @@ def _at_extremes(gradient: Tensor, like: Tensor, along: int, factor: Tensor) -> 
 
 
 def _weights(like: Tensor, along: int, place: Tensor, factor: Tensor) -> Tensor:
-    """Ones of the shape of `like`, with `factor` at `place`."""
+    """Return a tensor shaped like `like`, with `factor` at the indices `place` of the axis `along`, and 1 elsewhere."""
     return torch.ones_like(like).scatter(along, place, _shaped(factor, like).expand(place.shape).to(like.dtype))
 
 
@@ -101,10 +104,10 @@ def _shaped(factor: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def changed_scores(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Put `changes[name](gradient)` in place of the gradient of the scores, the input of an attention map's softmax.
+    """Replace the gradient of the scores of each attention map `name` by `changes[name](gradient)`.
 
-    `name` is the name of the map. Use this context inside `visible_attention`. Raises StudyError in the pass for a map
-    that is not the direct result of a softmax.
+    Scores are the input of the softmax that computes the map. Use this context inside `visible_attention`. Raises
+    StudyError in a forward pass if a map is not the direct result of a softmax.
     """
 
     def change(name: str, function: Callable[[Tensor], Tensor]) -> Callable[..., None]:
@@ -129,14 +132,14 @@ def changed_scores(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Te
 
 
 Sort = Literal["maps", "qkv", "mlps"]
-"""A kind of gradients: of attention maps (`maps`), of queries, keys and values (`qkv`), or of MLPs (`mlps`)."""
+"""The kind of a gradient: of attention maps (`maps`), of queries, keys and values (`qkv`), or of MLPs (`mlps`)."""
 
 EXTREMES: Mapping[Sort, Callable[[Tensor, Tensor], Tensor]] = {
     "maps": maps_scaled,
     "qkv": tokens_scaled,
     "mlps": tokens_scaled,
 }
-"""The function that scales the extreme gradients of each kind."""
+"""For each kind of gradient, the function that multiplies the extreme gradients by a factor."""
 
 
 @contextmanager
@@ -146,11 +149,12 @@ def changed_tokens(
     change: Callable[[Sort, str, Tensor], Tensor],
     at: Literal["map", "scores"],
 ) -> Iterator[None]:
-    """Put `change(sort, layer, gradient)` in place of the gradient of each layer in `parts`.
+    """Replace the gradient of each layer in `parts` by `change(sort, layer, gradient)`.
 
-    The first axis of each gradient is that of the images. For attention maps, the gradient is that of the map
-    (`at: map`), or that of the scores before the softmax (`at: scores`). Raises StudyError for a network without maps;
-    and in the backward pass for a layer with several rows per image.
+    `sort` is the kind of the gradient, and `layer` is the name of the layer. The first axis of each gradient is the
+    axis of the images. For attention maps, `at` selects the gradient of the map ("map"), or the gradient of the scores
+    before the softmax ("scores"). Raises StudyError if the network has no attention maps. Raises StudyError in a
+    backward pass if a gradient has several rows for one image.
     """
     with counted_rows(model) as rows, visible_attention(model):
 
@@ -170,7 +174,7 @@ def changed_tokens(
 
 
 def one_row_an_image(gradient: Tensor, rows: int, name: str) -> Tensor:
-    """Return `gradient`. Raises StudyError if its first axis is not that of the images."""
+    """Return `gradient` unchanged. Raises StudyError if its first axis does not have `rows` entries, one per image."""
     if len(gradient) != rows:
         raise StudyError(
             f"the layer '{name}' has several rows for an image: its attention works in windows",
@@ -182,7 +186,7 @@ def one_row_an_image(gradient: Tensor, rows: int, name: str) -> Tensor:
 
 @contextmanager
 def counted_rows(model: nn.Module) -> Iterator[list[int]]:
-    """Yield a list with one number: the number of images in the present pass."""
+    """Yield a list with one number: the number of images in the present forward pass."""
     rows = [0]
 
     def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:

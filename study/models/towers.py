@@ -1,4 +1,4 @@
-"""A model of images and text as its library builds it."""
+"""The parts of a model of images and text, such as CLIP."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from study.models.classifier import Preprocessing
 
 @dataclass(frozen=True)
 class Towers:
-    """A model of images and text, as its library builds it.
+    """The parts of a model of images and text, as the model's library builds them.
 
     Attributes:
         whole: The whole model. Its tensors have the same names as in weights files.
-        image: The image encoder: normalised images (N, 3, H, W) -> embeddings (N, width).
-        text: The text encoder: texts -> embeddings (texts, width).
-        width: The width of an embedding.
-        scale: Returns the factor by which logits multiply cosines, and the bias that they add.
-        preprocessing: The library's record of the model's input.
+        image: The image encoder, which maps normalised images (N, 3, H, W) to embeddings (N, width).
+        text: The text encoder, which maps texts to embeddings (number of texts, width).
+        width: The number of entries of an embedding.
+        scale: A function that returns a factor and a bias. A logit is factor * cosine + bias, with the cosine of the
+            image's embedding and the text's embedding.
+        preprocessing: The preprocessing of images that the library records for the model.
     """
 
     whole: nn.Module

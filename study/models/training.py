@@ -1,7 +1,8 @@
 """Train small networks on MNIST, or on data in its format.
 
 The fully connected networks are those of the smoothed-gradient paper, whose authors published no weights. The small CNN
-and the small ViT are targets for any machine: undefended after plain training, defended after adversarial training.
+and the small ViT are targets that any machine can train. After plain training they are undefended targets, and after
+adversarial training they are defended targets.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from study.reproducibility.numerics import fix
 from study.reproducibility.rng import draws
 
 FULLY_CONNECTED = {f"mnist_fnn{depth}": depth for depth in DEPTHS}
-"""The fully connected networks, and their numbers of hidden layers."""
+"""For each fully connected network, its number of hidden layers."""
 
 TRAINABLE = (*FULLY_CONNECTED, *SMALL_NETWORKS)
-"""The networks that `train` knows."""
+"""The names of the networks that `train` accepts."""
 
 _LABELS = 10
 _MOMENTUM = 0.9
 _AT_ONCE = 1000
 _JUDGED_BY = 20
-"""Steps of the attack that measures robust accuracy."""
+"""The number of steps of the attack that measures robust accuracy."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Course:
-    """The settings of a training. With the data, they determine the weights; the weights file records them."""
+    """The settings of the training of one network.
+
+    The settings and the data determine the weights. The weights file records the settings.
+    """
 
     network: str
     epochs: int
@@ -69,7 +73,7 @@ class _Course:
 
     @property
     def called(self) -> str:
-        """The name of the weights file, without its suffix, and a part of the key of random numbers."""
+        """The name of the weights file without its suffix. The random numbers of the training depend on this name."""
         return self.network if self.adversarial is None else f"{self.network}_adversarial"
 
     def record(self) -> dict[str, object]:
@@ -81,13 +85,16 @@ class _Course:
         return found
 
     def drawn(self, *purpose: object) -> int:
-        """A seed for a generator of torch, drawn for `purpose`."""
+        """Return a seed for a torch generator. It depends on `purpose` and on the name and the seed of the training."""
         return int(draws(1, "training", self.called, self.seed, *purpose)[0]) >> 1
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Images (N, 1, 28, 28) `uint8` and labels of both splits."""
+    """The images (N, 1, 28, 28) `uint8` and the labels (N,) of the training split and of the test split.
+
+    `digest` is the SHA-256 of all these arrays.
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -109,18 +116,18 @@ def train(
     threads: int = 1,
     say: Callable[[str], None],
 ) -> list[Trained]:
-    """Train each of `networks` on the IDX files in `data`; write `<network>.safetensors` to `output`.
+    """Train each of `networks` on the IDX files in `data`, and write `<network>.safetensors` to `output`.
 
     The loss is cross-entropy, in batches of `batch` images. Fully connected networks are trained by stochastic gradient
-    descent with Nesterov momentum 0.9; the CNN and the ViT are trained by Adam. The initial learning rate is
+    descent with Nesterov momentum 0.9. The CNN and the ViT are trained by Adam. The initial learning rate is
     `learning_rate` (None: 0.05, or 0.002 for Adam), and falls to 0 along a half cosine. There is no augmentation. The
-    test split has no influence: the weights of the last epoch are kept.
+    test split has no influence on the weights, because the weights of the last epoch are kept.
 
-    With `adversarial`, this attack replaces the images of every batch, and the file is
+    With `adversarial`, adversarial images of this attack replace the images of every batch, and the file is
     `<network>_adversarial.safetensors`. On one type of CPU, the same data, settings and version of torch give the same
     bytes. `say` receives loss and accuracy after every epoch.
 
-    Raises StudyError if the data is not in MNIST's format, a weights file exists already, or training diverges. A
+    Raises StudyError if the data is not in MNIST's format, if a weights file exists already, or if training diverges. A
     failed or interrupted training writes no file.
     """
     courses = [
@@ -145,9 +152,12 @@ def _first_rate(network: str) -> float:
 
 
 def _place(output: Path, course: _Course) -> Path:
-    """The path of the weights file. Raises StudyError, before any training, if the file cannot be written."""
+    """Return the path of the weights file.
+
+    Raises StudyError if the network is unknown, or if the file exists already or cannot be written.
+    """
     if course.network not in TRAINABLE:
-        raise StudyError(f"'{course.network}' cannot be trained here", accepted=names(TRAINABLE, course.network))
+        raise StudyError(f"`study train` cannot train '{course.network}'", accepted=names(TRAINABLE, course.network))
     path = output / f"{course.called}.safetensors"
     if path.exists():
         raise StudyError(
@@ -184,7 +194,7 @@ def _read(folder: Path) -> _Data:
             )
         hashed.update(f"{part.shape}".encode())
         hashed.update(part.data)
-    # Copies, because torch does not accept read-only arrays.
+    # The arrays are copied, because torch does not accept read-only arrays.
     given, marks, shown, answers = (
         torch.from_numpy(part.copy()) for part in (pixels, labels, test_pixels, test_labels)
     )
@@ -224,7 +234,7 @@ def _train(course: _Course, data: _Data, say: Callable[[str], None]) -> tuple[nn
 
 
 def _begun(course: _Course) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The network with its initial weights, and its optimiser."""
+    """Return the network with its initial weights, and its optimiser."""
     first = course.drawn("weights")
     depth = FULLY_CONNECTED.get(course.network)
     if depth is None:
@@ -236,7 +246,7 @@ def _begun(course: _Course) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def _robust(network: nn.Module, data: _Data, course: _Course) -> float:
-    """The accuracy on the first test images under the attack of the training, but with `_JUDGED_BY` steps."""
+    """Return the accuracy on the first test images under the attack of the training, but with `_JUDGED_BY` steps."""
     assert course.adversarial is not None, "only adversarial training has an attack"
     images, labels = data.test_pixels[:_AT_ONCE] / 255, data.test_labels[:_AT_ONCE]
     attack = PGD(course.adversarial.epsilon, _JUDGED_BY)
@@ -263,7 +273,10 @@ def _accuracy(network: nn.Module, data: _Data) -> float:
 
 
 def _save(network: nn.Module, path: Path, record: dict[str, object]) -> None:
-    """Write the file atomically. Its metadata has one key: safetensors writes several keys in no fixed order."""
+    """Write the weights file atomically.
+
+    Its metadata has one key, because safetensors writes several keys in no fixed order.
+    """
     from safetensors.torch import save
 
     content = save(network.state_dict(), metadata={"study": json.dumps(record, sort_keys=True)})

@@ -1,6 +1,6 @@
-"""Networks from the user's own code: `python:<module>:<function>`, or a file in place of the module.
+"""Build networks with the user's own code: `python:<module>:<function>`, or `python:<file>:<function>`.
 
-The function runs with all rights of the user who starts the study, so no code runs without permission.
+The function runs with all rights of the user who starts the study. Therefore no such code runs without permission.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ _WEIGHTS = ("own", "file", "set", "random")
 
 
 def check(name: str, model: Model, *, allowed: bool) -> None:
-    """Raise StudyError if the code is not `allowed` or not found, or the spec lacks its input or has wrong weights."""
+    """Raise StudyError if the code is not `allowed` or its file is not found.
+
+    Also raise StudyError if the spec does not describe the network's input, or has weights of a kind that does not
+    apply to the user's own code.
+    """
     if not allowed:
         raise _forbidden(f"model '{name}'", model)
     kind = (model.weights or "own").partition(":")[0]
@@ -47,12 +51,13 @@ def check(name: str, model: Model, *, allowed: bool) -> None:
 
 
 def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:
-    """Call the function with the model's `arguments`; return the network and its identity for the digest.
+    """Call the user's function with the model's `arguments`. Return the network, and its identity for the digest.
 
-    Only `build` runs the user's code, so it checks `allowed` itself. The identity contains the SHA-256 of the
-    function's source and of the files that this source imports from its folder, but no paths. Raises StudyError if the
-    code is not allowed, the function does not exist, or the function does not return a network. Exceptions of the
-    function pass through.
+    Only `build` runs the user's code, so `build` itself checks `allowed`. The identity is a text with the SHA-256 of
+    the function's source and of the files that this source imports from its folder. It contains no absolute paths.
+
+    Raises StudyError if the code is not allowed, the function does not exist, or the function does not return a
+    network. Exceptions of the function are not caught.
     """
     if not allowed:
         raise _forbidden("a model", model)
@@ -91,8 +96,8 @@ def _forbidden(called: str, model: Model) -> StudyError:
 
 
 def preprocessing(model: Model) -> Preprocessing:
-    """Return the preprocessing in the spec, which `check` must have found complete."""
-    assert model.size is not None, "checked"
-    assert model.mean is not None, "checked"
-    assert model.std is not None, "checked"
+    """Return the preprocessing in the spec. Call `check` first, which raises an error if a value is missing."""
+    assert model.size is not None, "`check` requires a size"
+    assert model.mean is not None, "`check` requires a mean"
+    assert model.std is not None, "`check` requires a std"
     return Preprocessing(size=model.size, interpolation="bilinear", mean=model.mean, std=model.std)

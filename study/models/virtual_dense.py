@@ -1,4 +1,4 @@
-"""Virtual dense connections: gradients of later blocks of a transformer are added to those of earlier ones."""
+"""Virtual dense connections: in a transformer, the gradients of later blocks are added to those of earlier blocks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Weights:
         attention: Factor of the gradient of an attention map or its scores.
         mlp: Factor of the gradient of an MLP branch's input.
         added: Factor of the gradient that was recorded in the last block.
-        decay: The factor of the gradient recorded in a block is `decay` times the factor of the block after it.
+        decay: The factor of the gradient that was recorded in a block, divided by the factor of the next block.
     """
 
     attention: float
@@ -37,18 +37,19 @@ class Weights:
 
 @contextmanager
 def virtual_dense(model: nn.Module, weights: Weights, at: Literal["map", "scores"]) -> Iterator[None]:
-    """Add to the gradients inside each block the unchanged gradients of all later blocks.
+    """Add the gradients of all later blocks to the gradients inside each block.
 
-    Each backward pass from the logits first runs once through the unchanged network. This run records, for each block,
-    the gradients of its attention map (or of the map's scores) and of its MLP branch's input. Let b be the number of
-    blocks after a block, so that the last block has b = 0. Then the gradient of a map (or of its scores) becomes
-    `attention` times itself, plus `added` times the sum over all later blocks of `decay`^b times their recorded
-    gradients. The gradient of an MLP branch's input changes in the same way, with `mlp` in place of `attention`. The
-    class token's part of this gradient also gets `added` times `decay` times the class token's gradient after the last
-    block.
+    Each backward pass from the logits runs twice. The first run goes through the unchanged network. It records, for
+    each block, the gradient of the attention map (or of the map's scores) and the gradient of the MLP branch's input.
 
-    Raises StudyError for a network that is not a transformer of equal blocks; and in the backward pass, if the loss
-    does not depend on the logits.
+    The second run changes the gradients. Let b be the number of blocks after a block, so that the last block has b = 0.
+    The gradient of a map (or of its scores) becomes `attention` times itself, plus `added` times the sum over all later
+    blocks of `decay`^b times their recorded gradients. The gradient of an MLP branch's input changes in the same way,
+    with `mlp` in place of `attention`. At the class token, the gradient of an MLP branch's input also gets `added`
+    times `decay` times the class token's gradient after the last block.
+
+    Raises StudyError if the network is not a transformer of equal blocks. Raises StudyError in a backward pass if the
+    loss does not depend on the logits.
     """
     found = _blocks(model)
     state = _State(found, weights)
@@ -68,8 +69,8 @@ def virtual_dense(model: nn.Module, weights: Weights, at: Literal["map", "scores
 class _Blocks:
     """The parts of a network of equal blocks.
 
-    `maps` and `mlps` are the attention maps and the starts of the MLP branches, first block first; `last` is the last
-    block; `prefix` is the number of class tokens.
+    `maps` and `mlps` are the names of the attention maps and of the first layers of the MLP branches, in the order of
+    the blocks. `last` is the name of the last block. `prefix` is the number of class tokens.
     """
 
     maps: Sequence[str]
@@ -97,7 +98,7 @@ def _blocks(model: nn.Module) -> _Blocks:
 
 
 class _State:
-    """The recorded gradients, and the sums to add to the gradients of layers."""
+    """The gradients that the first run of a backward pass records, and the sums that the second run adds."""
 
     def __init__(self, blocks: _Blocks, weights: Weights) -> None:
         self._blocks = blocks

@@ -1,4 +1,4 @@
-"""Make attention maps visible to hooks. Fused kernels compute attention without storing the map."""
+"""Make attention maps visible to hooks. By default, fused kernels compute attention without storing the map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from study.models.layers.named import ATTENTION_MAP, ATTENTION_QKV, network_of
 
 @contextmanager
 def visible_attention(model: nn.Module, modules: Collection[str] | None = None) -> Iterator[tuple[str, ...]]:
-    """Compute the attention modules `modules` (None: all) in steps, and yield the names of their maps.
+    """Compute the attention modules `modules` (None: all) without fused kernels, and yield the names of their maps.
 
     Inside the context, each attention module has a layer `attention_map`. Its input and its output are the map after
     the softmax:
@@ -29,17 +29,18 @@ def visible_attention(model: nn.Module, modules: Collection[str] | None = None) 
     - (N * windows, heads, queries, keys) for attention in windows of tokens; the windows of an image are consecutive;
     - (N, heads, channels, channels) for attention over channels.
 
-    Use this layer like any other with `captured`, `changed_forward` and `changed_backward`. Some modules compute
-    queries, keys and values from the weights of a layer that does not run. Such a module also gets a layer
-    `attention_qkv`, whose output (N, tokens, 3 * width) holds queries, keys and values; `Attention.qkv` is its name.
+    The contexts `captured`, `changed_forward` and `changed_backward` accept this layer like any other layer. Some
+    modules compute queries, keys and values from the weights of a layer that does not run. Such a module also gets a
+    layer `attention_qkv`, whose output (N, tokens, 3 * width) has queries, keys and values. `Attention.qkv` is the name
+    of this layer.
 
-    For queries q, keys k and values v, and heads of width d, the attention is softmax(q k^T / sqrt(d) + mask) v. It is
-    computed by matrix products. Results equal those of the fused kernel up to rounding, and need more memory. Talking
-    heads (CaiT) mix the map of this layer before they use it. At the end, also after an exception, the network is as
-    before.
+    For queries q, keys k and values v, and heads of width d, the attention is softmax(q k^T / sqrt(d) + mask) v,
+    computed by matrix products. Results equal those of the fused kernel up to rounding, but need more memory. Networks
+    with talking heads (CaiT) mix the maps of several heads after this layer. At the end of the context, also after an
+    exception, the network is as before.
 
-    Raises StudyError for a module that is not a known attention module, or has no map. Raises StudyError in the pass
-    for a module that computes no map or several maps, or applies dropout to its map (in training mode).
+    Raises StudyError if a module is not a known attention module or has no map. Raises StudyError in a forward pass if
+    a module computes no map or several maps, or applies dropout to its map (in training mode).
     """
     network = network_of(model)
     with ExitStack() as stack:
@@ -87,7 +88,10 @@ def _in_steps(module: nn.Module, attention: Attention) -> Iterator[None]:
 
 
 class _Steps:
-    """Replaces the functions that one attention module calls by steps that show the map."""
+    """Replacements for the torch functions that one attention module calls.
+
+    They pass the attention map to the layer `attention_map`.
+    """
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self._module = module
@@ -100,7 +104,7 @@ class _Steps:
 
     def end(self, *_: Any) -> None:
         if self._maps != 1:
-            raise self._error(f"computes {self._maps or 'no'} attention maps in a pass, not one")
+            raise self._error(f"computes {self._maps or 'no'} attention maps in a forward pass, but must compute one")
 
     def __call__(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         steps: dict[str, Callable[..., Any]] = {
@@ -133,7 +137,7 @@ class _Steps:
         given = {**dict(zip(("attn_mask", "dropout_p", "is_causal"), more, strict=False)), **options}
         mask, scale = given.get("attn_mask"), given.get("scale")
         if given.get("dropout_p"):
-            raise self._error("drops a part of its map, as in training mode")
+            raise self._error("applies dropout to its map, as in training mode")
         if given.get("enable_gqa"):
             key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
         factor = query.shape[-1] ** -0.5 if scale is None else scale
@@ -148,7 +152,11 @@ class _Steps:
     def _heads(
         self, query: Tensor, key: Tensor, value: Tensor, *more: Any, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """torch.nn.MultiheadAttention as encoders use it: one sequence (tokens, N, width) gives all three inputs."""
+        """Compute `multi_head_attention_forward` with a visible map.
+
+        As in an encoder, `query`, `key` and `value` must be the same tensor (tokens, N, width). Raises StudyError
+        otherwise.
+        """
         width, heads, weight, bias, bias_key, bias_value, add_zero, dropout, out_weight, out_bias = more
         plain = query is key is value and query.ndim == 3 and weight is not None
         extras = (bias_key, bias_value, add_zero or None, options.get("key_padding_mask"))
@@ -161,7 +169,7 @@ class _Steps:
         split = packed.reshape(count, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
         mask = options.get("attn_mask")
         if mask is not None:
-            # In this mask, unlike in that of the fused kernel, True forbids attention.
+            # In this mask, True forbids attention. In the mask of the fused kernel, True allows attention.
             mask = ~mask if mask.dtype == torch.bool else mask
             mask = mask.view(count, heads, tokens, tokens) if mask.ndim == 3 else mask
         seen: list[Tensor] = []

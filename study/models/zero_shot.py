@@ -28,34 +28,35 @@ PROMPTS = ("a photo of a {}.",)
 """The default of `prompts` in a spec: the prompt of Radford et al. 2021, section 3.1.4."""
 
 ENCODER = "image"
-"""The name of the image encoder among the layers of a `ZeroShot`; its output is the embedding."""
+"""The name of the image encoder among the layers of a `ZeroShot`. The output of this layer is the embedding."""
 
 _TEXTS = 256
-"""Number of prompts in one pass of the text encoder."""
+"""The number of texts in one forward pass of the text encoder."""
 
 
 class Library(Protocol):
     """A library of models of images and text: the functions of its module in `study.models.zoos`."""
 
     def networks(self) -> Sequence[str] | None:
-        """The names of the library's networks; None if a spec may name any repository or folder."""
+        """Return the names of the library's networks; None if a spec may name any repository or folder."""
 
     def tags(self, network: str) -> Sequence[str] | None:
-        """The names of a network's weights; None if a spec may name any revision."""
+        """Return the names of a network's weights; None if a spec may name any revision of the repository."""
 
     def build(self, network: str, tag: str | None, arguments: Mapping[str, Any], device: str = "cpu") -> Towers:
-        """Build a model; load the weights `tag` if it is not None. On the device `meta`, the model takes no memory."""
+        """Build a model with the weights `tag` (None: without weights). On the device `meta`, this needs no memory."""
 
 
 LIBRARIES: Mapping[str, Library] = {"open_clip": open_clip, "transformers": transformers}
 
 
 class ZeroShot(nn.Module):
-    """Normalised images (N, 3, H, W) -> logits (N, labels): scaled cosines of embeddings, plus a bias.
+    """A network that maps normalised images (N, 3, H, W) to logits (N, number of labels).
 
-    `text` are the embeddings of the labels, float32 (labels, width), each of length 1. They are not in the state dict,
-    because their last bits depend on the machine. The digest has the weights, words and prompts that they are computed
-    from.
+    A logit is `scale` times the cosine of the image's embedding and the label's embedding, plus `bias`. The buffer
+    `text` has the embeddings of the labels, float32 (number of labels, width), each of length 1. The state dict does
+    not contain `text`, because the last bits of these embeddings depend on the machine. Instead, the model's digest
+    covers the weights, words and prompts from which these embeddings are computed.
     """
 
     text: Tensor
@@ -116,9 +117,10 @@ def _library(name: str, model: Model) -> Library:
 
 
 def build(model: Model, labels: LabelSet, called: str) -> tuple[ZeroShot, str]:
-    """Return the classifier of `labels` by `model`, with weights, and the identity of what it consists of, for digests.
+    """Return the zero-shot classifier of `model` for `labels`, with weights, and its identity for the digest.
 
-    Raises StudyError if the tensors of a weights file do not fit. `called` names the model in messages.
+    The identity is a hash of the network's name and arguments, the labels' words, the prompts and the weights. Raises
+    StudyError if the tensors of a weights file do not fit. `called` names the model in messages.
     """
     towers = LIBRARIES[model.zoo].build(model.name, model.tag, model.arguments)
     if model.weights_kind == "file":
@@ -136,16 +138,17 @@ def build(model: Model, labels: LabelSet, called: str) -> tuple[ZeroShot, str]:
 
 
 def outline(model: Model, labels: LabelSet) -> ZeroShot:
-    """Return the classifier without weights and embeddings, to estimate its memory."""
+    """Return the classifier without weights, and with zeros as embeddings of the labels, to estimate its memory."""
     towers = LIBRARIES[model.zoo].build(model.name, None, model.arguments, "meta")
     text = torch.zeros(len(labels), towers.width)
     return ZeroShot(towers.image, text, 1.0, 0.0, towers.preprocessing)
 
 
 def label_embeddings(encode: Callable[[Sequence[str]], Tensor], words: Sequence[str], prompts: Sequence[str]) -> Tensor:
-    """Return the embeddings of labels, (labels, width), each of length 1.
+    """Return the embeddings of the labels with these `words`, (number of labels, width), each of length 1.
 
-    The prompts' embeddings are normalised to length 1; their mean over the prompts of a label is normalised again.
+    The embedding of each prompt is normalised to length 1. A label's embedding is the mean over its prompts, normalised
+    again.
     """
     texts = [prompt.replace("{}", word) for word in words for prompt in prompts]
     with torch.no_grad():

@@ -1,1 +1,1 @@
-"""Published numbers, and their comparison with the rows of a run: cell by cell, and as findings."""
+"""Compares the rows of a run with papers: with single published numbers, and with their claims (findings)."""

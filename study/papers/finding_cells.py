@@ -1,4 +1,7 @@
-"""Finds the planned cells of a spec that a selection (`CellSelection`) selects."""
+"""Finds the planned cells of a spec that a selection (`CellSelection`) of a finding's check contains.
+
+A planned cell is one attack with one goal on one source set against one target.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from study.spec.schema import Spec
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A planned cell: one attack, source set, goal and target, with all seeds.
+    """A planned cell: one attack with one goal on one source set against one target, with all seeds.
 
-    `points`: the selected points (steps, budget) of the attack.
+    `sources` are joined by `+`. `points` are the selected points of the attack, as pairs (steps, budget).
     """
 
     sources: str
@@ -31,10 +34,10 @@ class PlannedCell:
 
 
 def select(spec: Spec, selection: CellSelection, *, every_step: bool = False) -> list[PlannedCell]:
-    """Return the planned cells of a selection, each once, in the order of the spec.
+    """Return the planned cells that a selection contains, each once, in the order of the spec.
 
-    With `every_step`, all checkpoints of an attack count; otherwise only its last step. Raises StudyError if the
-    selection has no cell.
+    With `every_step`, a cell has all checkpoints of its attack. Otherwise it has only the selected number of steps, or
+    the attack's last step. Raises StudyError if the selection contains no cell.
     """
     wanted = None if selection.sources is None else {"+".join(sorted(set(one))) for one in selection.sources}
     found: dict[tuple[str, str, str, str], PlannedCell] = {}
@@ -59,14 +62,17 @@ def select(spec: Spec, selection: CellSelection, *, every_step: bool = False) ->
     if not found:
         raise StudyError(
             "this selection matches no planned cell",
-            accepted="an attack, sources, targets and a goal that an experiment of the spec combines; without `boxes`, "
-            "only targets that share no network with the sources count: write `boxes: white`, `grey` or `any`",
+            accepted="attacks, sources, targets and a goal of one experiment of the spec. If `boxes` is absent, only "
+            "black-box targets count; for other targets, write `boxes: white`, `grey` or `any`",
         )
     return list(found.values())
 
 
 def without_transform(spec: Spec, name: str) -> str | None:
-    """Return the model of the spec that equals model `name` without its transform; None if there is none."""
+    """Return the name of the model in the spec that equals model `name`, but has no transform.
+
+    Return None if the spec has no such model, or if model `name` has no transform.
+    """
     model = spec.models[name]
     if model.transform is None:
         return None

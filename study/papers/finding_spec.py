@@ -1,8 +1,8 @@
-"""Findings in a spec: a paper's claim, and one check of it, as data.
+"""Findings in a spec: a paper's claim, and one check of this claim, as data.
 
-Rates are shares, 0..1; RMSDs are in pixel values, 0..255. A selection takes black-box cells by default. Rows with equal
-values of the keys in `cells` form one cell. In a cell, all rows of an image are averaged over seeds, and over each of
-attack, sources and target that is not in `cells`.
+Rates are shares 0..1, and RMSDs are in pixel values 0..255. A selection contains black-box cells by default. Rows with
+equal values of the keys in `cells` form one cell of the check. In a cell, the rows of an image are averaged: over
+seeds, and over each of attack, sources and target that is not in `cells`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Boxes = Literal["black", "grey", "white", "any"]
 
 
 class CellSelection(Frozen):
-    """A selection of planned cells: of all experiments, or of one `experiment`, limited by the other keys.
+    """A selection of planned cells from all experiments, or from one `experiment`. The other keys narrow the selection.
 
     - `sources`: a list of models and of lists of models, as in an experiment;
-    - `steps`: a checkpoint of the attack; if absent, its last step;
+    - `steps`: a checkpoint of the attack; if absent, the attack's last step;
     - `budget`: one budget of an attack with several budgets; if absent, all of them;
-    - `boxes`: `black` (the target shares no network with the sources), `grey` (it has a source's network, with a
-      transform or other weights), `white` (it is a source) or `any`.
+    - `boxes`: `black` (the target does not have the network of a source), `grey` (the target has the network of a
+      source, with a transform or with other weights), `white` (the target is a source) or `any`.
     """
 
     experiment: str | None = None
@@ -54,7 +54,7 @@ class CellCheck(Frozen):
 
 
 class Rate(CellCheck):
-    """The share of images that succeed is `above` or `below` a number."""
+    """The claim that the success rate is `above` or `below` a number. The rate is the share of images that succeed."""
 
     of: CellSelection
     top: Top = 1
@@ -70,9 +70,9 @@ class Rate(CellCheck):
 
 
 class Compare(CellCheck):
-    """`better` succeeds more often than `than` on the same images, by more than `by`.
+    """The claim that `better` succeeds more often than `than` on the same images, by more than `by`.
 
-    With `equal: gradients`, the finding is undecided unless `better` and `than` need the same number of gradients per
+    With `equal: gradients`, the finding is undecided if `better` and `than` need different numbers of gradients per
     image.
     """
 
@@ -84,9 +84,9 @@ class Compare(CellCheck):
 
 
 class Rmsd(CellCheck):
-    """`less` moves the same images less than `than`, by an RMSD of more than `by`.
+    """The claim that `less` changes the same images less than `than`: the RMSD is smaller by more than `by`.
 
-    If an attack searches the minimal RMSD and never succeeds on an image, the image counts with the largest RMSD of the
+    A search for the minimal RMSD may never succeed on an image. Then the image counts with the largest RMSD of the
     search, which is a lower bound of its minimal RMSD.
     """
 
@@ -96,9 +96,10 @@ class Rmsd(CellCheck):
 
 
 class Asymmetric(CellCheck):
-    """The success rate from model a to model b differs from the rate from b to a by more than `by`.
+    """The claim that transfer is asymmetric: the success rates in the two directions differ by more than `by`.
 
-    `pairs`: the pairs (a, b) of models; if absent, all pairs with rows in both directions.
+    One direction has source a and target b, and the other has source b and target a. `pairs`: the pairs (a, b) of
+    models; if absent, all pairs with rows in both directions.
     """
 
     of: CellSelection
@@ -116,13 +117,15 @@ class Asymmetric(CellCheck):
 
 
 class Monotone(CellCheck):
-    """Success rises or falls along a sequence of points.
+    """The claim that the success rate rises or falls along a sequence of points.
 
-    The check holds if a line fitted to the success rates changes by more than `by` from the first to the last point,
-    and if the success rate does not clearly change in the other direction between any two neighbouring points.
-    `along` names what changes from point to point: `sources`, `attack` or `target`, with the points in the given
-    `order`; or `steps`, `budget` or a number of the recipes, such as `skip_gradient.gamma`, with the points in
-    ascending order.
+    The claim holds under two conditions. First, a straight line fitted to the success rates changes by more than `by`
+    from the first to the last point. Second, the success rate does not clearly change in the other direction between
+    two adjacent points.
+
+    `along` names what differs between the points. It can be `sources`, `attack` or `target`; then `order` lists the
+    points. It can also be `steps`, `budget`, or a number of the recipes, such as `skip_gradient.gamma`; then the
+    points are in ascending order.
     """
 
     of: CellSelection
@@ -146,11 +149,12 @@ class Monotone(CellCheck):
 
 
 class Destruction(CellCheck):
-    """The destruction rate of `lower` is below that of `than` by more than `by` (Kurakin et al. 2017).
+    """The claim that the destruction rate of `lower` is below the destruction rate of `than`, by more than `by`.
 
-    The targets of the selections are models with a transform, and the spec must have the same models without the
-    transform. An image counts if the model without the transform classifies the clean image correctly and both attacks
-    fool this model. The destruction rate is the share of these images that the target classifies correctly again.
+    The destruction rate (Kurakin et al. 2017) is the share of successful images that a transform makes harmless. The
+    targets of the selections are models with a transform. The spec must also have the same models without the
+    transform. An image counts if the model without the transform classifies the clean image correctly, and if both
+    attacks fool this model. The rate is the share of these images that the target classifies correctly again.
     """
 
     lower: CellSelection
@@ -159,7 +163,10 @@ class Destruction(CellCheck):
 
 
 class Cosine(Frozen):
-    """The mean cosine between the gradients of two models is `below` a number. Needs a probe `gradient-cosine`."""
+    """The claim that the mean cosine between the gradients of two models is `below` a number.
+
+    The spec must have a probe `gradient-cosine`, which computes the cosines.
+    """
 
     below: Annotated[float, Field(ge=-1, le=1)]
     probe: str | None = None
@@ -168,7 +175,7 @@ class Cosine(Frozen):
 
 
 class Check(Frozen):
-    """One statement. Exactly one of the keys is given."""
+    """The check of a finding: exactly one statement, given under the key of its kind."""
 
     rate: Rate | None = None
     compare: Compare | None = None
@@ -190,19 +197,19 @@ class Check(Frozen):
 
     @property
     def kind(self) -> str:
-        """The key of the statement that is given."""
+        """The key of the statement, such as `rate` or `compare`."""
         return next(name for name in type(self).model_fields if getattr(self, name) is not None)
 
     @property
     def selections(self) -> dict[str, CellSelection]:
-        """The selections of the statement, by key."""
+        """The selections of cells in the statement, by key, such as `of`, `better` or `than`."""
         statement = getattr(self, self.kind)
         found = {name: getattr(statement, name) for name in type(statement).model_fields}
         return {name: one for name, one in found.items() if isinstance(one, CellSelection)}
 
 
 class Finding(Frozen):
-    """A paper's claim in our words, its source, and one check."""
+    """A finding: a paper's claim in our own words, the source in the paper, and one check of the claim."""
 
     claim: str
     source: str

@@ -1,6 +1,6 @@
-"""Measures the checks of findings: one value per image, for each cell of a check.
+"""Measures the checks of findings. The result is one value for each image in each cell of a check.
 
-A finding is a paper's claim with one check of it (study/papers/finding_spec.py).
+A finding is a paper's claim with one check of this claim (study/papers/finding_spec.py).
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _NAMED = 4
 
 @dataclass(frozen=True)
 class Measured:
-    """One measured cell. The check compares the mean of its values with a bound.
+    """One measured cell of a check. The check compares the mean of the cell's values with a bound.
 
     Attributes:
-        name: Its name.
-        images: The ids of its images, in string order.
+        name: The name of the cell.
+        images: The ids of its N images, in string order.
         values: The value of each image, float64 (N,).
-        steps: For a trend, one item for each two neighbouring points: their names, and for each image the difference
-            of its values at the two points.
+        steps: For the check `monotone`, one item for each pair of adjacent points. An item has the names of the two
+            points, and the change of each image's value between them, float64 (N,). Empty for other checks.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Statement:
-    """A measured check. The claim is that the mean of a cell's values lies on `side` of `bound`.
+    """A measured check. The claim is that the mean of a cell's values is on the side `side` of `bound`.
 
-    The side `apart` means that the mean is more than `bound` away from 0, in either direction. `rate`: whether the
+    `apart` means that the distance of the mean from 0 is more than `bound`, in either direction. `rate`: whether the
     values are success rates; otherwise they are differences.
     """
 
@@ -67,13 +67,14 @@ class Statement:
     cells: tuple[Measured, ...]
     rate: bool = False
     missing: tuple[str, ...] = field(default=())
-    """Reasons why the finding is undecided, whatever its numbers."""
+    """Reasons why the finding is undecided regardless of its numbers, such as missing rows."""
 
 
 class Reader:
-    """Reads from the rows of one study the rows that a selection selects.
+    """A reader of the rows that a selection of a check contains, from the rows of one run.
 
-    `images`: the number of images in a complete cell; None: the number of images in `rows`.
+    `images`: the number of images in a complete cell; None for the number of images in `rows`. `geometry`: the rows of
+    the gradient-cosine probes; None if the run has none.
     """
 
     def __init__(self, rows: pl.LazyFrame, spec: Spec, images: int | None, geometry: pl.LazyFrame | None) -> None:
@@ -85,9 +86,10 @@ class Reader:
     def read(
         self, selection: CellSelection, value: pl.Expr, *, every_step: bool = False
     ) -> tuple[pl.DataFrame, list[str]]:
-        """Return the rows of a selection, and the names of the cells that lack rows.
+        """Return the rows that a selection contains, and the names of its cells that lack rows.
 
-        Columns: sources (as text), attack, goal, seed, target, image, steps, budget, gradients, and `value`.
+        Columns: sources (as text), attack, goal, seed, target, image, steps, budget, gradients, and `value`, which is
+        computed by the expression `value`. `every_step`: whether all checkpoints of an attack count.
         """
         cells = select(self.spec, selection, every_step=every_step)
         wanted = pl.DataFrame(
@@ -128,7 +130,7 @@ class Reader:
 
 
 def measure(check: Check, reader: Reader) -> Statement:
-    """Measure a check. Raises StudyError if a selection has no planned cell."""
+    """Return the measured values of a check. Raises StudyError if a selection contains no planned cell."""
     return _MEASURES[check.kind](getattr(check, check.kind), reader)
 
 
@@ -137,7 +139,7 @@ def _rate(check: Rate, reader: Reader) -> Statement:
     cells = [Measured(name, *_columns(one)) for name, one in _cells(_by_image(found, check.cells), check.cells)]
     side: Side = "above" if check.below is None else "below"
     bound = check.above if check.below is None else check.below
-    assert bound is not None, "the validator of the spec requires one"
+    assert bound is not None, "the validator of the spec requires a bound"
     return Statement(side, bound, tuple(cells), rate=True, missing=_reasons(missing))
 
 
@@ -158,7 +160,7 @@ def _rmsd(check: Rmsd, reader: Reader) -> Statement:
         for name, attack in reader.spec.attacks.items()
         if attack.budget.minimal is not None
     }
-    # Without success, a search ends at its largest RMSD.
+    # A search for the minimal RMSD that never succeeds counts with the largest RMSD that it has tried.
     most = pl.col("attack").replace_strict(searched, default=None, return_dtype=pl.Float64)
     value = pl.when(most.is_not_null() & ~hits(reader.rows)).then(pl.max_horizontal(most, "rmsd")).otherwise("rmsd")
     less, lacking = reader.read(check.less, value)
@@ -290,22 +292,22 @@ _MEASURES: dict[str, Callable[[Any, Reader], Statement]] = {
 
 
 def _by_image(found: pl.DataFrame, keys: Sequence[Key | str]) -> pl.DataFrame:
-    """The mean value of every image in every cell. `keys`: the columns that identify a cell."""
+    """Return the mean value of every image in every cell. `keys`: the columns that identify a cell."""
     counted = found.filter(pl.col("value").is_not_null())
     return counted.group_by(*keys, "image").agg(pl.col("value").mean())
 
 
 def _differences(first: pl.DataFrame, second: pl.DataFrame, keys: Sequence[Key]) -> tuple[Measured, ...]:
-    """`first` minus `second`, for the cells and images that both have."""
+    """Return the values of `first` minus the values of `second`, for the cells and images that both frames have."""
     joined = _by_image(first, keys).join(_by_image(second, keys), on=[*keys, "image"], suffix="_second")
     values = joined.with_columns(pl.col("value") - pl.col("value_second"))
     return tuple(Measured(name, *_columns(one)) for name, one in _cells(values, keys))
 
 
 def _cells(found: pl.DataFrame, keys: Sequence[str], *, joined: bool = True) -> Iterable[tuple[Any, pl.DataFrame]]:
-    """Group the rows of `found` into cells by `keys`, sorted by key.
+    """Group the rows of `found` by the columns `keys` into cells, and return pairs of a name and the cell's rows.
 
-    Each cell has a readable name; if `joined` is false, it has its key instead.
+    The cells are sorted by key. The name is a readable text; if `joined` is false, it is the tuple of key values.
     """
     if found.is_empty():
         return []
@@ -327,7 +329,7 @@ def _columns(found: pl.DataFrame) -> tuple[tuple[str, ...], Values]:
 
 
 def _reasons(missing: Sequence[str]) -> tuple[str, ...]:
-    """Write the names of the missing cells as one reason; empty if no cell is missing."""
+    """Return a tuple with one reason that names the cells without all rows; an empty tuple if there are none."""
     each = list(dict.fromkeys(missing))
     if not each:
         return ()

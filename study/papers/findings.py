@@ -1,4 +1,4 @@
-"""Evaluates findings: whether the rows of a run support the claims of a spec."""
+"""Evaluates findings: decides whether the rows of a run support the claims that a spec takes from papers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READING = pl.Struct({
     **dict.fromkeys(("effect", "low", "high", "p"), pl.Float64),
     "needed": pl.UInt32, "reason": pl.String,
 })  # fmt: skip
-"""One reading of a finding: `average`, `each` or `some`. See FINDINGS."""
+"""The type of the columns `average`, `each` and `some` of FINDINGS: one reading of a finding."""
 
 FINDINGS = pl.Schema(
     {
@@ -52,29 +52,31 @@ FINDINGS = pl.Schema(
         "cells": pl.List(CELLS),
     }
 )
-"""One row for each finding. The finding claims that an effect lies on `side` of `bound`. The effect is a rate, a
-difference of rates, a difference of RMSDs, a change from the first to the last point, or a cosine.
+"""The columns of the result: one row for each finding. A finding claims that an effect is on the side `side` of
+`bound`. The effect is a rate, a difference of rates, a difference of RMSDs, a change from the first to the last point
+of a sequence, or a cosine.
 
-A finding has three readings, each with a verdict, an effect with its interval, and a p-value:
+The claim can be read in three ways. Each reading has a verdict, an effect with its 95 % interval, and a p-value:
 
-- `average`: the mean over images of the mean over the finding's cells;
-- `each`: the claim holds in every cell. `cell` is the cell that supports it least; `p` is the p-value of the
-  intersection-union test;
-- `some`: the claim holds in at least one cell. `cell` is the cell that supports it most clearly; `p` has Holm's
-  correction.
+- `average`: the effect is the mean over images of the mean over the finding's cells;
+- `each`: the claim must hold in every cell. `cell` is the cell that supports the claim least. `p` is the p-value of
+  the intersection-union test;
+- `some`: the claim must hold in at least one cell. `cell` is the cell that supports the claim most clearly. `p` has
+  Holm's correction.
 
-`holds` names the reading that the finding claims; `verdict`, `effect`, `low`, `high`, `p`, `needed` and `reason` are
-those of this reading. `images` is the number of images of the average. `needed` is an estimate of the number of images
-that would decide an undecided reading, if effects and spreads stay the same; null for a decided reading, for missing
-rows, and for an effect that lies on the bound. `cells` has every cell, with its verdict under the claimed reading."""
+`holds` names the reading that the finding claims. `verdict`, `effect`, `low`, `high`, `p`, `needed` and `reason` are
+those of this reading. `images` is the number of images of the average. `needed` is the estimated number of images that
+would decide an undecided reading, if effects and spreads stay the same. It is null if the reading is decided, if rows
+are missing, or if the effect equals the bound. `cells` has every cell, with its verdict under the claimed reading."""
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """One mean, compared with its bound. `p` is two-sided.
+    """The mean of a cell (or of all cells), compared with the bound of the claim. `p` is two-sided.
 
-    `beyond`: the whole interval lies on the claim's side of the bound. `short`: it lies on the other side. If both are
-    false, the interval contains the bound.
+    `low` and `high` are the interval of the mean `effect`. `beyond` says whether the whole interval is on the claim's
+    side of the bound, and `short` whether the whole interval is on the other side. If both are false, the interval
+    contains the bound. `apart`: whether the claim is that the distance of the mean from 0 is more than `bound`.
     """
 
     name: str
@@ -87,17 +89,21 @@ class _Judged:
     short: bool
     bound: float
     turned: str = ""
-    """For trends: a message if two neighbouring points clearly change in the other direction; otherwise empty."""
+    """For the check `monotone`: a message if the rate clearly changes in the other direction between two adjacent
+    points. Otherwise empty."""
     apart: bool = False
     variance: float = math.nan
-    """The variance of one image's value around the bound; for a rate, the variance if the rate were `bound`."""
+    """The variance of one image's value around the bound. For a rate: the variance if the true rate were `bound`."""
     exact: Literal["binomial", "mcnemar", ""] = ""
-    """The exact test that gives `p`; empty for another test."""
+    """The exact test that gives `p`; empty if `p` is from another test."""
 
     def needed(self, level: float = _LEVEL) -> int | None:
-        """Estimate how many images would decide on which side of the bound the mean lies; None if that is unknown."""
+        """Return the estimated number of images that would decide on which side of the bound the mean is.
+
+        `level` is the significance level of the test. Return None if no estimate is possible.
+        """
         gap = (abs(self.effect) if self.apart else self.effect) - self.bound
-        # With fewer images, p cannot fall below the level even if all images agree.
+        # With fewer images, p cannot fall below the level, even if all images have the same outcome.
         fewest = 1 if self.exact == "binomial" else math.ceil(1 - math.log2(level))
         correction = {"binomial": 0.5, "mcnemar": 1.0, "": 0.0}[self.exact]
         return significance.images_needed(
@@ -105,11 +111,14 @@ class _Judged:
         )
 
     def holds(self, p: float) -> bool:
-        """Whether the mean supports the claim, with p-value `p`."""
+        """Return whether the mean supports the claim, if its p-value is `p`."""
         return self.beyond and p < _LEVEL and not self.turned
 
     def fails(self, p: float) -> bool:
-        """Whether the mean contradicts the claim, with p-value `p`. For side `apart`, the interval alone decides."""
+        """Return whether the mean contradicts the claim, if its p-value is `p`.
+
+        For a claim with the side `apart`, the interval alone decides.
+        """
         return bool(self.turned) or (self.short and (p < _LEVEL or self.apart))
 
     def verdict(self, holding: float, failing: float) -> Verdict:
@@ -136,22 +145,25 @@ def evaluate(
     images: int | None = None,
     geometry: pl.LazyFrame | None = None,
 ) -> pl.DataFrame:
-    """Evaluate every finding of `spec` with `rows`. Returns a frame with the columns of FINDINGS, in the spec's order.
+    """Return the verdict on every finding of `spec`, from the rows of a run. The columns are those of FINDINGS.
 
-    A mean supports a claim if its 95 % interval lies on the claim's side of the bound and the test of the bound has
-    p < 0.05. It contradicts the claim if the interval lies on the other side and p < 0.05. Otherwise it is undecided.
+    A cell supports a claim if two conditions hold. The whole 95 % interval of its mean is on the claim's side of the
+    bound, and the test of the bound has p < 0.05. A cell contradicts the claim if the interval is on the other side,
+    and p < 0.05. In all other cases the cell is undecided.
 
-    - A claim about every cell is replicated if every cell supports it. No correction is needed: because all cells must
-      support it, more cells do not make an error more likely (intersection-union test, Berger 1982). The claim is not
-      replicated if some cell contradicts it after Holm's correction over the cells.
-    - A claim about some cell is replicated if a cell supports it after Holm's correction. It is not replicated if every
-      cell contradicts it.
+    - A claim about every cell is replicated if every cell supports the claim. The number of cells needs no correction
+      here (intersection-union test, Berger 1982). All cells must support the claim, so more cells do not make a wrong
+      "replicated" more likely. The claim is not replicated if at least one cell contradicts it after Holm's correction
+      over the cells.
+    - A claim about some cell is replicated if at least one cell supports it after Holm's correction. It is not
+      replicated if every cell contradicts it.
 
-    A finding is also undecided if rows are missing. `images`: number of images in a complete cell; None: all images in
-    `rows`. `geometry`: the rows of the run's gradient-cosine probes.
+    A finding is also undecided if rows are missing. `images`: the number of images in a complete cell; None for the
+    number of images in `rows`. `geometry`: the rows of the run's gradient-cosine probes.
 
-    Intervals: Wilson for rates, percentile bootstrap over images for the rest. Tests: exact binomial for rates,
-    McNemar's exact test for differences of two outcomes, sign flips over images for the rest.
+    The interval of a rate is Wilson's. Other intervals are percentile bootstrap intervals over images. The test of a
+    rate is the exact binomial test. Differences of two 0/1 outcomes have McNemar's exact test. All other tests are
+    sign-flip tests over images. Raises StudyError if a selection of a finding contains no planned cell.
     """
     reader = Reader(rows, spec, images, geometry)
     found = []
@@ -205,7 +217,10 @@ def _judge(statement: Statement, holds: Holds) -> dict[str, object]:
 
 
 def _levels(cell: _Judged, corrected: float, holds: Holds) -> tuple[float, float]:
-    """The p-values with which a cell supports and contradicts a claim: see `evaluate`."""
+    """Return two p-values of a cell: one for the test whether it supports the claim, one whether it contradicts it.
+
+    One of them has Holm's correction; `evaluate` explains which one. `corrected`: the p-value with this correction.
+    """
     return (corrected, cell.p) if holds == "some" else (cell.p, corrected)
 
 
@@ -228,15 +243,17 @@ _NO_CELL = "no cell has an image with a value for this check"
 def _average(cells: Sequence[_Judged], whole: _Judged) -> dict[str, object]:
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan, cell=False)
-    # The average ignores `turned`: a trend that reverses in one cell can still be a trend of the mean.
+    # Do not use `turned` here: a trend that reverses in one cell can still be a trend of the mean over cells.
     verdict, reason = whole.verdict(whole.p, whole.p), whole.reason(whole.p, whole.p)
     return _reading(verdict, reason, whole, whole.p, cell=False, needed=whole.needed())
 
 
 def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
-    """The cells' p-values after Holm's correction: separately for cells on the claim's side and for the other cells.
+    """Return the cells' p-values after Holm's correction over all cells.
 
-    In each correction, cells of the other group count with p = 1: a clear result there must not help this group.
+    Cells whose effect is on the claim's side are corrected separately from the other cells. In each of the two
+    corrections, the cells of the other group count with p = 1. Otherwise a small p-value in one group would weaken the
+    correction in the other group.
     """
     bearing = significance.holm([one.p if _on_side(one, side) else 1.0 for one in cells])
     against = significance.holm([1.0 if _on_side(one, side) else one.p for one in cells])
@@ -244,7 +261,11 @@ def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
 
 
 def _each(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[str, object]:
-    """The reading `each`. Its p is the largest p of a cell, or 1 if a cell is not on the claim's side."""
+    """Return the reading `each`: the claim must hold in every cell.
+
+    Its p-value is the largest p-value of a cell, or 1 if the effect of a cell is not on the claim's side. If a cell
+    contradicts the claim, the p-value is that of this cell, with Holm's correction.
+    """
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan)
     both = list(zip(cells, holm, strict=True))
@@ -266,7 +287,11 @@ def _each(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
 
 
 def _some(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[str, object]:
-    """The reading `some`. Its p is the smallest corrected p of the cells on the claim's side."""
+    """Return the reading `some`: the claim must hold in at least one cell.
+
+    Its p-value is the smallest corrected p-value of the cells on the claim's side. If all cells contradict the claim,
+    the p-value is the largest p-value of a cell.
+    """
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan)
     both = list(zip(cells, holm, strict=True))
@@ -286,10 +311,12 @@ def _some(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
 
 
 def _deciding_images(cells: Sequence[_Judged], side: Side, *, every: bool) -> int | None:
-    """Estimate how many images decide an undecided claim about `every` cell, or else about some cell.
+    """Return the estimated number of images that would decide an undecided claim; None if it cannot be estimated.
 
-    A single cell can decide against a claim about every cell, or for a claim about some cell, after Holm's correction
-    over the cells. If no cell tends that way, the estimate is the number of images that decides all cells.
+    `every`: whether the claim is about every cell; otherwise the claim is about some cell. One cell is enough to refute
+    a claim about every cell, or to support a claim about some cell, after Holm's correction over the cells. If the
+    effects of some cells are on the side for this, the result is the number for the cell that needs the fewest images.
+    Otherwise all cells must be decided, and the result is the largest number of any cell.
     """
     deciding = [one for one in cells if _on_side(one, side) != every]
     if deciding:
@@ -299,7 +326,7 @@ def _deciding_images(cells: Sequence[_Judged], side: Side, *, every: bool) -> in
 
 
 def _strength(cell: _Judged, side: Side) -> float:
-    """How far the whole interval lies on the claim's side. A larger number is stronger support."""
+    """Return how strongly a cell supports the claim. The number is larger if the interval is farther on its side."""
     if side == "above":
         return cell.low
     if side == "below":
@@ -308,7 +335,7 @@ def _strength(cell: _Judged, side: Side) -> float:
 
 
 def _on_side(cell: _Judged, side: Side) -> bool:
-    """Whether the effect lies on the claim's side of the bound."""
+    """Return whether the effect is on the claim's side of the bound."""
     if side == "above":
         return cell.effect > cell.bound
     if side == "below":
@@ -317,12 +344,16 @@ def _on_side(cell: _Judged, side: Side) -> bool:
 
 
 def _known(value: object) -> object:
-    """Return `value`, or None for NaN, which is the value of a cell without images."""
+    """Return `value`, or None if it is NaN. Cells without images have NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _turns(cells: Sequence[Measured]) -> dict[str, str]:
-    """For trends: a message for each cell in which two neighbouring points clearly change in the other direction."""
+    """Return a message for each cell of a `monotone` check whose rate clearly changes in the other direction somewhere.
+
+    The messages are by name of the cell. The change must occur between two adjacent points, and be significant after
+    Holm's correction.
+    """
     steps = [(one.name, pair, values) for one in cells for pair, values in one.steps]
     adjusted = significance.holm([significance.difference(values) for *_, values in steps])
     found: dict[str, str] = {}
@@ -357,7 +388,7 @@ def _one(name: str, counted: tuple[Sequence[str], Values], statement: Statement,
 
 
 def _beyond(side: str, bound: float, low: float, high: float) -> tuple[bool, bool]:
-    """Whether the whole interval lies on the claim's side of the bound, and whether it lies on the other side."""
+    """Return whether the whole interval is on the claim's side of the bound, and whether it is on the other side."""
     if side == "above":
         return low > bound, high < bound
     if side == "below":
@@ -366,7 +397,7 @@ def _beyond(side: str, bound: float, low: float, high: float) -> tuple[bool, boo
 
 
 def _pooled(cells: Sequence[Measured]) -> tuple[Sequence[str], Values]:
-    """For each image, the mean over the cells that contain it."""
+    """Return the ids of all images, sorted, and for each image the mean of its values over the cells that have it."""
     sums: dict[str, list[float]] = {}
     for one in cells:
         for image, value in zip(one.images, one.values.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Compares a run's numbers with published numbers, cell by cell."""
+"""Compares the numbers of a run with published numbers. A cell is one published number."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from study.models.reference import Model
 from study.spec.schema import Spec
 
 Measure = Callable[[pl.LazyFrame, pl.DataFrame], pl.DataFrame]
-"""Computes one metric. Its arguments are the run's rows, with `level` (the budget of the point), and the matched
-published rows. It returns columns of _FOUND, at least `paper`, `row`, `ours` and `images`."""
+"""A function that computes one metric for published rows.
+
+Its arguments are the run's rows with the column `level` (the budget), and the published rows that match a planned cell.
+The result has columns of _FOUND, at least `paper`, `row`, `ours` and `images`."""
 
 _KEYS = ("sources", "attack", "goal", "seed", "steps", "level", "target")
 _CELL = ("paper", "row")
@@ -31,8 +33,10 @@ _FOUND = pl.Schema(
         "ours_rmsd": pl.Float64(),
     }
 )
-"""Our numbers for published rows. `ours` is in the paper's unit; `images` is the number of images of each seed; `of` is
-the denominator of a share (null for other numbers)."""
+"""The columns of our numbers for published rows.
+
+`ours` is our number in the paper's unit. `images` is the number of images of each seed. `of` is the denominator of a
+share; null for other numbers. `seeds_done` is the number of seeds with rows."""
 
 
 def compare(
@@ -42,20 +46,21 @@ def compare(
     selected: int | None = None,
     cosines: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Add our numbers to the rows of `study.papers.published_matching.match`. Every published row stays.
+    """Return all published rows `matched` with our numbers in further columns.
 
-    New columns:
+    `matched`: the result of `study.papers.published_matching.match`. Further columns:
 
-    - `ours`: our number in the paper's unit: percent, except for cosines;
+    - `ours`: our number in the paper's unit, which is percent except for cosines;
     - `ours_std`: the standard deviation over seeds, with n - 1;
     - `images`: the number of images of each seed; `of`: the denominator of a share;
     - `ours_rmsd`: our mean RMSD;
-    - `low`, `high`: the 95 % Wilson interval. All seeds use the same images, and each image counts once;
-    - `difference`: ours - theirs; `within`: whether their number is in our interval;
-    - `comparable`: if false, `reason` says why.
+    - `low`, `high`: the 95 % Wilson interval of our number, in percent. Each image is counted once for all seeds;
+    - `difference`: our number minus the published number;
+    - `within`: whether the published number is in our interval;
+    - `comparable`: whether both numbers can be compared. If not, the column `reason` says why.
 
-    `selected`: the number of selected images; a number over fewer images is not comparable (None: no such check).
-    `cosines`: mean cosines of plain gradients from probes, with the columns first, second, cosine, images.
+    `selected`: the number of selected images. A number over fewer images is not comparable; None to skip this test.
+    `cosines`: the mean cosines of plain gradients from probes, with the columns first, second, cosine, images.
     """
     wanted = matched.filter(pl.col("reason").is_null()).with_columns(pl.col("our_target").alias("target"))
     is_rate = pl.col("metric").str.starts_with("top") & (pl.col("our_attack") != "none")
@@ -81,7 +86,7 @@ def compare(
     return joined.with_columns(
         (100 * low).alias("low"),
         (100 * high).alias("high"),
-        # Rounding removes errors of the floats; adding 0.0 turns -0.0 into 0.0.
+        # Rounding removes float errors. Adding 0.0 turns -0.0 into 0.0.
         ((pl.col("ours") - pl.col("value")).round(9) + 0.0).alias("difference"),
         pl.col("reason").is_null().alias("comparable"),
     ).with_columns(pl.when("comparable").then(_inside()).alias("within"))
@@ -92,15 +97,18 @@ def _inside() -> pl.Expr:
 
 
 def summary(compared: pl.DataFrame) -> pl.DataFrame:
-    """Summarise each published table in one row, in the papers' order.
+    """Return a summary of each published table in one row, in the order of the papers.
 
-    Columns: paper, table, cells, comparable (number of comparable cells), off (mean absolute difference), rank
-    (Spearman's correlation of our numbers and theirs; ties have their mean rank), within (number of their values in our
-    intervals), intervals (number of our intervals). `rank` is null if all our numbers are equal, if all their numbers
-    are equal, or if fewer than two cells are comparable.
+    `compared`: the result of `compare`. Columns:
+
+    - `paper`, `table`; `cells`: the number of published numbers; `comparable`: how many of them are comparable;
+    - `off`: the mean absolute difference between our numbers and the published numbers;
+    - `rank`: Spearman's correlation of our numbers and the published numbers; ties have their mean rank. Null if all
+      our numbers are equal, if all published numbers are equal, or if fewer than two are comparable;
+    - `within`: the number of published numbers that are in our intervals; `intervals`: the number of our intervals.
     """
     good = pl.col("comparable")
-    # Values that differ only in the last digit of a float are ties.
+    # Rounding makes values that differ only by a float error equal, so that they are ties.
     ranks = [pl.col(name).round(9).filter(good).rank("average") for name in ("ours", "value")]
     return (
         compared.group_by("paper", "table", maintain_order=True)
@@ -117,10 +125,10 @@ def summary(compared: pl.DataFrame) -> pl.DataFrame:
 
 
 def weights(paper: str, spec: Spec, models: Sequence[str]) -> Mapping[str, str]:
-    """Return a text about the weights of each of `models`.
+    """Return a text about the weights of each of `models`, by name of the model.
 
-    The text is "the paper's" if the weights are the paper's. Otherwise it says how they differ, or that they are the
-    nearest weights in a zoo.
+    The text is "the paper's" if the run uses the weights of the paper. Otherwise it says which weights the run uses
+    instead.
     """
     return {name: _weights(paper, name, spec.models[name]) for name in models if name in spec.models}
 
@@ -139,7 +147,7 @@ def _weights(paper: str, name: str, model: Model) -> str:
 
 
 def _crafts(cells: pl.DataFrame) -> pl.DataFrame:
-    """The cells, one row for each seed, with the column names of a run's rows."""
+    """Return the cells (published numbers) with one row for each seed, and with the column names of a run's rows."""
     return cells.select(
         *(*_CELL, "metric", "top", "goal", "target", "level", "steps"),
         pl.col("our_attack").alias("attack"),
@@ -149,7 +157,7 @@ def _crafts(cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _rates(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-    """Success rate, accuracy or match rate of cells."""
+    """Return our success rate, accuracy or matching rate (percent) for each of the published `cells`."""
     if cells.is_empty():
         return pl.DataFrame(schema=_FOUND)
     each = _crafts(cells)
@@ -163,7 +171,11 @@ def _rates(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _same_mistakes(rows: pl.LazyFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """The share (percent) of the images that both targets of a pair misclassify to which both give the same label."""
+    """Return, for each published cell with a pair of targets, how often both targets make the same mistake.
+
+    The number is a share in percent. Of the images that both targets misclassify, it is the share of images to which
+    both targets give the same label.
+    """
     keys = [key for key in _KEYS if key != "target"]
     pairs = agreements(rows, by=keys).with_columns(
         pl.col("steps", "seed").cast(pl.Int64),
@@ -176,7 +188,7 @@ def _same_mistakes(rows: pl.LazyFrame, cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _over_seeds(each: pl.DataFrame) -> pl.DataFrame:
-    """The mean of the seeds' shares (percent)."""
+    """Return the mean and standard deviation over seeds of the column `share` (percent), for each published row."""
     return each.group_by(_CELL, maintain_order=True).agg(
         pl.col("share").mean().alias("ours"),
         pl.col("share").std().alias("ours_std"),
@@ -188,11 +200,11 @@ def _over_seeds(each: pl.DataFrame) -> pl.DataFrame:
 
 
 MEASURES: dict[str, Measure] = {"same-mistake": _same_mistakes}
-"""Metrics of transfer other than success rates, by name. Cosines come from the rows of probes."""
+"""Functions for further metrics, by name of the metric. Success rates and cosines are computed elsewhere."""
 
 
 def _cosines(means: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """Mean cosine of two models' gradients; the papers print cosines without a unit."""
+    """Return, for each published cell, our mean cosine between the gradients of two models. Cosines have no unit."""
     found = means.select(
         pl.col("first").alias("our_sources"),
         pl.col("second").alias("target"),
@@ -207,7 +219,10 @@ def _cosines(means: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _clean(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
-    """Clean top-1 accuracy of cells. It uses rows of any attack, because each has the clean prediction of its image."""
+    """Return our clean top-1 accuracy (percent) for each published cell.
+
+    Rows of all attacks are used, because each row has the target's prediction for the clean image.
+    """
     cells = cells.filter(pl.col("top") == 1)
     if cells.is_empty():
         return pl.DataFrame(schema=_FOUND)
@@ -222,7 +237,10 @@ def _clean(cells: pl.DataFrame, rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _missing(cell: Mapping[str, object], spec: Spec, selected: int | None) -> str | None:
-    """The reason why a matched cell has no comparable number; None if it has one."""
+    """Return the reason why our number cannot be compared with a published number; None if it can be compared.
+
+    `cell`: a row that has matched a planned number, with our number in the column `ours`.
+    """
     metric = str(cell["metric"])
     if metric == "cosine":
         return "no probe has computed this cosine yet" if cell["ours"] is None else _unfinished(cell, selected)

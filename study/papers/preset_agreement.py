@@ -1,4 +1,4 @@
-"""Finds the differences between a recipe and the parameters that a paper states for its attack."""
+"""Finds the differences between the recipe of our attack and the parameters that a paper states for its attack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from study.attacks.recipe import Attack
 
 @dataclass(frozen=True)
 class PlannedPoint:
-    """One point of a planned cell's attack: `steps` and budget (`level`). `dense`: its sources that are DenseNets."""
+    """One point (number of steps and budget) of an attack on a source set.
+
+    `level` is the budget; None if the attack has no fixed budget. `dense` are those sources that are DenseNets.
+    """
 
     recipe: Attack
     sources: tuple[str, ...]
@@ -22,10 +25,10 @@ class PlannedPoint:
 
 
 def differences(params: Mapping[str, Any], point: PlannedPoint) -> list[str]:
-    """Return a text for every parameter whose value differs in the paper, such as "epsilon 15 in the paper, 16 here".
+    """Return a text for every parameter whose value differs, such as "epsilon 15 in the paper, 16 here".
 
-    `params`: the parameters that the paper states; others are ignored. A parameter that recipes do not have counts as a
-    difference.
+    `params`: the parameters that the paper states, by name. Only these parameters are compared. A parameter that
+    recipes do not have counts as a difference.
     """
     found = []
     for key, theirs in params.items():
@@ -44,7 +47,7 @@ def _step_size(point: PlannedPoint) -> float | None:
     recipe, epsilon = point.recipe, _epsilon(point)
     if recipe.step_size is not None or epsilon is None or not recipe.steps or recipe.step == "adam":
         return recipe.step_size
-    # The default step size is the budget divided by the number of all steps, also at an earlier checkpoint.
+    # The default step size is the budget divided by the number of all steps, also for a point at an earlier checkpoint.
     return epsilon / recipe.steps
 
 
@@ -56,7 +59,10 @@ def _sigma(point: PlannedPoint) -> float | None:
 
 
 def _gamma(point: PlannedPoint) -> object:
-    """The gamma of the sources, or the different gammas as text. DenseNets have a gamma of their own."""
+    """Return the gamma of the skip gradient for the sources; a text with all values if sources have different gammas.
+
+    DenseNets have a separate gamma.
+    """
     skip = point.recipe.skip_gradient
     if skip is None:
         return None
@@ -70,7 +76,7 @@ def _weights(point: PlannedPoint) -> str:
 
 _HERE: Mapping[str, Callable[[PlannedPoint], object]] = {
     "epsilon": _epsilon,
-    # Papers do not count steps that only accumulate momentum before the attack begins.
+    # Some attacks first make steps that only accumulate momentum. Papers do not count these steps.
     "steps": lambda point: point.steps - point.recipe.assembly.step.preparing_steps,
     "step_size": _step_size,
     "learning_rate": lambda point: point.recipe.learning_rate,
@@ -82,8 +88,9 @@ _HERE: Mapping[str, Callable[[PlannedPoint], object]] = {
     "mu": lambda point: point.recipe.momentum,
     "gamma": _gamma,
 }
-"""Functions that return the value of a parameter in a recipe, by the papers' name of the parameter. The lambda of Liu
-et al. is the weight of a distance in the loss, which corresponds to a penalty in a recipe."""
+"""Functions that return the value of a parameter at a point of our attack, by the papers' name of the parameter.
+
+The lambda of Liu et al. is the weight of a distance in the loss. In a recipe, a penalty corresponds to it."""
 
 
 def _same(theirs: object, ours: object) -> bool:

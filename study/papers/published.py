@@ -1,4 +1,4 @@
-"""The published tables as a typed frame. Numbers are as the papers print them."""
+"""Reads the published tables of papers as a typed frame. Numbers are as the papers print them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ SCHEMA = pl.Schema(
         "note": pl.String(),
     }
 )
-"""`row` is the index of the row in the paper's file, from 0. `kind` is the column `experiment` of the file. `cited`
-names the work that the paper quotes; null for the paper's own numbers. `printed` is the number as text. Empty cells of
-the file are null, except in `sources`, where they are empty text."""
+"""The columns of published rows.
+
+`row` is the index of the row in the paper's file, from 0. `kind` is the column `experiment` of the file. `cited` names
+the other work that a number is quoted from; null for the paper's own numbers. `value` is the number, and `printed` the
+number as text. Empty fields of the file are null, but an empty `sources` is an empty text."""
 
 METRICS = (
     *(f"top{top}-{kind}" for kind in ("accuracy", "match", "success") for top in (1, 5)),
@@ -42,7 +44,7 @@ METRICS = (
 )
 
 _CITED = "-cited-"
-"""Part of the column `experiment` in rows that quote numbers of other papers (tables 8 and 9 of sgm2020)."""
+"""The text in the column `experiment` that marks numbers quoted from other papers (tables 8 and 9 of sgm2020)."""
 
 
 def load(paper: str | None = None) -> pl.DataFrame:
@@ -57,13 +59,13 @@ def load(paper: str | None = None) -> pl.DataFrame:
 
 
 def check(paper: str) -> None:
-    """Raise StudyError, with the nearest names, for an unknown paper."""
+    """Raise StudyError, with the nearest names, if there is no paper named `paper`."""
     if paper not in registry.PAPERS:
         raise StudyError(f"there is no paper named '{paper}'", accepted=names(registry.PAPERS, paper))
 
 
 def lines(published: pl.DataFrame) -> list[dict[str, str]]:
-    """Turn typed rows back into lines of the files, as text by column: the inverse of `load`."""
+    """Return typed rows as lines of the papers' files: text by column. This is the inverse of `load`."""
     found = []
     for row in published.iter_rows(named=True):
         shown = {key: "" if value is None else str(value) for key, value in row.items()}

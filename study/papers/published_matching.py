@@ -1,4 +1,4 @@
-"""Matches published numbers to the planned cells of a spec."""
+"""Matches each published number to the planned number of a spec that reproduces it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ PLANNED = pl.Schema(
         "seeds": pl.List(pl.Int64()),
     }
 )
-"""`called` is the paper's name of the attack; null if the paper uses this name for another attack. `level` is the
-budget, if the attack has a fixed budget. `sources` are joined by `+`. For the metric same-mistake, `target` is a pair
-of targets, sorted and joined by `+`. Clean cells have the attack `none` and no goal."""
+"""The columns of planned numbers.
+
+`called` is the paper's name of the attack; null if the paper uses this name for another attack. `level` is the budget;
+null if the attack has no fixed budget. `sources` are joined by `+`. For the metric same-mistake, `target` is a pair of
+targets, sorted and joined by `+`. Numbers about clean images have the attack `none`, and their goal is null."""
 
 _OURS = ("experiment", "our_attack", "our_sources", "our_target", "steps", "level", "top", "seeds")
 MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS} | {"reason": pl.String()})
@@ -43,9 +45,10 @@ MATCHED = pl.Schema({name: PLANNED[name.removeprefix("our_")] for name in _OURS}
 
 @dataclass(frozen=True)
 class PublishedCell:
-    """One planned number of a spec.
+    """One planned number of a spec: a metric of an attack on a source set against a target.
 
-    `shown_sources` and `shown_target` are the names that the paper prints. For noise, `shown_sources` is empty.
+    `shown_sources` and `shown_target` are the names that the paper prints. For an attack that is only random noise,
+    `shown_sources` is empty.
     """
 
     experiment: str
@@ -68,30 +71,35 @@ class PublishedCell:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The values that a published row states too, without parameters: attack, goal, sources, target, metric."""
+        """The values that a published row also has: attack, goal, sources, target and metric, in the paper's names."""
         return (self.called, self.goal, self.shown_sources, self.shown_target, self.metric)
 
     @property
     def number(self) -> tuple[object, ...]:
-        """A key of the number. Cells of two experiments share it if attack run, point, target and metric are equal."""
+        """The values that identify the number: attack run, point (steps and budget), target and metric.
+
+        Two experiments that plan the same number have cells with equal values.
+        """
         where = (self.sources, self.target, self.steps, self.level, self.metric)
         return (self.attack, self.goal, self.seeds, *where)
 
 
 def planned(spec: Spec) -> pl.DataFrame:
-    """Return every planned number of `spec`, with the columns of PLANNED: each cell with all metrics of its goal.
+    """Return every planned number of `spec`, with the columns of PLANNED.
 
-    Clean accuracy, same-mistake and cosine are included if an experiment reproduces a table with them.
+    Each combination of attack, sources, goal, target, seeds and point has a number for every metric of its goal. The
+    metrics clean accuracy, same-mistake and cosine are included only if an experiment reproduces a table with them.
     """
     cells = (cell for name in spec.experiments for cell in _cells(spec, name))
     return pl.DataFrame([{key: getattr(cell, key) for key in PLANNED} for cell in cells], schema=PLANNED)
 
 
 def match(published: pl.DataFrame, spec: Spec) -> pl.DataFrame:
-    """Add the columns of MATCHED to published rows: the planned cell, or the reason why no single cell matches.
+    """Return the published rows with the columns of MATCHED: the matching planned number, or why there is none.
 
-    Quoted rows (`cited`, in tables 8 and 9 of sgm2020) are not results of the paper's own experiments, so they match no
-    cell. If several experiments plan the same number, the columns name the first one.
+    A row does not match if several different planned numbers fit. Rows that the paper quotes from other papers
+    (`cited`) never match, because they are not results of the paper's own experiments. If several experiments plan the
+    same number, the columns name the first of these experiments.
     """
     books = {name: _ExperimentCells(spec, name) for name, one in spec.experiments.items() if one.published is not None}
     found = [_match(row, books) for row in published.iter_rows(named=True)]
@@ -106,7 +114,7 @@ def _cells(spec: Spec, name: str) -> Iterator[PublishedCell]:
     for attack in dict.fromkeys(experiment.attacks):
         recipe = spec.attacks[attack]
         called = experiment.published.called(attack) if experiment.published else attack
-        # Noise needs no gradient, so it is the same for all sources.
+        # An attack without steps is random noise. It uses no gradient, so it is the same for all sources.
         noise = recipe.steps == 0 and recipe.precomputed is None
         for sources in spec.source_sets(experiment):
             joined, targets = "+".join(sources), spec.targets(experiment, sources)
@@ -147,7 +155,10 @@ def _pairs(targets: Sequence[str]) -> list[str]:
 
 
 def _metrics(experiment: Experiment) -> set[tuple[str, bool]]:
-    """The metrics in the tables that an experiment reproduces, each with True if it is measured on attacked images."""
+    """Return the metrics in the published tables that an experiment reproduces.
+
+    Each is a pair of the metric and whether it is measured on adversarial images; otherwise it is about clean images.
+    """
     if experiment.published is None:
         return set()
     wanted = [one.partition(":")[::2] for one in experiment.published.tables]
@@ -160,7 +171,7 @@ def _metrics(experiment: Experiment) -> set[tuple[str, bool]]:
 
 
 class _ExperimentCells:
-    """The cells of one experiment, by the keys of published rows."""
+    """The planned numbers of one experiment, by the values that published rows also have (`PublishedCell.key`)."""
 
     def __init__(self, spec: Spec, name: str) -> None:
         self.name = name
@@ -175,7 +186,10 @@ class _ExperimentCells:
         self.sources = {key[2] for key in self.cells}
 
     def absent(self, row: Mapping[str, Any]) -> tuple[int, str]:
-        """The number of keys of a row that match a cell, and the reason why no cell has all of them."""
+        """Return how far a published row matches this experiment, and the reason why no planned number matches it.
+
+        The first result is larger if more values of the row occur in the experiment.
+        """
         assert self.experiment.published is not None
         if row["attack"] not in self.called:
             near = names(sorted(map(str, self.called - {"none"})), row["attack"])
@@ -239,7 +253,10 @@ def _against(params: Mapping[str, Any], cell: PublishedCell) -> list[str]:
 
 
 def _told(cells: Iterable[PublishedCell]) -> str:
-    """Describe several cells by attack, sources, budget, steps, seeds and experiment, which may distinguish them."""
+    """Return a text that describes several planned numbers, so that a reader sees how they differ.
+
+    The text has the attack, sources, budget, steps, seeds and experiment of up to four numbers.
+    """
     each = [
         f"{cell.attack} on {cell.sources or 'clean images'}"
         + (f" at {cell.level:g}" if cell.level is not None else "")

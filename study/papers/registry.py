@@ -1,6 +1,6 @@
-"""The papers whose tables a study can reproduce: the files of their numbers, and the key `published` of a spec.
+"""The papers whose tables a study can reproduce, the files of their numbers, and the key `published` of a spec.
 
-This file reads them with the csv module, so that the validation of a spec does not need polars.
+The files are read with the csv module, so that the validation of a spec need not import polars.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Paper(NamedTuple):
     """A paper, or another published list of numbers.
 
     Attributes:
-        title: Its authors and where it is found.
-        images: The images of most of its tables.
+        title: The authors, and the title or address of the publication.
+        images: A description of the images that most of its tables use.
     """
 
     title: str
@@ -50,7 +50,7 @@ PAPERS: Mapping[str, Paper] = {
         "1,000 images of the list that comes with its code",
     ),
 }
-"""The papers, by the name of their files."""
+"""The papers. The key is the name of the paper in a spec, and of its file."""
 
 FOLDER = Path(__file__).resolve().parent / "printed_numbers"
 
@@ -63,10 +63,10 @@ COLUMNS = (
 class Published(Frozen):
     """The published tables that an experiment reproduces.
 
-    Written as `liu2017:1A`, as a list of such names, or as `{tables: […], attacks: {<ours>: <theirs>}}` if attacks
-    have other names in the spec than in the paper. `models` does the same for models. An attack in `attacks` is
-    compared only with the paper's attack that it is mapped to. No other attack of the experiment is compared with this
-    attack of the paper, even if it has the same name.
+    The value is one table, such as `liu2017:1A`, or a list of tables. If attacks have other names in the spec than in
+    the paper, the value is `{tables: […], attacks: {<ours>: <theirs>}}`. `models` does the same for models. An attack
+    in `attacks` is compared only with the paper's attack to which `attacks` maps it. No other attack of the experiment
+    is compared with this attack of the paper, even if it has the same name.
     """
 
     model_config = ConfigDict(json_schema_extra=also(TEXT, TEXTS))
@@ -99,13 +99,16 @@ class Published(Frozen):
         return {"tables": list(self.tables), **named} if named else list(self.tables)
 
     def called(self, attack: str) -> str | None:
-        """Return the paper's name of an attack of the experiment; None if another attack is mapped to this name."""
+        """Return the paper's name of an attack of the experiment.
+
+        Return None if `attacks` maps another attack to the name of this attack.
+        """
         if attack in self.attacks:
             return self.attacks[attack]
         return None if attack in self.attacks.values() else attack
 
     def printed(self, models: str) -> str:
-        """Return the paper's names of `models`, in string order. `models` and the result are names joined by `+`."""
+        """Return the paper's names of `models`, in string order. Both texts are names of models joined by `+`."""
         return "+".join(sorted(self.models.get(one, one) for one in models.split("+"))) if models else ""
 
 
@@ -129,7 +132,7 @@ def rows(paper: str) -> tuple[dict[str, str], ...]:
 
 @functools.cache
 def attacks_of(paper: str) -> Mapping[str, frozenset[str]]:
-    """Return the attacks of each table of a paper; the tables have the order of the paper."""
+    """Return the names of the attacks in each table of a paper, by table, in the order of the paper."""
     found: dict[str, set[str]] = {}
     for row in rows(paper):
         found.setdefault(row["table"], set()).add(row["attack"])

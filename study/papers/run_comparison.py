@@ -1,4 +1,4 @@
-"""The comparison of a run with the papers that its spec names, for `study compare` and the report."""
+"""Compares a run with the papers that its spec names, for `study compare` and the report."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ OTHER_IMAGES = {
     ("liu2017", "7"): "all ILSVRC 2012 validation images",
     ("liu2017", "11"): "100 images, each with 100 draws of noise",
 }
-"""The images of tables that do not use their paper's usual images."""
+"""The images of the tables, by (paper, table), that do not use the images of their paper's other tables."""
 
 
 def papers_of(spec: Spec, paper: str | None = None) -> list[str]:
-    """The papers to compare with: `paper`, or all papers that `published` keys of the spec name, in registry order.
+    """Return the papers to compare a run with: only `paper`, or all papers whose tables the spec names.
 
-    Raises StudyError if `paper` is unknown, or if it is None and no experiment names a published table.
+    A spec names tables under the key `published` of its experiments. The papers are in the order of the registry.
+    Raises StudyError if there is no paper named `paper`, or if `paper` is None and no experiment names a table.
     """
     if paper is not None:
         published.check(paper)
@@ -45,7 +46,10 @@ def papers_of(spec: Spec, paper: str | None = None) -> list[str]:
 
 
 def compare_run(run: str, finished: RunData, papers: Sequence[str]) -> pl.DataFrame:
-    """All printed numbers of `papers`, with the run's numbers. Columns as in `paper_comparison.compare`."""
+    """Return all published numbers of `papers` with the run's numbers.
+
+    The columns are those of `paper_comparison.compare`.
+    """
     matched = match(pl.concat([published.load(paper) for paper in papers]), finished.spec)
     return paper_comparison.compare(
         matched, finished.rows, finished.spec, finished.selected, plain_cosines(run, finished.spec)
@@ -55,7 +59,12 @@ def compare_run(run: str, finished: RunData, papers: Sequence[str]) -> pl.DataFr
 def provenance(
     paper: str, compared: pl.DataFrame, spec: Spec, digests: Mapping[str, object], selected: int
 ) -> dict[str, Any]:
-    """The paper's title, the images of the paper and of the run, and weights and digest of each compared model."""
+    """Return the origin of the compared numbers, by key.
+
+    - `paper`: the title of the paper;
+    - `images`: a description of the paper's images, and the number of images in the run;
+    - `models`: the weights and the digest of each compared model.
+    """
     mine = compared.filter(pl.col("paper") == paper, pl.col("experiment").is_not_null())
     used = {name for column in ("our_sources", "target") for one in mine[column] for name in one.split("+") if name}
     models = [name for name in spec.models if name in used]
@@ -70,13 +79,20 @@ def provenance(
 
 
 def reasons(table: pl.DataFrame) -> Sequence[tuple[str, int]]:
-    """The reasons why numbers of a compared table are not comparable, each with the count of its numbers."""
+    """Return the reasons why numbers of a table are not comparable, each with the number of cases.
+
+    `table`: the rows of one published table from `compare_run`.
+    """
     counted = table.filter(~pl.col("comparable")).group_by("reason", maintain_order=True).len()
     return list(counted.iter_rows())
 
 
 def cell_texts(cell: Mapping[str, Any]) -> list[str]:
-    """A compared row as text: the paper's number, ours, our 95 % interval, and ours - theirs."""
+    """Return four texts for a row of `compare_run`.
+
+    They are the paper's number, our number, our 95 % interval, and our number minus the paper's. A number that is
+    missing is "–".
+    """
     decimals = max(1, len(cell["printed"].partition(".")[2]))
     theirs = cell["printed"] + (f" ± {cell['std']:.2f}" if cell["std"] is not None else "")
     if cell["ours"] is None:

@@ -1,1 +1,1 @@
-"""Turns a spec into attack runs and units with ids, resumes a run folder, and finds what a changed spec adds."""
+"""Planning of a study: attack runs and units with ids, resuming a run folder, and what a changed spec adds."""

@@ -1,12 +1,12 @@
-"""Makes all ids of a study: ids of attack runs, of their units, and of the units of probes.
+"""Make all ids of a study: ids of attack runs, of their units (one attack run on one shard), and of probe units.
 
 An id contains a digest of everything that determines its pixels or rows, and of nothing else. Equal ids mean equal
-pixels, so a finished unit never runs again. A change of a digest here makes every finished study start again; tests
-in tests/golden fix the ids.
+pixels, so a finished unit never runs again. If this file changed a digest, every finished study would start again.
+Tests in tests/golden fix the ids.
 
 A digest contains only components that are present, with their names, versions and the parameters that differ from the
 defaults. So a new optional key or a new component changes no id. If a default changes, the component gets a new
-version; tests in tests/golden fix the defaults.
+version. Tests in tests/golden fix the defaults.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from study.reproducibility.hashing import digest
 from study.spec.schema import SourceSet, Spec
 
 _LENGTH = 12
-"""Hexadecimal digits of a digest in an id."""
+"""Number of hexadecimal digits of a digest in an id."""
 
 
 def attack_run_id(
@@ -49,7 +49,7 @@ def attack_run_id(
         seed: The seed of the attack.
         reference: Id of the attack run whose RMSD the budget is matched to; None for other budgets.
         matched_images: All selected images, if the budget is matched to their mean RMSD; None otherwise.
-        pool: The images that the attack mixes into others.
+        pool: The images that the attack mixes into other images.
         precomputed: Files of precomputed images, by the id of the clean image; None for other attacks.
     """
     recipe = spec.attacks[attack]
@@ -70,7 +70,7 @@ def attack_run_id(
         if reference is not None:
             content["reference"] = reference
         if matched_images is not None:
-            # Sorted by id: the order of the selection depends on the launches that added images.
+            # Sort by image id, because the order of the selection depends on which launches added images.
             content["matched to"] = sorted((one.image, one.digest, *_labels(one, goal)) for one in matched_images)
         if pool:
             content["pool"] = [(one.image, one.digest, one.label) for one in pool]
@@ -80,7 +80,7 @@ def attack_run_id(
 
 
 def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
-    """Return everything in a recipe that determines pixels of an attack on `sources`: plain data, without defaults."""
+    """Return all values of a recipe that determine pixels of an attack on `sources`, as plain data without defaults."""
     if attack.external is not None:
         budget = attack.budget.model_dump(mode="json", exclude_defaults=True)
         return {"external": attack.external.identity(), "budget": budget}
@@ -90,7 +90,7 @@ def recipe_identity(attack: Attack, sources: Sequence[str]) -> dict[str, Any]:
         "budget": attack.budget.identity(),
     }
     size = attack.learning_rate if attack.step == "adam" else attack.step_size or attack.automatic_step_size
-    # None: the step size follows from the budget of each image.
+    # `size` is None if the step size follows from the budget of each image.
     if size is not None:
         found["step size"] = size
     if attack.first is not None:
@@ -108,9 +108,10 @@ def _labels(one: Selected, goal: str) -> tuple[int, ...]:
 
 
 def unit_id(run: str, shard: Shard, goal: str, *, reads_true_labels: bool) -> str:
-    """Return the id of the unit of the attack run with the id `run` on one shard.
+    """Return the id of a unit: the attack run with the id `run` on the images of `shard`.
 
-    The unit's id also has a digest of the pixels and labels of the shard's images.
+    The id also contains a digest of the pixels and labels of these images. `reads_true_labels` says whether the attack
+    reads the true labels even if the goal is targeted.
     """
     return f"{run}.{shard.index:04d}-{shard.contents[goal, reads_true_labels][:_LENGTH]}"
 
@@ -118,9 +119,9 @@ def unit_id(run: str, shard: Shard, goal: str, *, reads_true_labels: bool) -> st
 def probe_unit_id(
     spec: Spec, digests: Mapping[str, str], *, name: str, models: Sequence[str], sources: Sequence[str], shard: Shard
 ) -> str:
-    """Return the id of the unit of the probe `name` for `models` and one shard.
+    """Return the id of the unit of the probe `name` for `models` on the images of `shard`.
 
-    `sources`: the source models of the probe's directions.
+    `sources` are the source models of the attacks whose perturbations are directions of the probe.
     """
     probe = spec.geometry[name]
     content: dict[str, Any] = {
@@ -145,5 +146,5 @@ def probe_unit_id(
 
 
 def _prepared(spec: Spec) -> tuple[int, str]:
-    """The settings by which an image file becomes the pixels of the study."""
+    """Return the settings by which image files become pixels: the size and a description of the preparation."""
     return spec.images.size, spec.images.preparation

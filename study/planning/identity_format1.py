@@ -1,6 +1,6 @@
-"""The content of ids in run folders of format 1: every key of an attack, including keys at their defaults.
+"""The content of ids in run folders of format 1: every key of an attack, including keys with their default values.
 
-Commands still read such folders, but no launch continues them. This file never changes.
+Commands still read run folders of format 1, but no launch continues such a run. This file must never change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def attack_run(
     matched_images: Sequence[Selected] | None,
     pool: Sequence[Selected],
 ) -> dict[str, Any]:
-    """Return the part of an attack run's content that differs from format 2."""
+    """Return the part of the content of an attack run's id that is different in format 2."""
     images = None if matched_images is None else sorted((one.image, one.digest) for one in matched_images)
     return {
         "attack": (attack, _recipe(spec.attacks[attack])),
@@ -40,7 +40,7 @@ def attack_run(
 
 
 def probe(spec: Spec, name: str, left_out: set[str]) -> dict[str, Any]:
-    """Return the part of a probe's content that differs from format 2."""
+    """Return the part of the content of a probe unit's id that is different in format 2."""
     found = spec.geometry[name]
     return {
         "probe": (name, found.model_dump(mode="json", exclude=left_out)),
@@ -83,5 +83,5 @@ def _name(given: str | Part) -> str:
 
 
 def _numerics(spec: Spec) -> dict[str, Any]:
-    # In format 1 there was no precision `auto`.
+    # Format 1 had no precision `auto`, so replace it.
     return spec.numerics.settled("cpu").model_dump(mode="json", include=set(_NUMERICS), by_alias=True)

@@ -1,8 +1,8 @@
-"""Turns a spec into attack runs and their units.
+"""Turn a spec into attack runs and their units.
 
 An attack run (`Craft`) is one attack with one goal and seed on one set of source models. A unit is one attack run on
-the images of one shard, with the targets that predict them. A cell is one number of a table: an attack run against
-one target.
+the images of one shard, with the targets that predict them. A cell is one number of a table: an attack run against one
+target.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from study.reproducibility.hashing import digest
 from study.spec.schema import SourceSet, Spec
 
 Finished = Mapping[str, Collection[str]]
-"""The targets that have rows, by unit id."""
+"""The targets that already have rows, by the id of the unit (one attack run on one shard)."""
 
 
 @dataclass(frozen=True)
@@ -40,44 +40,54 @@ class Craft:
     targets: tuple[str, ...]
     experiments: tuple[str, ...]
     reference: str | None
-    """Id of the attack run whose RMSD the budget is matched to."""
+    """Id of the attack run whose RMSD the budget is matched to; None for other budgets."""
     relations: Mapping[str, Relation]
-    """Each target's relation to the sources."""
+    """The relation (white-box, grey-box or black-box) of each target to the sources, by the name of the target."""
     precomputed: Mapping[str, Stored] | None = None
-    """Files of precomputed images, by the id of the clean image."""
+    """The files of precomputed images, by the id of the clean image; None for other attacks."""
     reads_true_labels: bool = False
-    """Whether its attack, or the attack of its reference, uses true labels even if the goal is targeted."""
+    """Whether this attack, or the attack of its reference, reads true labels even if the goal is targeted."""
 
     @functools.cached_property
     def points(self) -> list[tuple[int, float | None]]:
-        """The points (steps, budget) at which targets predict its images. The last point is the finished attack."""
+        """The points (number of steps, budget) at which targets predict the images.
+
+        The last point is the finished attack.
+        """
         return self.recipe.scored_points
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The key of its random numbers. Numerics are not in the key, so that they change no draw."""
+        """The key of the attack run's random numbers.
+
+        It does not contain the numerics, so numerics change no random number.
+        """
         return (self.seed, self.sources, self.attack, self.goal)
 
     @property
     def keepable(self) -> bool:
-        """Whether its images can be kept. Searches for the minimal RMSD keep none; precomputed images exist already."""
+        """Whether the adversarial images can be kept in the run folder.
+
+        A search of the minimal RMSD keeps no images. Precomputed images need not be kept, because their files exist
+        already.
+        """
         return self.recipe.budget.minimal is None and self.recipe.precomputed is None
 
     @functools.cached_property
     def gradients(self) -> int:
-        """Number of gradients for one image."""
+        """Number of gradients that the attack run takes for one image."""
         return self.recipe.gradients(self.recipe.steps, len(self.sources))
 
     def unit_id(self, shard: Shard) -> str:
-        """Return the id of its unit on `shard`."""
+        """Return the id of the unit of this attack run on `shard`."""
         return identity.unit_id(self.id, shard, self.goal, reads_true_labels=self.reads_true_labels)
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One attack run on one shard, with the targets that lack rows.
+    """One attack run on the images of one shard, with the targets that still lack rows.
 
-    `targets` is empty if all rows exist, and the unit runs again only to keep its images.
+    `targets` is empty if all rows exist. The unit then runs again only to keep its images.
     """
 
     id: str
@@ -87,7 +97,7 @@ class Unit:
 
 
 class _Request(NamedTuple):
-    """One attack run that an experiment asks for."""
+    """An attack run for which an experiment asks."""
 
     sources: SourceSet
     attack: str
@@ -96,12 +106,16 @@ class _Request(NamedTuple):
 
 
 class Plan:
-    """All attack runs of a spec, in the order of its experiments. A reference comes before the runs that need it."""
+    """All attack runs of a spec, in the order of its experiments.
+
+    If the budget of an attack run is matched to the RMSD of a second attack run, the second one comes first.
+    """
 
     def __init__(self, spec: Spec, digests: Mapping[str, str], shards: Sequence[Shard]) -> None:
-        """`digests` are the models' digests, by name; `shards` hold the selected images.
+        """Plan the attack runs of `spec`.
 
-        Raises StudyError if a precomputed image is missing.
+        `digests` are the models' digests, by name; `shards` hold the selected images. Raises StudyError if a
+        precomputed image is missing.
         """
         self.spec = spec
         self.digests = dict(digests)
@@ -154,7 +168,10 @@ class Plan:
         return craft
 
     def _precomputed(self, request: _Request, recipe: Attack) -> dict[str, Stored] | None:
-        """The files of precomputed images. Raises StudyError if one is missing."""
+        """Return the files of precomputed images, by image id; None for other attacks.
+
+        Raises StudyError if a file is missing.
+        """
         if recipe.precomputed is None:
             return None
         folder = recipe.precomputed_folder("+".join(request.sources), request.goal, str(request.seed))
@@ -168,7 +185,10 @@ class Plan:
         return tuple(one for shard in self.shards for one in shard.images)
 
     def pool(self, craft: Craft) -> tuple[Selected, ...]:
-        """Return the selected images that an attack run mixes into others. The study's seed chooses these images."""
+        """Return the selected images that an attack run mixes into other images.
+
+        The study's seed determines these images.
+        """
         return self._pool(craft.recipe)
 
     def _pool(self, recipe: Attack) -> tuple[Selected, ...]:
@@ -176,14 +196,17 @@ class Plan:
 
     @functools.cached_property
     def _shuffled(self) -> tuple[Selected, ...]:
-        """All selected images, shuffled by the seed. A pool is the beginning of this sequence."""
+        """All selected images, in an order that the study's seed determines.
+
+        The first images form the pool of an attack.
+        """
         return tuple(sorted(self._images, key=lambda one: digest(self.spec.seed, "pool", one.image)))
 
     def units(self, done: Finished | None = None, *, kept: Container[str] | None = None) -> Iterator[Unit]:
-        """Yield every unit with targets that have no rows yet.
+        """Yield every unit (one attack run on one shard) that has targets without rows.
 
-        `kept`: ids of units with kept images. If `kept` is given and the spec keeps images, also yield the units that
-        have all rows but are not in `kept`.
+        `done` are the targets that have rows. `kept` are the ids of units whose images are kept. If `kept` is given and
+        the spec keeps images, this also yields the units that have all rows but are not in `kept`.
         """
         for craft in self.crafts.values():
             yield from self.units_of(craft, done, kept=kept)
@@ -196,7 +219,10 @@ class Plan:
         *,
         kept: Container[str] | None = None,
     ) -> Iterator[Unit]:
-        """Yield the unfinished units of one attack run, as `units` does, on `shards` or on all shards."""
+        """Yield the unfinished units of one attack run, as `units` does.
+
+        `shards` limits the units; None means all shards.
+        """
         keeps = self.spec.run.keep_images and craft.keepable
         for shard in self.shards if shards is None else shards:
             name = craft.unit_id(shard)
@@ -207,15 +233,15 @@ class Plan:
 
     @property
     def cells(self) -> int:
-        """Number of (attack run, target) pairs."""
+        """Number of cells: pairs of an attack run and a target."""
         return sum(len(craft.targets) for craft in self.crafts.values())
 
     @property
     def pairs(self) -> int:
-        """Number of (unit, target) pairs. A complete run has rows for all of them."""
+        """Number of pairs of a unit and a target. A complete run has rows for all these pairs."""
         return self.cells * len(self.shards)
 
 
 def objective_labels(goal: Goal, images: Sequence[Selected]) -> list[int]:
-    """Return the labels of the objective: target labels if the goal is targeted, else true labels."""
+    """Return the labels of the objective for `images`: target labels if the goal is targeted, else true labels."""
     return [one.target_label if goal == "targeted" else one.label for one in images]

@@ -1,4 +1,4 @@
-"""The size of a plan: gradients, predictions, rows and bytes."""
+"""The size of a plan: the numbers of gradients, predictions, rows and bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from study.geometry.plan import GeometryPlan
 from study.planning.plan import Plan
 
 _ROW_BYTES = 45
-"""Size of a compressed row. Measured: 35 to 65 in parts with many rows, 170 in parts with a hundred rows."""
+"""Estimated size of a compressed row, in bytes.
+
+The measured size is 35 to 65 bytes in Parquet files with many rows, and 170 in files with a hundred rows.
+"""
 
 
 def cells(plan: Plan) -> dict[str, int]:
-    """Return the number of cells of every experiment. Each attack run counts once."""
+    """Return the number of cells (pairs of an attack run and a target) of every experiment, by name.
+
+    An attack run counts once in each experiment that uses it.
+    """
     counted = Counter(dict.fromkeys(plan.spec.experiments, 0))
     for craft in plan.crafts.values():
         for name in craft.experiments:
@@ -23,7 +29,7 @@ def cells(plan: Plan) -> dict[str, int]:
 
 
 def totals(plan: Plan) -> dict[str, int]:
-    """Return the totals of a complete run: images, gradients, predictions, rows, bytes.
+    """Return the totals of a complete run, by name: images, gradients, predictions, rows and bytes.
 
     A gradient is the gradient of one image on one model, including its forward pass. A prediction is one image on one
     model; clean images count too. `bytes` is an estimate of the size of the rows on disk.
@@ -47,8 +53,8 @@ def totals(plan: Plan) -> dict[str, int]:
 def probes(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return the size of every probe: its kind, and the numbers of its models, images, units and passes.
 
-    A pass is one prediction, or, for the probe `gradient-cosine`, one gradient. If a probe names images,
-    only their number is used, because the plan's images may have no ids yet.
+    A pass is one prediction, or, for the probe `gradient-cosine`, one gradient. If a probe names its images, only their
+    number is used, because the images of the plan may have no ids yet.
     """
     images = sum(len(shard.images) for shard in plan.shards)
     wanted = {

@@ -1,7 +1,7 @@
 """The relation of a target to the source models of an image: white-box, grey-box or black-box.
 
-A single rule computes the relation from the models of a spec. Rows record it. All tables, means, marks and findings use
-this record.
+One function computes the relation from the models of a spec, and rows record it. All tables, means, marks and findings
+use the recorded relation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Relation = Literal["white", "grey", "black"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 MARKS: Mapping[str | None, str] = {"white": "*", "grey": "°"}
-"""The marks after numbers in tables. Black-box numbers, and means over several relations, have no mark."""
+"""The marks after numbers in tables, by relation. Black-box numbers, and means over several relations, have no mark."""
 
 MARKED: Mapping[Relation, str] = {
     "white": "* the target is one of the source models (white-box)",
@@ -30,17 +30,18 @@ MARKED: Mapping[Relation, str] = {
 
 
 def marked(kinds: Iterable[str | None]) -> list[str]:
-    """Return the notes on the marks of cells with these relations."""
+    """Return the notes that explain the marks of cells with the relations `kinds`."""
     found = set(kinds)
     return [note for kind, note in MARKED.items() if kind in found]
 
 
 def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -> Relation:
-    """Return the relation of `target` to the `sources` of an attack run; all are names in `models`.
+    """Return the relation of `target` to the `sources` of an attack run. All are names in `models`.
 
-    `white`: the target is a source. `grey`: it has the network of a source, with a transform, under another name, or
-    with other weights. `black`: any other target, including services and all targets of images whose sources are
-    `elsewhere`: the spec does not tell whether such a target resembles a source.
+    - `white`: the target is a source.
+    - `grey`: the target has the network of a source, but with a transform, under another name, or with other weights.
+    - `black`: the target is none of these. This includes services. It also includes all targets if the sources are
+      `elsewhere`, because the spec does not tell whether a target resembles such a source.
     """
     if target in sources:
         return "white"
@@ -49,10 +50,10 @@ def relation(models: Mapping[str, Model], sources: Sequence[str], target: str) -
 
 
 def network(model: Model) -> str | None:
-    """Return the name of a model's architecture, without zoo and weights; None for a service.
+    """Return the name of a model's architecture, without its library (zoo) and its weights; None for a service.
 
-    Torchvision's `vit_b_16` and timm's `vit_base_patch16_224` are one architecture. For a user's code, the name is
-    the function with a digest of its arguments, because one function may build several networks.
+    Torchvision's `vit_b_16` and timm's `vit_base_patch16_224` are one architecture. For a user's code, the name is the
+    function with a digest of its arguments, because one function may build several networks.
     """
     if model.network is None:
         return None
@@ -62,7 +63,10 @@ def network(model: Model) -> str | None:
 
 
 def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
-    """Return, by target, the models that make the target grey-box if they are sources. Other targets are left out."""
+    """Return, for each target, the models that make the target grey-box if they are sources.
+
+    Targets without such models are left out.
+    """
     found = {
         target: [name for name in models if name != target and relation(models, [name], target) == "grey"]
         for target in models
@@ -71,9 +75,9 @@ def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
 
 
 def graded(rows: pl.LazyFrame, models: Mapping[str, Model]) -> pl.LazyFrame:
-    """Correct the column `relation` of old rows: write `grey` where early versions, without grey-box, wrote `black`.
+    """Return the rows with `grey` in the column `relation` where an early version of the program wrote `black`.
 
-    `models`: the models of the spec of these rows.
+    Early versions did not distinguish grey-box targets. `models` are the models of the spec of these rows.
     """
     import polars as pl
 

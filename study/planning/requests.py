@@ -15,26 +15,30 @@ _Run = tuple[SourceSet, str, Goal, int]
 
 @dataclass(frozen=True)
 class Requests:
-    """What a study sends to a service: `images` clean images, and up to `versions` adversarial images of each."""
+    """Requests of a study to one service: `images` clean images, and up to `versions` adversarial images of each."""
 
     images: int
     versions: int
 
     @property
     def total(self) -> int:
-        """The number of requests if no request fails and no answer is stored from before."""
+        """The number of requests if no request fails, and if no answer is already stored."""
         return self.images * (1 + self.versions)
 
 
 def requests(spec: Spec, images: int) -> dict[str, Requests]:
-    """The requests of a study with `images` images, by service. Repeated attempts after a failure do not count."""
+    """Return the requests of a study with `images` clean images, by service.
+
+    Repeated attempts after a failure do not count.
+    """
     return {name: Requests(images, _versions(spec, name)) for name in spec.services}
 
 
 def _versions(spec: Spec, service: str) -> int:
-    """The number of adversarial versions of one image that a service gets.
+    """Return the largest number of adversarial images that a service gets for each clean image.
 
-    Each attack run contributes the number of its points, but at most `queries`.
+    Each attack run contributes one image for each of its points, but at most as many as the service's key `queries`
+    allows.
     """
     remote = spec.models[service].remote
     assert remote is not None, "a service belongs to a remote model"
@@ -51,7 +55,10 @@ def _versions(spec: Spec, service: str) -> int:
 
 
 def _with_references(spec: Spec, attack: str) -> list[str]:
-    """The attack, and the chain of attacks that its budget is matched to. The same targets predict images of all."""
+    """Return the attack, and the chain of attacks that its budget is matched to.
+
+    All attacks of the chain must be counted, because the same targets predict their images.
+    """
     found = [attack]
     while (reference := spec.attacks[found[-1]].budget.to) is not None and reference not in found:
         found.append(reference)
@@ -59,9 +66,9 @@ def _with_references(spec: Spec, attack: str) -> list[str]:
 
 
 def check_requests(spec: Spec, images: int, where: Callable[..., str]) -> None:
-    """Raise StudyError, with the place in the spec, if a service would get more requests than its `most`.
+    """Raise StudyError, with the place in the spec, if a service would get more requests than its limit `most`.
 
-    `images`: the number of clean images.
+    `images` is the number of clean images. `where` returns the place of a key in the spec.
     """
     for name, needed in requests(spec, images).items():
         remote = spec.models[name].remote

@@ -1,6 +1,6 @@
-"""Resumes a run folder: checks that it belongs to the same study, and reads and writes its spec, models and images.
+"""Resume a run folder: check that it belongs to the same study, and read and write its spec, models and images.
 
-All commands read these records of a run here, after a check of their digests.
+All commands read these records of a run through this module, which checks their digests first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MODELS = TypeAdapter(dict[str, dict[str, Any]])
 
 
 def must_have_spec(folder: RunFolder) -> None:
-    """Raise StudyError for a folder that has results, but no spec."""
+    """Raise StudyError if the folder has results but no spec."""
     if not folder.begun and folder.results.is_dir() and any(folder.results.iterdir()):
         raise StudyError(
             f"{folder.path} has results, but lacks the spec, models and images that a launch writes before results",
@@ -39,7 +39,11 @@ def must_have_spec(folder: RunFolder) -> None:
 
 
 def must_be_current(theirs: Spec, folder: RunFolder, todo: str = "launch into a new folder with --output") -> None:
-    """Raise StudyError for a folder of an older format, whose ids differ, so that every unit would run again."""
+    """Raise StudyError if the run folder has an older format.
+
+    The ids of attack runs differ between formats, so every unit (one attack run on one shard) would run again. `theirs`
+    is the spec of the folder, and `todo` the advice in the message.
+    """
     if theirs.format < FORMAT:
         raise StudyError(
             f"the run folder {folder.path} has format {theirs.format}, but this version writes format {FORMAT}: the "
@@ -50,7 +54,7 @@ def must_be_current(theirs: Spec, folder: RunFolder, todo: str = "launch into a 
 
 
 def same_study(file: SpecFile, folder: RunFolder) -> None:
-    """Raise StudyError for a folder that belongs to another spec, or that has results without a spec."""
+    """Raise StudyError if the folder belongs to another spec, or has results but no spec."""
     must_have_spec(folder)
     if not folder.begun:
         return
@@ -68,7 +72,7 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
 
 
 def as_begun(file: SpecFile, folder: RunFolder) -> SpecFile:
-    """The spec, with `numerics.precision: auto` replaced by the precision that the folder's first launch chose."""
+    """Return the spec with `numerics.precision: auto` replaced by the precision that the first launch chose."""
     if not folder.begun or file.spec.numerics.precision != "auto":
         return file
     chosen = spec_of(folder).numerics.precision
@@ -76,12 +80,12 @@ def as_begun(file: SpecFile, folder: RunFolder) -> SpecFile:
 
 
 def spec_of(folder: RunFolder) -> Spec:
-    """Return the resolved spec of a run."""
+    """Return the resolved spec of a run, which a launch has written into the run folder."""
     return spec_at(folder.spec)
 
 
 def spec_at(path: StoragePath) -> Spec:
-    """Return a resolved spec that a launch has written. Raises StudyError if it is damaged."""
+    """Return the resolved spec at `path`, which a launch has written. Raises StudyError if the file is damaged."""
     try:
         return read_resolved(path.read_text(encoding="utf-8"), str(path))
     except StudyError as error:
@@ -93,7 +97,7 @@ def spec_at(path: StoragePath) -> Spec:
 
 
 def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str, str]:
-    """Return the place of the first difference between two values, and both values there, as text."""
+    """Return the place of the first difference between two values, and what each value has at this place, as text."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in dict.fromkeys((*theirs, *ours)):
             there, here = theirs.get(key, ...), ours.get(key, ...)
@@ -104,12 +108,15 @@ def first_difference(theirs: Any, ours: Any, place: str = "") -> tuple[str, str,
 
 
 def selected(folder: RunFolder) -> Selection | None:
-    """Return the selection of an earlier launch; None before a first clean pass. Raises StudyError if it is damaged."""
+    """Return the selection of an earlier launch; None if no clean pass has ended yet.
+
+    Raises StudyError if it is damaged.
+    """
     return _selection(folder, *recorded(folder)) if folder.begun else None
 
 
 def as_it_lies(folder: RunFolder) -> Selection:
-    """Return the selection of a begun run without a check of digests, for commands that look for errors in the run.
+    """Return the selection of a run without checking digests, for commands that look for errors in the run.
 
     Raises StudyError if the selection cannot be read.
     """
@@ -120,7 +127,10 @@ def as_it_lies(folder: RunFolder) -> Selection:
 
 
 def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
-    """Return the bytes of `models.json` and `images.parquet`. Raises StudyError if a digest is not the recorded one."""
+    """Return the bytes of `models.json` and `images.parquet`.
+
+    Raises StudyError if a file cannot be read, or if its digest differs from the recorded digest.
+    """
     for last in (False, True):
         try:
             contents = folder.models.read_bytes(), folder.images.read_bytes()
@@ -129,14 +139,17 @@ def recorded(folder: RunFolder) -> tuple[bytes, bytes]:
         changed = _changed(_known(folder), zip((folder.models, folder.images), contents, strict=True))
         if not changed:
             return contents
-        # A launch may have extended a file after its digest was read.
+        # A launch may have extended a file after the recorded digests were read, so try a second time.
         if last:
             raise _not_as_written(changed)
     raise AssertionError("the second attempt returns or raises")
 
 
 def must_be_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Raise StudyError if the digest of spec, models or images is not the recorded one. Call this before a write."""
+    """Raise StudyError if the digest of spec, models or images differs from the recorded one. Call this before writing.
+
+    If the run folder has no digests, `say` prints a note.
+    """
     if not folder.begun:
         return
     changed = not_as_written(folder)
@@ -158,9 +171,10 @@ def not_as_written(folder: RunFolder) -> list[StoragePath]:
 def _changed(
     known: Mapping[str, str | list[str] | None], files: Iterable[tuple[StoragePath, bytes]]
 ) -> list[StoragePath]:
-    """The files whose digest is not the one in `known`. A file without a recorded digest is left out.
+    """Return the paths of the files whose digest differs from the digest in `known`.
 
-    While a launch extends a file, both its old and its new digest are valid.
+    A file without a digest in `known` is left out. While a launch extends a file, both the old and the new digest are
+    valid.
     """
     found = []
     for path, content in files:
@@ -192,9 +206,10 @@ def _selection(folder: RunFolder, models: bytes, images: bytes) -> Selection:
 
 
 def record(spec: Spec, selection: Selection, folder: RunFolder, candidates: str | None = None) -> None:
-    """Write spec, models and images. The images come last: once they exist, the folder belongs to this spec.
+    """Write the spec, the models and the images of a new run. `candidates` is recorded with them.
 
-    `candidates`: the digest of the ids of the image set if models have predicted all of its images; None otherwise.
+    The images are written last: once they exist, the folder belongs to this spec. `candidates` is a digest of the ids
+    of all images in the image set if models have predicted all of them; None otherwise.
     """
     folder.write_text(folder.spec, spec.text())
     models, images = _files(selection)
@@ -208,11 +223,13 @@ def record(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
 
 
 def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str | EllipsisType | None = ...) -> None:
-    """Replace the spec of a run by a spec with additions or removals, and write its selection.
+    """Replace the spec of a run by a spec with additions or removals, and write the selection.
 
-    `candidates`: as for `record`; if it is absent, the recorded value stays. The caller must hold the lease. If the
-    process dies between two files, the folder stays intact and the next launch continues: models and images only grow,
-    the spec is written last, and until then both old and new digests are valid. The old spec stays as `spec-<n>.yaml`.
+    The caller must hold the lease of the run folder. `candidates` is as for `record`; if it is ..., the recorded value
+    stays. The old spec is kept as `spec-<n>.yaml`.
+
+    If the process dies after some files are written, the folder stays valid, and the next launch continues. For this,
+    models and images only grow, the spec is written last, and until then both the old and the new digests are valid.
     """
     models, images = _files(selection)
     known = _known(folder)
@@ -246,28 +263,31 @@ def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
 
 
 def _put_away(folder: RunFolder) -> None:
-    """Keep a copy of the present spec, unless an interrupted launch has already done it."""
+    """Keep a copy of the present spec, except if an interrupted launch has already kept one."""
     text, earlier = folder.spec.read_text(encoding="utf-8"), folder.earlier_specs
     if not earlier or earlier[-1].read_text(encoding="utf-8") != text:
         folder.write_text(folder.path / f"spec-{len(earlier) + 1}.yaml", text)
 
 
 def _files(selection: Selection) -> tuple[bytes, bytes]:
-    """The bytes of `models.json` and `images.parquet`."""
+    """Return the content of `models.json` and of `images.parquet`, as bytes."""
     frame = io.BytesIO()
     to_frame(selection.shards).write_parquet(frame)
     return (json.dumps(selection.models, indent=2) + "\n").encode(), frame.getvalue()
 
 
 def predicted_candidates(folder: RunFolder) -> str | EllipsisType | None:
-    """Return the digest of the candidates if models have predicted all; None if only some; ... if unknown."""
+    """Return the digest of the ids of all candidate images if models have predicted all of these images.
+
+    Return None if models have predicted only some, and ... (Ellipsis) if the run folder does not tell.
+    """
     known = _known(folder).get("candidates", ...)
     assert not isinstance(known, list), "only files have several digests"
     return known
 
 
 def _known(folder: RunFolder) -> dict[str, str | list[str] | None]:
-    """The recorded digests; empty for a folder of an early version."""
+    """Return the recorded digests by file name; empty for a run folder of an early version."""
     try:
         found = json_file.read(folder.digests, dict[str, str | list[str] | None], todo=_COPY)
     except FileNotFoundError:

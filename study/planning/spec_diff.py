@@ -1,4 +1,7 @@
-"""Compares a changed spec with its run folder. Additions and removals are fine; changes of existing rows are errors."""
+"""Compare a changed spec with its run folder.
+
+Additions and removals are accepted. Changes that would alter existing rows are errors.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +28,17 @@ from study.storage.run_folder import RunFolder
 
 _ONE = {"models": "model", "attacks": "attack", "experiments": "experiment", "geometry": "probe"}
 _FREE = {*_ONE, "seeds"}
-"""Sections whose entries a changed spec may add or remove."""
+"""The sections whose entries a changed spec may add or remove."""
 _ELSEWHERE = "launch into a new folder with --output, or give the study another name"
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The allowed differences between a spec and the spec of its run folder.
+    """The accepted differences between a spec and the spec of its run folder.
 
     Attributes:
-        added: New names, by section.
-        removed: Names that the spec no longer has, by section.
+        added: Names that only the new spec has, by section.
+        removed: Names that the new spec no longer has, by section.
         altered: Other changes, as text.
     """
 
@@ -47,7 +50,10 @@ class Changes:
         return bool(any(self.added.values()) or any(self.removed.values()) or self.altered)
 
     def line(self) -> str:
-        """The changes as text: `2 new models (d, e), 1 new attack (fgsm); removed: model c (their rows stay)`."""
+        """Return the changes as one line of text.
+
+        An example is `2 new models (d, e), 1 new attack (fgsm); removed: model c (their rows stay)`.
+        """
         new = [f"{_count(section, names)} ({', '.join(names)})" for section, names in self.added.items() if names]
         gone = [f"{_ONE[section]} {', '.join(names)}" for section, names in self.removed.items() if names]
         parts = [", ".join([*new, *self.altered])] if new or self.altered else []
@@ -56,7 +62,7 @@ class Changes:
 
 
 def changes(file: SpecFile, folder: RunFolder) -> Changes:
-    """Return the additions and removals of the spec, compared with the spec of the folder.
+    """Return the accepted differences between a spec and the spec of its run folder.
 
     Raises StudyError, with the place in the spec, for a change that would alter existing rows or the selection.
     """
@@ -90,7 +96,10 @@ def changes(file: SpecFile, folder: RunFolder) -> Changes:
 
 
 def _fixed(spec: Spec, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a spec that must stay equal: all except models, attacks, experiments, probes, seeds, images.count."""
+    """Return the part of a spec that must stay equal.
+
+    This is the identity without models, attacks, experiments, probes, seeds and images.count.
+    """
     kept = {key: value for key, value in identity.items() if key not in _FREE}
     images = {key: value for key, value in kept["images"].items() if key != "count"}
     rule = spec.images.targets
@@ -130,14 +139,17 @@ def _many(spec: Spec) -> str:
 
 
 def listing(spec: Spec, found: Sequence[Candidate]) -> str | None:
-    """Return a digest of all candidate images; None if `images.count` is set: then only some are predicted."""
+    """Return a digest of the ids of all candidate images.
+
+    Return None if `images.count` is set, because models then predict only some of the candidates.
+    """
     return digest(sorted(one.image for one in found)) if spec.images.count is None else None
 
 
 def unasked(spec: Spec, selection: Selection) -> list[str]:
-    """Return the models that the clean pass must still call.
+    """Return the names of the models that the clean pass must still call.
 
-    Such a model has no digest, or it predicts images but lacks the prediction of a selected image.
+    Such a model has no digest yet, or it predicts images but lacks the prediction of a selected image.
     """
     images = [one for shard in selection.shards for one in shard.images]
     return [
@@ -150,7 +162,8 @@ def unasked(spec: Spec, selection: Selection) -> list[str]:
 def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate] | None, folder: RunFolder) -> bool:
     """Return whether the spec asks for more images than are selected. Raises StudyError if it asks for fewer.
 
-    `found`: the image set; None if it is unavailable. Only a spec that asks for all images needs it.
+    `found` are the images of the image set; None if the image set is unavailable. Only a spec without `images.count`,
+    which asks for all images, needs `found`.
     """
     wanted, there = file.spec.images.count, sum(len(shard.images) for shard in selection.shards)
     if wanted is None:
@@ -168,7 +181,7 @@ def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate]
 
 
 def must_be_there(selection: Selection, found: Sequence[Candidate]) -> None:
-    """Raise StudyError if a selected image is missing, or has another label now."""
+    """Raise StudyError if a selected image is missing from the image set `found`, or has another label there."""
     known = {one.image: one for one in found}
     images = [one for shard in selection.shards for one in shard.images]
     missing = [one.image for one in images if one.image not in known]

@@ -1,4 +1,4 @@
-"""Compares a spec with its run folder as a launch would: what is new, kept, left to do, and what would be refused."""
+"""Compare a spec with its run folder as a launch would: what is new, kept or left to do, and what would be refused."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ _TUNED = "the spec tunes attacks, and only a launch determines the tuned paramet
 def standing_of(
     file: SpecFile, folder: RunFolder, candidates: Callable[[], Sequence[Candidate] | None]
 ) -> dict[str, Any] | None:
-    """Compare a spec with its run folder as a launch does; None if no launch has selected images yet.
+    """Compare a spec with its run folder as a launch does; return None if no launch has selected images yet.
 
-    The answer is plain data:
+    The result is plain data:
         new: The differences between this spec and the recorded spec, as text; empty without a difference.
         images: The number of selected images.
-        more_images: Whether the spec asks for more images than are selected. A launch first selects them.
-        predicts_first: Models that must first predict the selected images.
-        units, done, left: Numbers of units of this spec on the selected images, probes included.
+        more_images: Whether the spec asks for more images than are selected. A launch first selects these images.
+        predicts_first: The names of the models that must first predict the selected images.
+        units, done, left: Numbers of units (one attack run, or one probe, on one shard of the selected images) of this
+            spec: all, finished, unfinished.
         partly: Number of unfinished units that have rows for some of their targets. These rows stay.
-        outside: Number of finished units that this spec does not ask for. Their rows stay; reports leave them out.
-        unknown: The reason why the comparison is impossible. Then the answer has no other key.
+        outside: Number of finished units that this spec does not ask for. Their rows stay, but reports leave them out.
+        unknown: The reason why the comparison is impossible. If this key is present, it is the only one.
 
-    `candidates` lists the image set, or returns None if it is unavailable. It is called only if the spec asks for all
-    images. Raises the StudyError with which a launch would refuse the folder.
+    `candidates` lists the image set, or returns None if the image set is unavailable. It is called only if the spec
+    asks for all images. Raises the StudyError with which a launch would refuse the folder.
     """
     spec = file.spec
     if folder.begun and any(attack.tune is not None for attack in spec.attacks.values()):
@@ -58,7 +59,7 @@ def standing_of(
 
 
 def _counts(spec: Spec, selection: Selection, folder: RunFolder) -> dict[str, int]:
-    # A new model has no rows yet. Any other text as its digest also gives attack runs without rows.
+    # The digest of a new model is not known here. Any placeholder gives ids of attack runs that have no rows yet.
     digests = {name: selection.models.get(name, {"digest": "unknown"})["digest"] for name in spec.models}
     plan, probes = Plan(spec, digests, selection.shards), GeometryPlan(spec, digests, selection.shards)
     done = scanning.done(folder.path)
@@ -72,10 +73,10 @@ def _counts(spec: Spec, selection: Selection, folder: RunFolder) -> dict[str, in
 
 
 def standing_lines(folder: str, standing: Mapping[str, Any] | None) -> list[str]:
-    """Format the answer of `standing_of` as lines for the user.
+    """Return the result of `standing_of` as lines of text for the user.
 
-    `standing`: None if no launch has selected images yet. If a launch would refuse the folder, the only key is
-    `refused`, with the error.
+    `standing` is None if no launch has selected images yet. If a launch would refuse the folder, the only key of
+    `standing` is `refused`, with the error.
     """
     if standing is None:
         return [f"{folder}: no launch yet"]
@@ -97,5 +98,5 @@ def standing_lines(folder: str, standing: Mapping[str, Any] | None) -> list[str]
         lines.append(f"  first, clean images are predicted: {'; '.join(first)}")
     if standing["outside"]:
         kept = counted(standing["outside"], "finished unit")
-        lines.append(f"  kept: {kept} of earlier specs, whose rows reports leave out")
+        lines.append(f"  kept: {kept} of earlier specs; reports leave out their rows")
     return lines

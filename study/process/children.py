@@ -1,21 +1,25 @@
-"""The environment, module search path and limits of each child process.
+"""Starts child processes, and sets their environment, module search path and priority.
 
-No child imports modules from the working folder. By default, Python searches the working folder, or the folder of a
-script, before all others. For children, `PYTHONSAFEPATH` switches this off, and empty entries of `PYTHONPATH` are
+A child process imports no modules from the working folder. By default, Python first searches the working folder, or the
+folder of a script. For child processes, `PYTHONSAFEPATH` switches this off, and empty entries of `PYTHONPATH` are
 removed. Folders that the user names in `PYTHONPATH` stay.
 
-No child gets the secret of another child. Variables are secret if a service names them as its credential, or if their
-name contains `TOKEN` (but not `TOKENIZERS_`), `SECRET`, `PASSWORD`, `PASSWD`, `API_KEY`, `ACCESS_KEY` or `CREDENTIAL`:
+A child process gets only the secrets that it needs. A variable is secret if a service names it as its credential, or if
+its name contains `TOKEN` (but not `TOKENIZERS_`), `SECRET`, `PASSWORD`, `PASSWD`, `API_KEY`, `ACCESS_KEY` or
+`CREDENTIAL`. The rules are:
 
-- A service's credential is in no child's environment. The one actor that calls the service receives its value.
-- `WANDB_…` goes to the W&B process only.
-- `AWS_…` goes to the W&B process if the run is in an object store, because that process reads the run's parts there.
+- A service's credential is in no child's environment. The driver sends its value to the one actor that calls the
+  service.
+- `WANDB_…` variables go to the W&B process only.
+- `AWS_…` variables go to the W&B process if the run is in an object store, because the W&B process reads rows there.
   Workers receive images from the driver and never read the store.
-- `HF_…` and `HUGGING_FACE_…` go to Ray's processes, whose workers download weights; so does `RAY_…`.
-- Proxy and certificate variables go to Ray's processes and the W&B process, because these may use the network.
+- `HF_…` and `HUGGING_FACE_…` variables go to Ray's processes, because Ray's workers download weights. `RAY_…` variables
+  go there too.
+- Proxy and certificate variables go to Ray's processes and to the W&B process, because they may use the network.
 
-Ray's processes and the W&B process get the rest of the driver's environment unchanged, because it configures libraries:
-`CUDA_…`, `OMP_…`, `TORCH_HOME`, `LD_LIBRARY_PATH`. Small helpers get only the few variables that they need to start.
+All other variables of the driver go to Ray's processes and to the W&B process unchanged, because they configure
+libraries: `CUDA_…`, `OMP_…`, `TORCH_HOME`, `LD_LIBRARY_PATH`. Small helpers get only the few variables that they need
+to start.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from typing import Any
 
 _SECRET = re.compile("TOKEN(?!IZERS_)|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 _OWNED = ("WANDB_", "AWS_")
-"""Prefixes of variables that only one kind of process gets, secret or not."""
+"""Prefixes of variables that a process gets only if its `ProcessKind.own` has the prefix, secret or not."""
 
 _HERE = Path(__file__).resolve()
 _ROOT = _HERE.parents[2]
@@ -48,11 +52,12 @@ class ProcessKind:
     """The environment and the priority of one kind of child process.
 
     Attributes:
-        own: Prefixes of variables that these processes get even if they are secret or in `_OWNED`.
-        only: The only variables of the driver that these processes get; None sets no such limit.
-        sets: Variables that are set for these processes.
-        defaults: Variables that are set for these processes unless the driver has a value.
-        nice: The niceness of these processes. A higher number gives the study's own work priority.
+        own: Prefixes of variables that these processes get even if the variables are secret or have a prefix in
+            `_OWNED`.
+        only: The names of the only variables of the driver that these processes get; None: there is no such limit.
+        sets: Variables that are set for these processes, with their values.
+        defaults: Variables that are set for these processes if the driver has no value for them.
+        nice: The niceness of these processes. With a higher number, these processes yield the CPU to the study's work.
     """
 
     own: tuple[str, ...] = ()
@@ -62,41 +67,42 @@ class ProcessKind:
     nice: int = 0
 
     def gets(self, name: str) -> bool:
-        """Whether these processes get the driver's variable `name`."""
+        """Return whether processes of this kind get the driver's environment variable `name`."""
         if self.only is not None:
             return name in self.only
         return name.startswith(self.own) or not (looks_secret(name) or name.startswith(_OWNED))
 
 
 GPU_DEFAULTS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-"""Variables of a process that computes on a GPU, unless the user sets them. The first makes matrix products
-reproducible to the bit, as torch's deterministic mode requires. The second reduces fragmentation of GPU memory; if the
-user sets `PYTORCH_CUDA_ALLOC_CONF`, its older name, torch uses that value."""
+"""Default values of variables for a process that computes on a GPU. `CUBLAS_WORKSPACE_CONFIG` makes matrix products
+reproducible to the bit, as torch's deterministic mode requires. `PYTORCH_ALLOC_CONF` reduces fragmentation of GPU
+memory. If the user sets `PYTORCH_CUDA_ALLOC_CONF`, the older name of this variable, torch uses the user's value."""
 
 RAY = ProcessKind(own=("RAY_", "HF_", "HUGGING_FACE_"), defaults=GPU_DEFAULTS)
-"""The daemons of a local Ray and its workers, which inherit from the daemons."""
+"""The kind of the daemons of a local Ray. The workers of this Ray inherit the environment of the daemons."""
 
 _QUIET = {"WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_ERROR_REPORTING": "false", "POLARS_MAX_THREADS": "1"}
 
 TRACKER = ProcessKind(own=("WANDB_",), sets=_QUIET, nice=15)
-"""The W&B process and the service that W&B starts in it."""
+"""The kind of the W&B process, which tracks a study, and of the service process that W&B starts from it."""
 
 TRACKER_OF_STORE = ProcessKind(own=("WANDB_", "AWS_"), sets=_QUIET, nice=15)
-"""As `TRACKER`, for a run in an object store: these processes also get the `AWS_…` variables."""
+"""The kind of the W&B process for a run in an object store: as `TRACKER`, but with the `AWS_…` variables."""
 
 HELPER = ProcessKind(only=("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR"))
-"""A small process that queries the machine or ends other processes."""
+"""The kind of a small process that queries the machine or ends other processes."""
 
 
 def looks_secret(name: str) -> bool:
-    """Whether the name of a variable suggests that its value is secret."""
+    """Return whether the name of an environment variable suggests that its value is secret."""
     return _SECRET.search(name) is not None
 
 
 def environment(kind: ProcessKind, given: Mapping[str, str], hidden: Sequence[str] = ()) -> dict[str, str]:
-    """Make the environment of a process.
+    """Return the environment for a child process of the kind `kind`.
 
-    `given`: the driver's environment. `hidden`: the names of variables with credentials of services, which are removed.
+    `given`: the driver's environment. `hidden`: the names of variables with credentials of services, which the child
+    process does not get.
     """
     made = {name: value for name, value in given.items() if name not in hidden and kind.gets(name)}
     made = {**kind.defaults, **made, **kind.sets, "PYTHONSAFEPATH": "1"}
@@ -112,7 +118,11 @@ def environment(kind: ProcessKind, given: Mapping[str, str], hidden: Sequence[st
 def start(
     words: Sequence[str], kind: ProcessKind, environment: Mapping[str, str], **streams: Any
 ) -> subprocess.Popen[bytes]:
-    """Start a process in its own session, so that Ctrl-C reaches only the driver, which then ends the process."""
+    """Start a process with the command line `words` in its own session, and return the process.
+
+    In its own session, the process does not receive Ctrl-C. The driver receives Ctrl-C and ends the process. `streams`:
+    further arguments of `subprocess.Popen`.
+    """
     process = subprocess.Popen(list(words), env=dict(environment), start_new_session=True, **streams)
     if kind.nice:
         with contextlib.suppress(OSError):
@@ -121,7 +131,7 @@ def start(
 
 
 def module_command(name: str) -> list[str]:
-    """The command line that runs module `name` of this project."""
+    """Return the command line that runs the module `name` of this project."""
     return [sys.executable, "-P", "-m", name]
 
 
@@ -137,10 +147,10 @@ def command_output(words: Sequence[str], seconds: float) -> str | None:
 
 @contextlib.contextmanager
 def replaced_environment(environment: Mapping[str, str]) -> Iterator[None]:
-    """A context in which `os.environ` equals `environment`, for libraries whose child processes inherit it.
+    """Return a context in which `os.environ` equals `environment`, for libraries whose child processes inherit it.
 
-    In the context, `driver_environment` returns the driver's own environment. Variables that a library sets in the
-    context stay set.
+    In the context, `driver_environment` returns the driver's own environment. A variable that a library sets in the
+    context keeps its new value afterwards. All other variables get the driver's values back.
     """
     global _before  # noqa: PLW0603 - a process has one environment
     before = dict(os.environ)
@@ -161,15 +171,16 @@ def replaced_environment(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def driver_environment() -> Mapping[str, str]:
-    """The driver's own environment, even inside `replaced_environment`."""
+    """Return the driver's own environment variables, even inside `replaced_environment`."""
     return os.environ if _before is None else _before
 
 
 @functools.cache
 def _importable(path: tuple[str, ...]) -> bool:
-    """Whether a Python process with `path` as PYTHONPATH imports this code, because it is installed or on that path."""
+    """Return whether `import study` in a Python process with `path` as PYTHONPATH imports this copy of the project."""
     if not sys.flags.safe_path:
-        # Children have the same entries except the first, which is the folder of the script or the working folder.
+        # A child process has the same search path without its first entry: the folder of the script, or the working
+        # folder.
         spec = importlib.machinery.PathFinder.find_spec("study", sys.path[1:])
         if spec is not None and _is_ours(spec.origin) and str(_ROOT) not in sys.path[:1]:
             return True

@@ -24,7 +24,7 @@ def run_command(command: Callable[[], object]) -> NoReturn:
 
 
 def status_of(command: Callable[[], object], interrupt: Interrupt) -> int:
-    """Run `command` and return its exit status. If it fails, print the reason to standard error."""
+    """Run `command` and return its exit status. If `command` fails, print the reason to standard error."""
     try:
         command()
     except StudyError as error:
@@ -41,6 +41,6 @@ def status_of(command: Callable[[], object], interrupt: Interrupt) -> int:
 
 
 def _print_error(text: str) -> None:
-    # The terminal may have gone.
+    # If the terminal has been closed, there is nobody to print the error for.
     with contextlib.suppress(OSError):
         print(visible(text), file=sys.stderr)

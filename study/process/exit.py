@@ -1,4 +1,4 @@
-"""The function that ends a process."""
+"""Ends a process with an exit status, without waiting for threads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _OUTPUT_LOST = 120
 def end_process(status: int, *, exit_handlers: bool = True) -> NoReturn:
     """Run the registered exit handlers, flush both output streams, and end the process with `status`.
 
-    The interpreter is not finalized, because that takes seconds once torch and Ray are loaded. Threads are not waited
-    for. Without `exit_handlers`, the process ends even if a handler would wait for a thread that hangs.
+    The interpreter is not finalized, because finalization takes seconds if torch and Ray are loaded. The process does
+    not wait for its threads. If `exit_handlers` is False, no exit handler runs, because a handler could wait for a
+    thread that hangs. If output is lost and `status` is 0, the status becomes 120.
     """
     if exit_handlers:
         atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
-            # RuntimeError: a signal handler may have interrupted another flush.
+            # RuntimeError: this code runs in a signal handler that has interrupted another flush of the stream.
             with contextlib.suppress(AttributeError, BrokenPipeError, RuntimeError):
                 stream.flush()
         except (OSError, ValueError):

@@ -15,21 +15,25 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """The study was asked to stop. Like KeyboardInterrupt, it is no error, so `except Exception` does not catch it."""
+    """Raised in the main thread when a signal asks the study to stop.
+
+    Like KeyboardInterrupt, this class is no subclass of Exception, so `except Exception` does not catch it.
+    """
 
 
 class Interrupt:
     """A context in which the first signal sets `status` (130, 143 or 129) and raises Interrupted in the main thread.
 
-    Inside `patient`, the first signal only sets `status`, and the code there checks it. The second signal calls
-    `farewell` and ends the process with the status of the first. If the process belongs to another program, such as a
-    notebook (`ends_process` is False), the second signal raises Interrupted instead, even inside `patient`. A signal
-    that the process ignored from the start (`nohup`) stays ignored. Only the main thread of a process can handle
-    signals, so an Interrupt in another thread sees no signal.
+    Inside `patient`, the first signal only sets `status`, and the code there checks `status` itself. The second signal
+    calls `farewell` and ends the process with `status`. If the process belongs to another program, such as a notebook
+    (`ends_process` is False), the second signal raises Interrupted instead, even inside `patient`.
+
+    A signal that the process ignored from the start (`nohup`) stays ignored. Only the main thread of a process can
+    handle signals, so an Interrupt in another thread sees no signal.
     """
 
     def __init__(self, *, ends_process: bool = True) -> None:
-        """`ends_process`: whether a second signal ends the process. An Interrupt inside another one inherits this."""
+        """`ends_process`: whether a second signal ends the process. A nested Interrupt uses the outer value."""
         self.status: int | None = None
         self.farewell: Callable[[], object] = _nothing
         """The function that prints the last lines if a second signal ends the process."""
@@ -57,17 +61,17 @@ class Interrupt:
         self._before.clear()
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise Interrupted if this process has received a signal."""
         if self.status is not None:
             raise Interrupted
 
     def settle(self) -> None:
-        """From now on, let the first signal interrupt nothing, because the outcome of the study is already printed."""
+        """Let the first signal only set `status` from now on, because the outcome of the study is already printed."""
         self._patient += 1
 
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
-        """A context in which the first signal interrupts nothing. The code inside checks `status` and ends in order."""
+        """Return a context in which the first signal only sets `status`. The code inside checks `status` itself."""
         self._patient += 1
         try:
             yield
@@ -76,7 +80,10 @@ class Interrupt:
 
     @contextlib.contextmanager
     def impatient(self) -> Iterator[None]:
-        """A context, even inside `patient`, in which the first signal raises Interrupted, for work that may be lost."""
+        """Return a context in which the first signal raises Interrupted, even inside `patient`.
+
+        The context is for work whose results may be lost. A signal before the context raises Interrupted at its start.
+        """
         before, self._patient = self._patient, 0
         try:
             self.check()
@@ -97,12 +104,12 @@ class Interrupt:
 
 
 def stopped_message(command: str) -> str:
-    """The last line of an interrupted command. `command`: the command line that continues the work."""
+    """Return the last message of an interrupted command. `command`: the command line that continues the work."""
     return f"stopped; finished work is kept. Continue with: {command}"
 
 
 def hurry() -> None:
-    """Let the process end without its exit handlers, which may wait for a thread that hangs."""
+    """Make the process end without its exit handlers, because a handler may wait for a thread that hangs."""
     for one in _entered:
         one.hurried = True
 

@@ -1,4 +1,7 @@
-"""Handles a standard output whose reader leaves early: `study show RUN | head` still ends with its own exit status."""
+"""Handles a standard output that nobody reads to the end, as in `study show RUN | head`.
+
+The command then still ends with its own exit status, and without an error message.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _GONE = {errno.EIO, errno.EPIPE, errno.ENXIO}
 
 
 class LossyFile(io.FileIO):
-    """A file descriptor that drops output once its reader is gone: the pipe is closed, or the terminal is gone."""
+    """A file that drops output without an error if nobody can read it: the pipe is closed, or the terminal is gone."""
 
     def write(self, content: Any, /) -> int:
         try:
@@ -24,13 +27,13 @@ class LossyFile(io.FileIO):
 
 
 def drop_unread_output() -> None:
-    """Replace `sys.stdout` with a stream on the same descriptor that drops output once its reader has gone."""
+    """Replace `sys.stdout` with a stream on the same file descriptor that drops output if its reader has gone."""
     usual = sys.stdout
     if not isinstance(usual, io.TextIOWrapper):
         return
     raw = LossyFile(usual.fileno(), "w", closefd=False)
     sys.stdout = io.TextIOWrapper(
-        # Unbuffered output (python -u) has no buffer here either.
+        # If Python runs unbuffered (`python -u`), the new stream has no buffer either.
         cast("io.BufferedWriter", raw) if usual.write_through else io.BufferedWriter(raw),
         encoding=usual.encoding,
         errors=usual.errors,
@@ -40,7 +43,7 @@ def drop_unread_output() -> None:
 
 
 def reader_has_gone() -> bool:
-    """Whether standard output is a pipe or a terminal that no process reads any more."""
+    """Return whether standard output is a pipe or a terminal that no process reads any more."""
     poll = select.poll()
     poll.register(1, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

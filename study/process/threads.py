@@ -1,4 +1,4 @@
-"""Runs work on the host in several threads, while a GPU computes."""
+"""Runs work on the CPU in several threads, while a GPU computes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def threads_here() -> int:
 
 
 def host_threads(device: str) -> int:
-    """Return the number of threads for work on the host while `device` computes.
+    """Return the number of threads for work on the host while models compute on `device`.
 
-    1 if the device is the CPU, because models occupy the cores; otherwise as `threads_here`.
+    The number is 1 if `device` is the CPU, because the models occupy its cores. Otherwise it is `threads_here()`.
     """
     return 1 if is_host(device) else threads_here()
 
@@ -30,7 +30,8 @@ def host_threads(device: str) -> int:
 def in_threads(do: Callable[..., Made], arguments: Iterable[tuple[Any, ...]], threads: int) -> list[Made]:
     """Call `do` with each tuple of `arguments` in `threads` threads, and return the results in the same order.
 
-    If calls fail, raises the error of the first failed call in this order.
+    If calls fail, the error of the first failed call in this order is raised. Fewer than four calls need no threads,
+    and run one after another.
     """
     given = list(arguments)
     if threads == 1 or len(given) < _FEW:

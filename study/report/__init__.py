@@ -1,1 +1,1 @@
-"""Makes tables, figures and the HTML page from finished rows."""
+"""Makes tables, figures and HTML pages from the rows of a run."""

@@ -1,4 +1,4 @@
-"""The lines of the report's charts: success rates of attacks whose recipes differ in one number."""
+"""Computes the lines of the report's charts: success rates over a number in which the recipes of attacks differ."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ import polars as pl
 from study.spec.schema import Experiment, Spec
 
 _MOST_SETS = 8
-"""A figure draws one line per source set only up to this number of source sets."""
+"""The largest number of source sets for which a figure draws a line for each source set."""
 
 Points = Mapping[str, Sequence[tuple[float, float, float, float]]]
-"""The points of each line, by line: x, success rate, and its interval (0..1; NaN for a mean of several cells)."""
+"""The points of each line, by name of the line. A point is x, the success rate, and the two ends of its interval.
+
+Rates are 0..1. The ends are NaN if the rate is a mean of several cells."""
 
 _Members = Mapping[str, tuple[str, float | None]]
-"""The line and the x of each attack, by attack. x is None if each point of the attack has its own x."""
+"""The name of the line and the x of each attack, by attack. x is None if the attack has several points in the line."""
 
 
 def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Points]]]:
-    """Yield the x axis of each chart (`steps`, `gradients`, `budget`, or the key of a number), and its lines by target.
+    """Yield the x axis and the lines of each chart of an experiment. A chart has a panel of lines for each target.
 
-    A line joins attacks whose recipes differ in this number only. Lines show means over source sets, of black-box cells
-    if there are any, otherwise of all cells. `cells`: the result of `experiments.averaged`.
+    The x axis is `steps`, `gradients`, `budget`, or the key of another number in recipes. A line has the attacks whose
+    recipes differ only in this number. Its rates are means over source sets, unless it is split by source set. If there
+    are black-box cells, only these are used. `cells`: the result of `experiments.averaged`.
     """
     used = cells.filter(relation="black") if transferred(cells) else cells
     attacks = list(dict.fromkeys(experiment.attacks))
@@ -38,12 +41,15 @@ def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[
 
 
 def transferred(cells: pl.DataFrame) -> bool:
-    """Whether any cell is black-box. If the only targets of an experiment are its sources, no cell is."""
+    """Return whether any cell is black-box. No cell is black-box if all targets of an experiment are its sources."""
     return bool((cells["relation"] == "black").any())
 
 
 def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
-    """The attacks whose recipes differ in one number only, by the key of this number."""
+    """Return the attacks of each chart, by the key of the number in which their recipes differ.
+
+    Each attack has the name of its line and its x, see `_Members`.
+    """
     dumps = {
         name: {key: one for key, one in spec.attacks[name].plain().items() if key not in ("checkpoints", "made")}
         for name in attacks
@@ -61,7 +67,7 @@ def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
             if key == "budget":
                 drawn = len(levels) > 1 if len(group) == 1 else levels[0] is not None
             else:
-                # A curve needs three values. Two values are shown in tables only.
+                # A curve needs at least three values. Two values are shown only in tables.
                 drawn = len(group) > 2
             if drawn:
                 members = {name: (group[0], None if key == "budget" else float(flat[name][key])) for name in group}
@@ -70,7 +76,7 @@ def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
 
 
 def _rest(flat: Mapping[str, Any], key: str, kind: str) -> str:
-    """The recipe without the number that varies."""
+    """Return the recipe as text without the number `key`. Attacks with equal texts differ only in this number."""
     hidden = ("budget", "step_size") if key == "budget" else (key,)
     rest = {one: value for one, value in flat.items() if not one.startswith(hidden)}
     return json.dumps([rest, kind], sort_keys=True)
@@ -89,10 +95,10 @@ def _is_number(value: object) -> bool:
 
 
 def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spec) -> Mapping[str, Points]:
-    """The points of every line, by target.
+    """Return the points of every line, by target and name of the line.
 
-    x is the column `column` of the cells; if `column` is None, x is from `members`.
-    If there is only one line and at most eight source sets, it is split into one line per source set.
+    x is the value in the column `column` of the cells; if `column` is None, x is taken from `members`. If there is only
+    one line and at most eight source sets, this line is split into one line per source set.
     """
     names = list(dict.fromkeys(line for line, _ in members.values()))
     sets = list(dict.fromkeys(cells["sources"]))
@@ -101,7 +107,7 @@ def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spe
     for cell in cells.filter(pl.col("attack").is_in(list(members))).iter_rows(named=True):
         line, place = members[cell["attack"]]
         steps, level = spec.attacks[cell["attack"]].scored_points[-1]
-        # If x is another number, an attack with several steps or budgets is shown at its last point.
+        # If x is not the number of steps or the budget, an attack with several of them counts only with the last one.
         if (column != "level" and cell["level"] != level) or (column in (None, "level") and cell["steps"] != steps):
             continue
         x = place if column is None else cell[column]
@@ -120,7 +126,10 @@ def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spe
 
 
 def mean(rates: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """The mean rate and its interval: unchanged for a single rate, NaN for several."""
+    """Return the mean of rates and its interval. `rates` are triples of a rate and the two ends of its interval.
+
+    A single rate keeps its interval. For several rates, the interval is NaN.
+    """
     if len(rates) == 1:
         return rates[0]
     return sum(rate for rate, *_ in rates) / len(rates), float("nan"), float("nan")

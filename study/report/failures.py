@@ -10,7 +10,7 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RecordedFailure:
-    """The error of a unit, or of one of its targets."""
+    """A recorded failure: the error of a unit (an attack run on one shard of images), or of one of its targets."""
 
     unit: str
     error: str
@@ -18,10 +18,10 @@ class RecordedFailure:
 
 
 def failures_of_last_launch(folder: RunFolder) -> list[RecordedFailure]:
-    """The recorded failures; empty if there is no file. Raises StudyError for a damaged file."""
+    """Return the failures of the run's last launch; empty if there are none. Raises StudyError for a damaged file."""
     try:
         found = json_file.read(
-            folder.failures, dict[str, list[RecordedFailure]], todo="remove it; the next launch writes it again"
+            folder.failures, dict[str, list[RecordedFailure]], todo="remove this file; the next launch writes a new one"
         )
     except FileNotFoundError:
         return []

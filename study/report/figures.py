@@ -1,4 +1,4 @@
-"""The figures of the report, drawn with matplotlib. The same rows give the same bytes, in the page and as files."""
+"""Draws the figures of the report with matplotlib. Equal rows give equal bytes, in the page and in figure files."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
-"""Okabe and Ito 2008: distinct for every kind of colour vision. Markers and dashes differ as well."""
+"""The colours of marks and lines (Okabe and Ito 2008), which people with colour blindness can distinguish.
+
+Marks also differ in shape, and lines in their dashes."""
 _MARKERS = "osD^vP*X"
 _DASHES = ("-", "--", "-.", ":")
 _DECADE, _SPREAD = 10, 0.02
-"""An axis is logarithmic if its largest value exceeds _DECADE times the smallest. A figure against RMSD is drawn only
-if the RMSDs differ by at least the share _SPREAD of the largest."""
+"""Limits of ratios. An axis is logarithmic if its largest value is more than _DECADE times the smallest value.
+
+A figure over RMSD is drawn only if the RMSDs differ by at least the share _SPREAD of the largest RMSD."""
 _LEGEND_LETTERS, _LEGEND_LINE = 44, 0.17
-"""For legends in the page: the number of letters in a line (with room for markers); height of a line in inches."""
+"""The number of letters in a line of a legend in the page, and the height of such a line in inches."""
 _MOST_LINES, _MOST_PANELS, _MOST_POINTS = 16, 6, 2000
 _STYLE: Any = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",
-    # Embed TrueType fonts: publishers do not accept Type 3 fonts.
+    # Embed TrueType fonts, because publishers do not accept Type 3 fonts.
     "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.size": 9,
-    # Names of models and attacks may contain $, which must not start a formula.
+    # Names of models and attacks may contain $. It must not start a formula.
     "text.parse_math": False,
     "axes.grid": True,
     "grid.color": "#dddddd",
@@ -56,10 +59,10 @@ _STYLE: Any = {
 
 
 _PAGE = (4.4, 3.3)
-"""Width and height of a panel in the page, in inches."""
+"""The width and the height of a panel in the page, in inches."""
 
 _WHOLE: Any = {"bbox_inches": "tight", "pad_inches": 0.08}
-"""Options of `savefig` with which no label is cut off, however long it is."""
+"""Options of `savefig` that make the figure large enough for long labels."""
 
 _AXES = {
     "steps": "number of steps",
@@ -79,20 +82,20 @@ _AXES = {
     "admix.copies": "number of mixed images",
     "admix.strength": "share of the mixed image",
 }
-"""The label of an axis with its unit, by the key of a number in a recipe."""
+"""The label of the x axis, with its unit, by `steps`, `gradients`, `budget` or the key of a number in a recipe."""
 
 
 def axis_words(along: str) -> str:
-    """The label of the axis of a number; the key `along` itself if `_AXES` has no label for it."""
+    """Return the label of the x axis for the number `along`; `along` itself if `_AXES` has no label."""
     return _AXES.get(along, along)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page.
+    """A figure for the HTML page.
 
-    `svg` has one element for each panel, with ids that are unique in the page; its text is escaped. A `themed` figure
-    has the colours of the page, light or dark; other figures have a white background.
+    `svg` has one SVG element for each panel. Ids are unique in the page, and texts are escaped. A `themed` figure has
+    the light or dark colours of the page. Other figures have a white background.
     """
 
     svg: str
@@ -102,10 +105,10 @@ class Drawing:
 
 
 class Album:
-    """The figures of one report."""
+    """A converter of matplotlib figures to drawings for one page. It can also write the figures as files."""
 
     def __init__(self, folder: Path | None = None, *, titles: bool = True) -> None:
-        """`folder`: figures are also written into it as files. `titles`: whether figures in these files have titles.
+        """`folder`: the folder for figure files; None for no files. `titles`: whether the figures in files have titles.
 
         Raises StudyError if the folder cannot be created.
         """
@@ -120,10 +123,10 @@ class Album:
                 raise StudyError(f"{folder} cannot be created: {error.strerror}", todo="name another folder") from None
 
     def add(self, name: str, figure: Figure | None, caption: str = "") -> Drawing | None:
-        """Return the drawing of a figure; None if `figure` is None.
+        """Return the drawing of `figure` for the page; None if `figure` is None.
 
-        If there is a folder, also write `<name>.svg`, `<name>.png` and `<name>.pdf`. Raises StudyError if a file cannot
-        be written.
+        If there is a folder for files, also write `<name>.svg`, `<name>.png` and `<name>.pdf`. Raises StudyError if a
+        file cannot be written.
         """
         if figure is None:
             return None
@@ -135,9 +138,10 @@ class Album:
     def chart(
         self, name: str, whole: Callable[[], Figure | None], panels: Sequence[Figure], caption: str
     ) -> Drawing | None:
-        """Return the drawing of the `panels`, which are narrow enough for a phone; None if there are no panels.
+        """Return the drawing of the figures `panels` for the page; None if there are no panels.
 
-        If there is a folder, also write the figure that `whole` draws into it: it has the panels side by side.
+        Each panel is narrow enough for a phone. If there is a folder for files, also write the figure that `whole`
+        draws, which has the panels side by side. Raises StudyError if a file cannot be written.
         """
         if not panels:
             return None
@@ -153,7 +157,7 @@ class Album:
         return inlined(drawn, f"f{self._panels}-", label)
 
     def _write(self, name: str, figure: Figure) -> None:
-        """Write a figure into the folder, if there is one, under a unique name."""
+        """Write a figure into the folder for files, if there is one, as SVG, PNG and PDF with a unique name."""
         if self._folder is None:
             return
         stem = re.sub(r"[^\w.+-]", "_", name)
@@ -172,7 +176,7 @@ class Album:
 
 @contextmanager
 def names_as_text() -> Iterator[None]:
-    """A context in which figures show names of models and labels as they are, never as formulas."""
+    """Return a context in which matplotlib does not treat $ in names of models and labels as the start of a formula."""
     from matplotlib import rc_context
 
     with rc_context({"text.parse_math": False}):
@@ -180,7 +184,7 @@ def names_as_text() -> Iterator[None]:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG file without a date."""
+    """Return the figure as an SVG file without a date."""
     from matplotlib import rc_context
 
     written = io.StringIO()
@@ -190,7 +194,7 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG with 200 dots per inch. The file does not name the version of matplotlib."""
+    """Return the figure as PNG with 200 dots per inch. The file does not contain the version of matplotlib."""
     from matplotlib import rc_context
 
     written = io.BytesIO()
@@ -200,7 +204,7 @@ def png(figure: Figure) -> bytes:
 
 
 def pdf(figure: Figure) -> bytes:
-    """The figure as PDF with embedded fonts, without a date and without the version of the library."""
+    """Return the figure as PDF with embedded fonts, without a date and without the version of matplotlib."""
     from matplotlib import rc_context
 
     written = io.BytesIO()
@@ -212,7 +216,10 @@ def pdf(figure: Figure) -> bytes:
 
 
 def inlined(drawn: str, prefix: str, label: str) -> str:
-    """An SVG file as an element of a page. `prefix` is put before its ids, so that they are unique in the page."""
+    """Return the SVG file `drawn` as an element for an HTML page.
+
+    `prefix` is put before all ids, so that they are unique in the page. `label` describes the figure to screen readers.
+    """
     element = drawn[drawn.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.S)
     element = re.sub(r'(?<= id=")', prefix, element)
@@ -222,7 +229,11 @@ def inlined(drawn: str, prefix: str, label: str) -> str:
 
 
 def themed(drawn: str) -> str:
-    """Give an SVG file the colours of the page: black becomes the page's text colour, and white becomes transparent."""
+    """Return an SVG file with the colours of the page.
+
+    Black becomes the text colour of the page, white becomes transparent, and grid lines get the grid colour of the
+    page.
+    """
     for fixed, named in (("#000000", "currentColor"), ("#ffffff", "none"), ("#dddddd", "var(--grid)")):
         drawn = re.sub(rf"(?<=: ){fixed}(?=[;\"])", named, drawn)
     return drawn
@@ -230,9 +241,10 @@ def themed(drawn: str) -> str:
 
 @contextmanager
 def _blank(columns: int, title: str, wide: float = 4.4, *, page: bool = False) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with its panels; drawing within the context follows our style.
+    """Return a context with a new figure and its panels, in which matplotlib uses our style.
 
-    A panel for the `page` is as wide as a phone. It has no title, because the page shows the title as text.
+    `columns` is the number of panels. `wide` is the width of a panel in inches. With `page`, the figure is for the HTML
+    page. It then has one panel that is as wide as a phone. It has no title, because the page shows the title as text.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -254,9 +266,10 @@ def _blank(columns: int, title: str, wide: float = 4.4, *, page: bool = False) -
 
 
 def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str, *, page: bool = False) -> Figure | None:
-    """Black-box success rate against RMSD: one mark per attack, attack point, and source set.
+    """Return a figure of black-box success rates over RMSD.
 
-    `cells` are from `experiments.averaged`. Returns None for fewer than 2 or more than 2,000 black-box means, and if
+    It has one mark for each attack, point (number of steps and budget) and source set: the mean over black-box targets.
+    `cells`: the result of `experiments.averaged`. Return None if there are fewer than 2 or more than 2,000 marks, or if
     all RMSDs are nearly equal.
     """
     means = (
@@ -278,10 +291,10 @@ def success_by_rmsd(cells: pl.DataFrame, attacks: Iterable[str], title: str, *, 
 def success_by_measure(
     found: pl.DataFrame, measure: str, attacks: Iterable[str], title: str, *, page: bool = False
 ) -> Figure | None:
-    """Black-box success rate against cost (`gradients`) or a measure of visibility: a mark per attack and attack point.
+    """Return a figure of black-box success rates over the cost (`gradients`) or over a measure of visibility.
 
-    `found` is from `analysis.visibility`. Returns None for fewer than 2 or more than 2,000 marks, and if all values of
-    the measure are equal.
+    It has one mark for each row of `found`, the result of `analysis.visibility`. `measure`: the column for the x axis.
+    Return None if there are fewer than 2 or more than 2,000 marks, or if all values of the measure are equal.
     """
     name, words = MEASURES[measure]
     known = found.drop_nulls(["success", measure])
@@ -292,7 +305,7 @@ def success_by_measure(
     if figure is not None and measure == "gradients" and max(values) > _DECADE * min(values):
         axis = figure.axes[0]
         axis.set_xscale("log")
-        # By default, the labels of a logarithmic axis are formulas, which our style would print as plain text.
+        # By default, the labels of a logarithmic axis are formulas, but our style prints formulas as plain text.
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.xaxis.set_minor_formatter("")
     return figure
@@ -301,7 +314,10 @@ def success_by_measure(
 def _scatter(
     means: pl.DataFrame, along: str, attacks: Iterable[str], title: str, words: str, *, page: bool
 ) -> Figure | None:
-    """Success against the column `along`, a mark for each row; None for fewer than two rows, or more than 2,000."""
+    """Return a figure of success rates over the column `along`, with a mark for each row of `means`.
+
+    Return None if there are fewer than 2 or more than 2,000 rows. `words`: the label of the x axis.
+    """
     if not 2 <= means.height <= _MOST_POINTS:
         return None
     with _blank(1, title, 5.2, page=page) as (figure, (axes,)):
@@ -325,9 +341,10 @@ def _scatter(
 
 
 def curve(lines: Mapping[str, Points], along: str, title: str, kind: str = "black-box") -> Figure | None:
-    """Draw one panel per target, or, for more than six targets, one panel with their mean.
+    """Return a figure of success rates over the number `along`, with one panel for each target.
 
-    None if no line has two points. `kind`: the relation of the targets to the sources, for labels.
+    If there are more than six targets, the figure has one panel with their mean. `lines`: the points of the lines, by
+    target. `kind`: the relation of the targets to the sources, for labels. Return None if no line has two points.
     """
     drawn, names, part = _drawable(lines, kind)
     if not drawn:
@@ -341,7 +358,10 @@ def curve(lines: Mapping[str, Points], along: str, title: str, kind: str = "blac
 
 
 def curve_panels(lines: Mapping[str, Points], along: str, title: str, kind: str = "black-box") -> list[Figure]:
-    """The panels of `curve` for the page, each with its legend; a line has the same colour in all panels."""
+    """Return the panels of `curve` as single figures for the page, each with its own legend.
+
+    A line has the same colour in all panels.
+    """
     drawn, names, part = _drawable(lines, kind)
     found = []
     for target, of in drawn.items():
@@ -358,9 +378,10 @@ def _against(title: str, along: str) -> str:
 
 
 def _drawable(lines: Mapping[str, Points], kind: str) -> tuple[Mapping[str, Points], Sequence[str], str]:
-    """The lines of each panel, the names of the lines to draw (at most 16), and the words for a title without the rest.
+    """Return the lines of each panel, the names of at most 16 lines to draw, and a text for the end of the title.
 
-    Nothing if no line has two points.
+    The text says that lines are left out; it is empty if all lines are drawn. If no line has two points, all three
+    results are empty.
     """
     if len(lines) > _MOST_PANELS:
         lines = {f"mean of all {kind} targets": _averaged(lines)}
@@ -372,7 +393,7 @@ def _drawable(lines: Mapping[str, Points], kind: str) -> tuple[Mapping[str, Poin
 
 
 def _part_of(every: Sequence[str]) -> str:
-    """The words for a title if a figure draws only the first of `every` series; otherwise empty."""
+    """Return a text for a title that says that only the first 16 series of `every` are drawn; else an empty text."""
     return f" (the first {_MOST_LINES} of {len(every)})" if len(every) > _MOST_LINES else ""
 
 
@@ -408,7 +429,11 @@ def _line(axes: Axes, points: Sequence[tuple[float, float, float, float]], place
 
 @dataclass(frozen=True)
 class Searches:
-    """For one attack: the distribution of the smallest RMSD that fools each target (Liu et al. 2017, figure 1)."""
+    """The figure of one attack's searches for the minimal RMSD, as in figure 1 of Liu et al. 2017.
+
+    It shows, for each target, the distribution over images of the smallest RMSD that fools the target. `cdf`: the rows
+    of `minimal_cdf` for this attack.
+    """
 
     attack: str
     title: str
@@ -421,11 +446,11 @@ class Searches:
 
     @property
     def source_sets(self) -> list[str]:
-        """The source sets that are drawn, a panel for each."""
+        """The source sets that are drawn: at most six, with a panel for each."""
         return self.cdf["sources"].unique(maintain_order=True).to_list()[:_MOST_PANELS]
 
     def whole(self) -> Figure:
-        """All panels side by side."""
+        """Return the figure with all panels side by side."""
         with _blank(len(self.source_sets), self._title) as (figure, panels):
             for axes, sources in zip(panels, self.source_sets, strict=True):
                 self._panel(axes, sources)
@@ -434,7 +459,7 @@ class Searches:
         return figure
 
     def panels(self) -> list[Figure]:
-        """The panels for the page."""
+        """Return the panels as single figures for the page."""
         found = []
         for sources in self.source_sets:
             with _blank(1, f"{self._title} | {sources}", page=True) as (figure, (axes,)):
@@ -465,16 +490,17 @@ class Searches:
 
 
 def searches(rows: pl.LazyFrame, spec: Spec, title: str) -> Iterator[Searches]:
-    """The distributions of every attack that searches for the smallest RMSD."""
+    """Yield the figure of every attack that searches for the minimal RMSD."""
     cdf = minimal_cdf(rows, spec)
     for (attack,), mine in cdf.partition_by("attack", as_dict=True, maintain_order=True).items():
         yield Searches(str(attack), f"{title}: smallest RMSD that succeeds, {attack}", mine, spec)
 
 
 def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str, *, page: bool = False) -> Figure | None:
-    """Destruction rate by target (Kurakin et al. 2017; Wu et al. 2019, figure 5): one series per attack, at most 16.
+    """Return a figure of destruction rates by target, with one series for each of at most 16 attacks.
 
-    `rates` has `attack`, `target` and `destruction` (0..1, or null). None for fewer than two rates that are not null.
+    The rate is defined by Kurakin et al. 2017; figure 5 of Wu et al. 2019 is similar. `rates` has the columns `attack`,
+    `target` and `destruction` (0..1, or null). Return None if fewer than two rates are known.
     """
     known = rates.drop_nulls("destruction")
     if known.height < 2:
@@ -483,7 +509,7 @@ def destruction(rates: pl.DataFrame, attacks: Iterable[str], title: str, *, page
     every = [attack for attack in dict.fromkeys(attacks) if attack in set(known["attack"])]
     drawn = every[:_MOST_LINES]
     wide = 1.6 + 0.62 * len(targets)
-    title = f"{title}: images that a transformation restores{_part_of(every)}"
+    title = f"{title}: images that a transform restores{_part_of(every)}"
     with _blank(1, title, wide, page=page) as (figure, (axes,)):
         for place, attack in enumerate(drawn):
             mine = dict(known.filter(attack=attack).select("target", "destruction").iter_rows())
@@ -508,7 +534,10 @@ def _percent(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], *, page: bool = False) -> None:
-    """Draw one legend for all panels, because a panel may lack some lines. It is at the right; for `page`, below."""
+    """Draw one legend for all panels, because a panel may lack some lines.
+
+    The legend is at the right of the panels. In a figure for the page, it is below the panel.
+    """
     known: dict[str, Artist] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""The rows of a transfer matrix, for the terminal, tables in the layout of papers, and the HTML report."""
+"""Makes the rows of transfer matrices, for the terminal, for tables like those of papers, and for the HTML report."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from study.spec.schema import Spec
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """An attack, or one of its points (steps and budget), on one source set.
+    """A row of a transfer matrix: an attack at one point (number of steps and budget) on one source set.
 
-    `variant` is the name of the point in tables. `cells`: for each target, a row of `experiments.averaged`; None if the
-    run has no rows for the target.
+    `variant` is the name of the attack at this point in tables. `cells` has, for each target, a row of
+    `experiments.averaged`; None if the run has no rows for the target.
     """
 
     attack: str
@@ -27,9 +27,9 @@ class MatrixRow:
 
 
 def matrix_rows(spec: Spec, experiment: str, goal: str, cells: pl.DataFrame) -> Iterator[MatrixRow]:
-    """The rows of an experiment that have at least one cell, in the order of its attacks, points and sources.
+    """Yield the rows of an experiment's matrix for one goal, in the order of its attacks, points and source sets.
 
-    `cells`: the result of `experiments.averaged`.
+    Rows without any cell are left out. `cells`: the result of `experiments.averaged`.
     """
     one = spec.experiments[experiment]
     targets = spec.targets(one)
@@ -44,7 +44,10 @@ def matrix_rows(spec: Spec, experiment: str, goal: str, cells: pl.DataFrame) -> 
 
 
 def attack_points(spec: Spec, attacks: Sequence[str]) -> Iterator[tuple[str, str, int, float | None]]:
-    """Yield every point of the attacks, in the order of the spec: its name in tables, attack, steps, level."""
+    """Yield every point (number of steps and budget) of the attacks, in the order of the spec.
+
+    Each is a tuple of its name in tables, the attack, the number of steps, and the budget (None without a budget).
+    """
     for name in dict.fromkeys(attacks):
         recipe = spec.attacks[name]
         for steps, level in recipe.scored_points:

@@ -1,4 +1,4 @@
-"""Warnings about doubtful numbers of a run: models that only guess, and attacks that change no pixel."""
+"""Makes warnings about doubtful numbers of a run: models that only guess, and attacks that change no pixel."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from study.spec.schema import Spec
 
 
 def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[[], pl.DataFrame]) -> dict[str, Right]:
-    """The counts of correct answers to clean images, by model. Services, and models without counts, are left out.
+    """Return the numbers of correct answers to clean images, by model. Models without known numbers are left out.
 
-    `models`: the records of the models. `images`: a function that returns the table `images.parquet`. The function is
-    called only if a model has no recorded counts, as in old runs, and if the images were not selected by correct
-    answers.
+    `models`: the recorded descriptions of the models. In old runs, they do not have these numbers. The numbers can then
+    be counted in the selected images, if the selection did not depend on correct answers. `images`: a function that
+    returns the table `images.parquet`; it is called only in this case.
     """
     found = clean_accuracy.recorded(models)
     lacking = [name for name in spec.models if name not in found and name not in spec.services]
@@ -28,9 +28,10 @@ def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[
 
 
 def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence for each model whose clean accuracy is no better than guessing, with a probable cause.
+    """Return a sentence for each model whose clean accuracy is no better than guessing, with a probable cause.
 
-    `models`: the records of the models. Models with random weights are left out, because they are meant to guess.
+    `right`: the result of `known`. `models`: the recorded descriptions of the models. Models with random weights are
+    left out, because they are expected to guess.
     """
     random = {name for name, one in spec.models.items() if str(one.weights).startswith("random:")}
     found = {name: right[name] for name in spec.models if name in right and name not in random}
@@ -38,7 +39,10 @@ def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mappi
 
 
 def of_attacks(spec: Spec, cells: pl.DataFrame) -> list[str]:
-    """A sentence for each attack whose RMSD is 0 in all its cells. `cells`: the result of `experiments.cells`."""
+    """Return a sentence for each attack that changed no pixel: its RMSD is 0 in all its cells.
+
+    `cells`: the result of `experiments.cells`.
+    """
     still = cells.group_by("attack").agg(pl.col("rmsd").max()).filter(pl.col("rmsd") == 0)["attack"].to_list()
     return [f"attack '{name}' changed no pixel: {_cause(spec.attacks[name])}" for name in spec.attacks if name in still]
 

@@ -1,4 +1,4 @@
-"""Texts and number formats that tables share: definitions of rates, names of attacks, decimals, RMSD ranges."""
+"""Texts and number formats that several tables use: definitions of rates, names of attacks, decimals, RMSD ranges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.attacks import Attack
 from study.spec.schema import Spec
 
 _HALF = 1e-9
-"""More than the error of a float at a half, and less than any difference of two rates."""
+"""A number that is larger than the rounding error of a float, but smaller than any difference between two rates."""
 
 IMAGE_KINDS: Mapping[str, str] = {
     "imagenet": "ImageNet",
@@ -20,7 +20,7 @@ IMAGE_KINDS: Mapping[str, str] = {
     "mnist": "MNIST",
     "fashion-mnist": "Fashion-MNIST",
 }
-"""The name of the kind of images, by label set."""
+"""The name of the data set in texts, by label set."""
 
 SUCCESS_RATE: Mapping[str, str] = {
     "untargeted": "Untargeted success rate (%): adversarial images that the target misclassifies",
@@ -29,8 +29,8 @@ SUCCESS_RATE: Mapping[str, str] = {
 """The definition of the success rate, by goal."""
 
 AT_COST = (
-    "Mean black-box success rate (%) at the last checkpoint that costs at most this number of gradients per image and "
-    "source model; a dash if the first step costs more"
+    "Mean black-box success rate (%) at the last checkpoint of an attack that needs at most this number of gradients "
+    "per image and source model; a dash if no checkpoint does"
 )
 
 SERVICE_SUCCESS = (
@@ -42,8 +42,8 @@ CHAT_SUCCESS = (
     "not among these labels. A targeted image succeeds if the target label is among them. A refusal is no success"
 )
 QUERIES = (
-    "Limited queries: the service receives the images of an attack's steps and budgets one after the other, until an "
-    "image succeeds or the allowed queries are used up"
+    "Limited queries: the service receives the images of an attack's checkpoints and budgets one after another, until "
+    "one of them succeeds or the allowed number of queries is reached"
 )
 BLACK_BOX_MEAN = "Black-box mean: mean of the black-box rates; white-box and grey-box rates do not count"
 CLEAN_ACCURACY = "Clean images: top-1 accuracy (%) of each target on all images of the clean pass, before selection"
@@ -60,20 +60,19 @@ MEASURES: Mapping[str, tuple[str, str]] = {
     "ciede2000": ("CIEDE2000", "colour difference CIEDE2000 (mean); 1: just noticeable"),
     "lpips": ("LPIPS", "LPIPS (mean); 0: identical images"),
 }
-"""By column: the name of a measure of cost or visibility, and its axis."""
+"""The name of each measure of cost or visibility and the label of its axis, by column of `analysis.visibility`."""
 
 VISIBILITY = (
-    "PSNR (decibels), SSIM (up to 1), CIEDE2000 and LPIPS (from 0; if computed): means over adversarial images; "
-    "success: mean of black-box targets, %; front: no other attack is at least as good in success, gradients and SSIM, "
-    "and better in one of them"
+    "PSNR (decibels), SSIM (at most 1), CIEDE2000 and LPIPS (at least 0, if computed): means over the adversarial "
+    "images; success: mean over black-box targets, %; front: marks a row if no other row is at least as good in "
+    "success, gradients and SSIM, and better in at least one of the three"
 )
 
 
 def visibility_numbers(one: Mapping[str, Any]) -> tuple[str, ...]:
-    """The numbers of a row of `analysis.visibility` as text: success, gradients, RMSD, PSNR, SSIM, CIEDE2000,
-    LPIPS, front.
+    """Return the numbers of a row of `analysis.visibility` as texts, in the order of `VISIBILITY_HEAD`.
 
-    The last one is `*` for a row on the front, otherwise empty.
+    The last text is `*` if the row is on the Pareto front, otherwise empty.
     """
     numbers = ("–" if one[column] is None else format(one[column], form) for column, form in _FORMS)
     success = "–" if one["success"] is None else f"{100 * one['success']:.1f}"
@@ -86,17 +85,20 @@ _FORMS = (
 )
 
 VISIBILITY_HEAD = ("success", "gradients", "RMSD", "PSNR", "SSIM", "CIEDE2000", "LPIPS", "front")
-"""The headings of the columns of `visibility_numbers`."""
+"""The headings of the columns whose texts `visibility_numbers` returns."""
 
 
 def visibility_columns(found: pl.DataFrame) -> list[int]:
-    """The places of the columns that a table of `found`, from `analysis.visibility`, shows: LPIPS only if computed."""
+    """Return the indices of the columns in `VISIBILITY_HEAD` that a table shows: LPIPS only if it was computed.
+
+    `found`: the result of `analysis.visibility`.
+    """
     without = {VISIBILITY_HEAD.index("LPIPS")} if found["lpips"].null_count() == found.height else set()
     return [place for place in range(len(VISIBILITY_HEAD)) if place not in without]
 
 
 def service_notes(spec: Spec, targets: Iterable[str]) -> list[str]:
-    """How the services among the targets are scored, without a full stop."""
+    """Return notes on when an image succeeds on the services among the targets. The notes have no full stop."""
     remotes = [remote for name in targets if (remote := spec.models[name].remote) is not None]
     notes = [SERVICE_SUCCESS] if any(one.api == "labels" for one in remotes) else []
     notes += [CHAT_SUCCESS] if any(one.api == "chat" for one in remotes) else []
@@ -104,7 +106,10 @@ def service_notes(spec: Spec, targets: Iterable[str]) -> list[str]:
 
 
 def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> str:
-    """The name of an attack at a point. It has the steps if there are checkpoints, the budget if there are several."""
+    """Return the name of an attack at one point (number of steps and budget).
+
+    The name has the number of steps if the attack has checkpoints, and the budget if it has several budgets.
+    """
     parts = [attack]
     if recipe.checkpoints:
         parts.append(f"{steps} step{'s' if steps > 1 else ''}")
@@ -114,16 +119,22 @@ def point_name(attack: str, recipe: Attack, steps: int, level: float | None) -> 
 
 
 def fixed(value: float, decimals: int) -> str:
-    """`value` with this number of decimals. Halves are rounded away from 0: 62.5 becomes 63, not 62 as by `format`."""
+    """Return `value` as text with this number of decimals.
+
+    Halves are rounded away from 0: 62.5 becomes 63, while `format` would make it 62.
+    """
     return f"{value + math.copysign(_HALF, value):.{decimals}f}" if value else f"{value:.{decimals}f}"
 
 
 def rate_decimals(images: int) -> int:
-    """The number of decimals that a percentage of `images` images supports."""
+    """Return the number of decimals for a percentage of `images` images: 0 up to 100, 1 up to 1,000, otherwise 2."""
     return 0 if images <= 100 else 1 if images <= 1000 else 2
 
 
 def rmsd_range(values: Sequence[float]) -> str:
-    """The RMSD of a row as text, or its range over targets if each target searched for its own RMSD."""
+    """Return the RMSD of a table row as text, or the range from the smallest to the largest of `values`.
+
+    The values differ if the attack searches its own RMSD for each target.
+    """
     low, high = min(values), max(values)
     return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"

@@ -1,1 +1,1 @@
-"""Everything that makes results repeat bit by bit: keyed random numbers, digests, numerics, hardware."""
+"""Makes results reproducible bit for bit: keyed random numbers, digests, numerics, hardware, users' source files."""

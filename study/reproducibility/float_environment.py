@@ -1,6 +1,7 @@
 """Influences on the rounding of floats that the spec does not set: processor, libraries and environment variables.
 
-The computing process reads them; the run folder and every Parquet part record them; every launch compares them.
+Each process that computes reads these influences. The run folder and every Parquet file of rows record them. Every
+launch compares its own influences with the record.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ _VARIABLES = re.compile(
     r"|CUBLAS_WORKSPACE_CONFIG|CUBLASLT_WORKSPACE_SIZE|CUBLAS_EMULAT\w+|PYTORCH_TUNABLEOP_(ENABLED|TUNING)"
     r"|TORCHINDUCTOR_(MAX_AUTOTUNE\w*|FREEZING|EMULATE_\w+|FALLBACK_RANDOM)|DISABLE_ADDMM_CUDA_LT"
 )
-"""Environment variables that change rounding. Numbers of threads are missing here, because the spec sets them."""
+"""Matches the names of environment variables that change rounding. Variables for numbers of threads are missing here,
+because the spec sets these numbers."""
 
 _OF_GPUS = re.compile(r"NVIDIA_\w+|TORCH_ALLOW_TF32_\w+|TORCH_CUDNN_\w+|CUBLAS\w+|DISABLE_ADDMM_CUDA_LT")
-"""The names of those variables that have no effect on a CPU."""
+"""Matches the names of the variables in `_VARIABLES` that have no effect on a CPU."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 _LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN (v\S+)|oneDNN (v\S+)"}
@@ -38,11 +40,11 @@ class Arithmetic:
     """Everything outside the spec that determines how a worker rounds floats.
 
     Attributes:
-        processor: Name of the GPU that computes, or of the CPU.
-        capability: Instruction set of PyTorch's own CPU kernels. For a GPU, its compute capability and its number of
+        processor: The name of the GPU that computes, or of the CPU if no GPU computes.
+        capability: The instruction set of PyTorch's CPU kernels. For a GPU, its compute capability and its number of
             multiprocessors come first.
-        releases: Releases of the computing libraries, by name; on a GPU also of CUDA, cuDNN and the driver.
-        environment: Environment variables that change the libraries' choice of kernels, with their values.
+        releases: The versions of the computing libraries, by name. On a GPU, also those of CUDA, cuDNN and the driver.
+        environment: The environment variables that change the libraries' choice of kernels, with their values.
     """
 
     processor: str
@@ -62,7 +64,10 @@ class Arithmetic:
 
     @property
     def device(self) -> str:
-        """The kind of device: the GPU's name, or `a processor` for every CPU. CPUs differ only in rounding."""
+        """The kind of the device: the name of a GPU, or `a processor` for every CPU.
+
+        All CPUs are one kind, because a study may continue on another CPU.
+        """
         return self.processor if self.on_gpu else "a processor"
 
     def __str__(self) -> str:
@@ -73,7 +78,7 @@ class Arithmetic:
 
 
 def here(device: str) -> Arithmetic:
-    """Return the arithmetic of this process on a torch device."""
+    """Return the arithmetic of this process on a torch device: everything that determines how floats are rounded."""
     import torch
 
     built = torch.__config__.show()
@@ -90,7 +95,7 @@ def here(device: str) -> Arithmetic:
 
 
 def _relevant(found: Arithmetic) -> Arithmetic:
-    """The arithmetic without environment variables that have no effect on its device."""
+    """Return the arithmetic `found` without the environment variables that have no effect on its device."""
     if found.on_gpu:
         return found
     return replace(
@@ -107,12 +112,12 @@ def _version(package: str) -> str | None:
 
 
 def text(workers: Iterable[Arithmetic]) -> str:
-    """Return the arithmetic of all workers as canonical JSON, for the metadata of a Parquet part."""
+    """Return the arithmetic of all workers as canonical JSON, for the metadata of a Parquet file of rows."""
     return json.dumps([asdict(one) for one in _ordered(workers)], sort_keys=True, separators=(",", ":"))
 
 
 def recorded(folder: RunFolder) -> list[Arithmetic]:
-    """Return the arithmetic that earlier launches recorded; an empty list if the folder has no such record.
+    """Return the recorded arithmetic (what determines rounding) of earlier launches' workers; [] without a record.
 
     Raises StudyError if the record is damaged.
     """
@@ -133,12 +138,12 @@ def recorded(folder: RunFolder) -> list[Arithmetic]:
 def compare(
     folder: RunFolder, workers: Collection[Arithmetic], say: Callable[[str], None], *, other_devices: bool = False
 ) -> None:
-    """Compare the arithmetic of this launch's workers with each other and with earlier launches, and record it.
+    """Compare the arithmetic (what determines rounding) of this launch's workers with earlier launches, and record it.
 
-    Calls `say` if rows come from several processors, GPUs or releases. Raises StudyError if environment variables that
-    change rounding differ: one study would then contain rows that were rounded differently. Unless `other_devices` is
-    set, also raises StudyError if a worker has a GPU that no earlier launch had, or a CPU where all earlier launches
-    had GPUs.
+    The workers of this launch are also compared with each other. Calls `say` if rows come from several processors, GPUs
+    or library versions. Raises StudyError if environment variables that change rounding differ between workers or
+    launches, because the rows would be rounded differently. If `other_devices` is False, also raises StudyError if a
+    worker computes on a device that no earlier launch used: another GPU, or a CPU where all earlier launches used GPUs.
     """
     known, now = recorded(folder), _ordered(workers)
     devices = {one.device for one in known}
@@ -155,9 +160,10 @@ def compare(
         folder.write_json(folder.arithmetic, {"workers": written})
     if known and new:
         say(f"this launch may round differently than earlier ones: {_listed(new)}; before: "
-            f"{_listed(known)}; rates agree within their intervals, and every part records its arithmetic")  # fmt: skip
+            f"{_listed(known)}; rates agree within their intervals, and every Parquet file records its "
+            "processor and libraries")  # fmt: skip
     elif len(new) > 1:
-        say(f"workers have several kinds of arithmetic, which may round differently: {_listed(new)}")
+        say(f"workers have several kinds of processors or libraries, which may round differently: {_listed(new)}")
 
 
 def _another_device(folder: RunFolder, one: Arithmetic, known: Sequence[Arithmetic]) -> StudyError:
@@ -165,8 +171,8 @@ def _another_device(folder: RunFolder, one: Arithmetic, known: Sequence[Arithmet
     return StudyError(
         f"the rows in {folder.path} were computed on {before}, but a worker of this launch has {one.processor}, which "
         "rounds differently: the results would depend on when the study was interrupted",
-        accepted=f"{before}; or --other-devices, which mixes rows: rates agree within their intervals, and every part "
-        "records its device",
+        accepted=f"{before}; or --other-devices, which mixes rows: rates agree within their intervals, and every "
+        "Parquet file records its device",
         todo="add --other-devices, go on with devices of the same kind, or launch into a new folder with --output",
     )
 

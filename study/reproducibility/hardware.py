@@ -1,4 +1,4 @@
-"""The GPU or processor that computes results: which one this process uses, its name, memory and driver."""
+"""Finds the GPU or CPU that computes results, and its name, memory and driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def gpu_available() -> bool:
-    """Return whether torch can compute on a GPU here."""
+    """Return whether torch can compute on a GPU in this process."""
     import torch
 
     return torch.cuda.is_available()
@@ -38,7 +38,7 @@ def device_here(wanted: DeviceChoice = "auto") -> str:
 
 
 def gpu_memory(device: str) -> float | None:
-    """Return the total memory of a GPU in bytes; of a MIG instance, the memory of the instance. None on a CPU."""
+    """Return the total memory of a GPU, or of a MIG instance of a GPU, in bytes; None on a CPU."""
     import torch
 
     if torch.device(device).type != "cuda":
@@ -69,7 +69,7 @@ def processor_here() -> str:
 
 
 def gpu_capability(device: str) -> str:
-    """Return a GPU's compute capability and number of multiprocessors: they determine in which order kernels sum."""
+    """Return a GPU's compute capability and number of multiprocessors, which decide in which order kernels sum."""
     import torch
 
     found = torch.cuda.get_device_properties(device)
@@ -77,7 +77,7 @@ def gpu_capability(device: str) -> str:
 
 
 def driver() -> str | None:
-    """Return the release of NVIDIA's driver, such as `550.54.15`; None where it cannot be read."""
+    """Return the release of NVIDIA's driver, such as `550.54.15`; None if it cannot be read."""
     try:
         return driver_release(_DRIVER.read_text())
     except OSError:
@@ -85,13 +85,13 @@ def driver() -> str | None:
 
 
 def driver_release(info: str) -> str | None:
-    """Return the release in the text of /proc/driver/nvidia/version."""
+    """Return the driver's release from `info`, the text of /proc/driver/nvidia/version; None if it has no release."""
     found = re.search(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)*)\s", info, re.MULTILINE)
     return found.group(1) if found else None
 
 
 def processor(info: str) -> str:
-    """Return the processor's name from the text of /proc/cpuinfo, or else from Python's `platform` module."""
+    """Return the processor's name from `info`, the text of /proc/cpuinfo, or else from Python's `platform` module."""
     for line in info.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name" and value.strip():

@@ -1,4 +1,4 @@
-"""Digests of plain data. All ids and all keys of random numbers are built from them."""
+"""Computes digests of plain data. All ids and all keys of random numbers are made from these digests."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def digest(*parts: object) -> str:
 
 
 def canonical(value: Any) -> Any:
-    """Return plain data in one form for all equal data: keys sorted, 2.0 as 2, -0.0 as 0.
+    """Return plain data in a canonical form, which is the same for equal data: sorted keys, 2 for 2.0, 0 for -0.0.
 
-    True and 1 remain different, and so do "1" and 1.
+    True and 1 remain different. "1" and 1 remain different too.
     """
     if isinstance(value, Mapping):
         return {key: canonical(value[key]) for key in sorted(value, key=str)}
@@ -31,5 +31,5 @@ def canonical(value: Any) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Return whether plain data have equal canonical forms. Python's `==` would treat True and 1 as equal."""
+    """Return whether two values of plain data have equal canonical forms. Unlike for `==`, True and 1 are unequal."""
     return repr(canonical(left)) == repr(canonical(right))

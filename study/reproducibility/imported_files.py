@@ -1,4 +1,7 @@
-"""Find the user's files that a network's or component's source imports: like the source, they are part of its id."""
+"""Finds the user's own files that the source file of a network or component imports.
+
+The id of the network or component depends on the source file and on these files.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ _INSTALLED = tuple(
 
 
 def sources(path: Path, root: Path) -> dict[str, str]:
-    """Return the SHA-256 of each text that `texts` returns, by relative path."""
+    """Return the SHA-256, in hexadecimal, of each file that `texts` returns, by relative path."""
     return {name: hashlib.sha256(text).hexdigest() for name, text in texts(path, root).items()}
 
 
 def texts(path: Path, root: Path) -> dict[str, bytes]:
-    """Return the texts of `path` and of all sources under `root` that it imports, directly or not, by relative path.
+    """Return the texts of the file `path` and of all files under `root` that it imports, by path relative to `root`.
 
-    Imports are read from the text, so modules that were imported before make no difference. Imports by a computed name
-    are not found. Empty files are left out. For an installed module, only files of its own package are returned. The
-    result is empty if `path` is not under `root`.
+    Files that an imported file imports are included. The imports are read from the text of the files, so no code runs.
+    Imports by a computed name are not found. Empty files are left out. For an installed module, only files of its own
+    package are returned. The result is empty if `path` is not under `root`.
     """
     path, root = path.resolve(), root.resolve()
     if not path.is_relative_to(root):
@@ -47,7 +50,10 @@ def texts(path: Path, root: Path) -> dict[str, bytes]:
 
 
 def root_of(path: Path) -> Path:
-    """The folder that contains the module, or its outermost package."""
+    """Return the folder that must be on Python's search path to import the module `path`.
+
+    This is the folder that contains the module, or, for a module in a package, the outermost package.
+    """
     folder = path.resolve().parent
     while (folder / "__init__.py").is_file():
         folder = folder.parent
@@ -55,19 +61,19 @@ def root_of(path: Path) -> Path:
 
 
 def is_installed(path: Path) -> bool:
-    """Whether a file or folder belongs to Python, or to an installed package."""
+    """Return whether a file or folder belongs to Python or to an installed package."""
     return any(path.resolve().is_relative_to(one) for one in _INSTALLED)
 
 
 def _foreign(path: Path, root: Path) -> bool:
-    """Whether a source is not the user's own: outside `root`, part of this program, or installed."""
+    """Return whether a source file is not the user's own: outside `root`, part of this project, or installed."""
     if not path.is_relative_to(root) or path.is_relative_to(_OURS):
         return True
     return root not in _INSTALLED and is_installed(path)
 
 
 def _packages(path: Path, root: Path) -> Iterator[Path]:
-    """The `__init__.py` files of the packages around a module, which run before it."""
+    """Yield the `__init__.py` of each package that contains the module `path`. Python runs these files first."""
     for folder in path.relative_to(root).parents:
         package = root / folder / "__init__.py"
         if folder != Path() and package.is_file():
@@ -79,7 +85,10 @@ def _top(path: Path, root: Path) -> str:
 
 
 def _imported(text: bytes, path: Path, root: Path) -> Iterator[str]:
-    """The absolute dotted names that a source imports: modules, or names inside modules."""
+    """Yield the absolute dotted names that a source imports: modules, or names inside modules.
+
+    A source with a syntax error yields nothing.
+    """
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
@@ -95,7 +104,7 @@ def _imported(text: bytes, path: Path, root: Path) -> Iterator[str]:
 
 
 def _files(name: str, root: Path) -> Iterator[Path]:
-    """The sources under `root` that run on `import name`."""
+    """Yield the source files under `root` that Python runs on `import name`, packages first."""
     place = root
     for part in name.split("."):
         place /= part

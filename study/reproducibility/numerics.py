@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 Layout = Literal["channels-last", "contiguous"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 Asked = Precision | Literal["auto"]
-"""A precision, or `auto`: tf32 on a GPU, float32 on a processor."""
+"""A precision that a user can ask for. `auto` means tf32 on a GPU and float32 on a CPU."""
 
 _CPU_STEP, _CPU_LARGEST, _GPU_VIEWS = 4, 16, 256
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _USABLE = 0.9
-"""A process may use this fraction of its share of a GPU's memory. The plan of workers uses the same fraction."""
+"""The fraction of its share of a GPU's memory that a process may use. The plan of workers uses the same fraction."""
 
 _BFLOAT16 = "bfloat16, version 2"
-"""The name of bfloat16 in ids. Version 1 computed features that an attack reads before its first step in float32."""
+"""The name of bfloat16 in ids. In version 1, the features that an attack reads before its first step were float32."""
 
 
 def _older_key(schema: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class Numerics(Frozen):
     `{fold: false, layout: contiguous, precision: float32}` is the reference mode: it computes like other libraries.
     """
 
-    # Ids and run folders contain `max_pass_images` by its older name, `room`.
+    # Ids and run folders contain `max_pass_images` under its older name, `room`.
     model_config = ConfigDict(serialize_by_alias=True, json_schema_extra=_older_key)
 
     batch: Annotated[int, Field(ge=1, le=4096)] = 8
@@ -77,14 +77,14 @@ class Numerics(Frozen):
     deterministic: bool = True
 
     def settled(self, device: str) -> Numerics:
-        """Return these numerics with `precision: auto` replaced by the precision for `device`."""
+        """Return these numerics. `precision: auto` is replaced by float32 on a CPU, and by tf32 on other devices."""
         chosen = settled(self.precision, device)
         return self if chosen == self.precision else self.model_copy(update={"precision": chosen})
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that enter ids: those that differ from their defaults.
+        """Return the settings that are part of ids: the settings that differ from their defaults.
 
-        `precision` enters neither as `auto` nor as `float32`, so both give the same ids.
+        `precision` is left out if it is `auto` or `float32`, so `auto` and `float32` give the same ids.
         """
         found = self.model_dump(mode="json", exclude_defaults=True)
         if self.precision == "bfloat16":
@@ -95,17 +95,17 @@ class Numerics(Frozen):
 
 
 def settled(precision: Asked, device: str) -> Precision:
-    """Return `precision`; in place of `auto`, float32 on a CPU and tf32 on other devices."""
+    """Return `precision`, or for `auto` the precision of the device: float32 on a CPU, tf32 on other devices."""
     if precision != "auto":
         return precision
     return "float32" if device == "cpu" else "tf32"
 
 
 def fix(threads: int, *, device: str = "cpu", deterministic: bool = True) -> None:
-    """Make this process use `threads` threads, and float32 without TF32 outside `network_pass`.
+    """Set the numerics of this process: `threads` CPU threads in torch, and no TF32 outside `network_pass`.
 
-    If `deterministic`, a GPU runs only deterministic kernels. An operation without such a kernel raises RuntimeError;
-    `not_deterministic` turns this error into a message.
+    If `deterministic` is True, a GPU runs only deterministic kernels. An operation without a deterministic kernel
+    raises RuntimeError, which `not_deterministic` turns into a StudyError.
     """
     import torch
 
@@ -114,21 +114,22 @@ def fix(threads: int, *, device: str = "cpu", deterministic: bool = True) -> Non
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     if device != "cpu":
-        # cuBLAS reads its setting when it is first used, and torch's allocator when it first allocates.
+        # cuBLAS reads its variable at its first use, and torch's allocator reads its variable at its first allocation.
         for name, value in GPU_DEFAULTS.items():
             os.environ.setdefault(name, value)
-        # This also keeps Inductor from choosing kernels by their time.
+        # This setting also prevents Inductor from choosing kernels by their measured speed, which varies.
         torch.use_deterministic_algorithms(deterministic)
-        # With deterministic algorithms, torch by default also fills every new tensor, which takes time. The fill only
-        # affects code that reads memory before it writes it.
+        # With deterministic algorithms, torch by default also fills every new tensor, which takes time. The fill
+        # matters only to code that reads a new tensor before it writes to the tensor.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_memory()
 
 
 def limit_memory(device: str, share: float) -> None:
-    """Limit this process to 0.9 of its `share` (0..1) of a GPU's memory, even if other processes leave more free.
+    """Limit this process to 0.9 of its `share` (0..1) of a GPU's memory, even if more memory is free.
 
-    The memory limits the size of passes, and the size of passes changes rounding.
+    If memory runs out, passes get smaller, which changes rounding. With a fixed limit, the size of passes does not
+    depend on other processes on the GPU. On a CPU, the function does nothing.
     """
     import torch
 
@@ -138,11 +139,11 @@ def limit_memory(device: str, share: float) -> None:
 
 @contextlib.contextmanager
 def network_pass(precision: Precision, device: str) -> Iterator[None]:
-    """A context for the forward and the backward pass of networks in `precision`. Outside it, TF32 is off.
+    """Return a context for the forward and the backward pass of networks in `precision`.
 
-    On a CPU, the place of an image in its pass changes no activation: see `whole_vectors`.
-    For bfloat16, the forward pass must also run within `autocast`, with the classifier of `Classifier.in_precision`,
-    whose weights are bfloat16.
+    Inside the context, TF32 is on if `precision` is tf32, else off. For bfloat16, the forward pass must also run within
+    `autocast`, and the network must come from `Classifier.in_precision`, which casts the weights to bfloat16. On a CPU,
+    the place of an image in its pass has no effect on an activation: see `whole_vectors`.
     """
     import torch
 
@@ -156,7 +157,10 @@ def network_pass(precision: Precision, device: str) -> Iterator[None]:
 
 
 def elementwise(device: str) -> contextlib.AbstractContextManager[None]:
-    """A context in which elementwise functions round an image's numbers equally at every place in a batch."""
+    """Return a context in which an elementwise function rounds the numbers of an image equally at every place in a batch.
+
+    It has an effect on a CPU only: see `whole_vectors`.
+    """
     if torch_type(device) != "cpu":
         return contextlib.nullcontext()
     from study.reproducibility.whole_vectors import whole_vectors
@@ -170,7 +174,7 @@ def torch_type(device: str) -> str:
 
 
 def autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[Any]:
-    """A context for forward passes of networks. If `precision` is bfloat16, operations compute in bfloat16."""
+    """Return a context for forward passes of networks. If `precision` is bfloat16, operations compute in bfloat16."""
     import torch
 
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -178,17 +182,17 @@ def autocast(precision: Precision, device: str) -> contextlib.AbstractContextMan
 
 @contextlib.contextmanager
 def pixel_algebra(device: str) -> Iterator[None]:
-    """A context for computations on pixels within passes of networks: float32, without TF32 and bfloat16."""
+    """Return a context for computations on pixels inside passes of networks: float32, without TF32 and bfloat16."""
     with network_pass("float32", device), autocast("float32", device):
         yield
 
 
 @contextlib.contextmanager
 def foreign_code(precision: Precision, device: str) -> Iterator[None]:
-    """A context for another library's attack, whose network passes cannot be separated from computations on pixels.
+    """Return a context for the attack of another library: TF32 if `precision` is tf32, else float32.
 
-    If `precision` is tf32, the whole attack computes in TF32, else in float32. Operations without a deterministic
-    kernel run, with a warning.
+    The precision holds for the whole attack, because its network passes cannot be separated from its computations on
+    pixels. An operation without a deterministic kernel runs nevertheless, and torch prints a warning.
     """
     import torch
 
@@ -206,9 +210,9 @@ def foreign_code(precision: Precision, device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """A context that restores torch's number of threads, its choice of kernels and TF32 at the end.
+    """Return a context that restores torch's number of threads, choice of kernels and TF32 settings at its end.
 
-    It does not restore the setting of glibc from `fix`: glibc continues to keep freed memory.
+    One effect of `fix` remains: glibc continues to keep freed memory.
     """
     import torch
 
@@ -223,25 +227,25 @@ def restored() -> Iterator[None]:
         cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
         now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
         if now != strict:
-            # This imports Inductor, which takes seconds.
+            # This call imports Inductor, which takes seconds, so it is made only if the setting has changed.
             torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
 def not_deterministic(error: Exception) -> StudyError | None:
-    """Return the error for the user if an operation has no deterministic kernel on a GPU; None for other errors."""
+    """Return a StudyError if `error` says that an operation has no deterministic GPU kernel; None for other errors."""
     if not isinstance(error, RuntimeError) or "does not have a deterministic implementation" not in str(error):
         return None
     return StudyError(
         f"a network or an attack needs a GPU kernel that is not deterministic: {first_line(error)}",
         accepted="layers and components with deterministic GPU kernels",
-        todo="set numerics.deterministic to false, which changes ids: a repeated run may then differ in some pixels; "
-        "or compute on a processor",
+        todo="set numerics.deterministic to false, which changes ids and lets a repeated run differ in some pixels; "
+        "or compute on a CPU",
     )
 
 
 def memory_format(layout: Layout) -> torch.memory_format:
-    """Return the torch.memory_format of a layout."""
+    """Return the `torch.memory_format` for a layout of the spec."""
     import torch
 
     return torch.channels_last if layout == "channels-last" else torch.contiguous_format
@@ -250,10 +254,10 @@ def memory_format(layout: Layout) -> torch.memory_format:
 def pass_size(batch: int, device: str, max_pass_images: int | None = None) -> int:
     """Return the number of images in every pass, after padding: the batch, or `max_pass_images` if it is smaller.
 
-    The size depends on the spec and not on the number of images left, because libraries choose kernels by the size of a
-    pass, and some kernels sum in another order (for example 1x1 convolutions of 16 images on one thread). On a CPU the
-    size is 4, 8, 12 or 16: larger passes are no faster there, and in smaller passes an image's result may depend on its
-    row in the batch.
+    The number depends on the spec, not on the number of images that are left. The reason is that libraries choose
+    kernels by the size of a pass, and kernels sum in different orders (for example 1x1 convolutions of 16 images on one
+    thread). On a CPU, the number is 4, 8, 12 or 16. Larger passes are no faster on a CPU. In smaller passes, the result
+    of an image may depend on its row in the batch.
     """
     most = batch if max_pass_images is None else min(batch, max_pass_images)
     if device != "cpu":
@@ -265,7 +269,7 @@ def pass_size(batch: int, device: str, max_pass_images: int | None = None) -> in
 
 
 def max_view_pass(batch: int, device: str) -> int:
-    """Return the default of `max_pass_images`: 16 on a CPU, else 256, or the batch if it is larger."""
+    """Return the default of `max_pass_images`: 16 on a CPU, else 256 or `batch`, whichever is larger."""
     return _CPU_LARGEST if device == "cpu" else max(batch, _GPU_VIEWS)
 
 
@@ -277,7 +281,7 @@ def _allow_tf32(allowed: bool) -> None:
 
 
 def _keep_memory() -> None:
-    """Make glibc keep freed memory for reuse. Otherwise every layer would map and unmap its large tensors."""
+    """Make glibc keep freed memory for reuse. By default, glibc maps and unmaps memory for each large tensor."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)

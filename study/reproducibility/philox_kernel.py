@@ -1,4 +1,4 @@
-"""Philox4x64-10 as one GPU kernel, which torch builds from this source when it is first used."""
+"""The random number generator Philox4x64-10 as one GPU kernel, which torch builds from CUDA source at first use."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ template <typename T> void philox4x64(T block, T first, T second, T s0, T s1, T 
     w0 = c0; w1 = c1; w2 = c2; w3 = c3;
 }
 """
-"""Computes one block of four words. `s0` to `s3` are the words of the counter; `block` is added to the word `s0`."""
+"""CUDA source that computes one block of four 64-bit words. `first` and `second` are the words of the key. `s0` to `s3`
+are the words of the counter, and `block` is added to `s0`."""
 
 
 def available(kind: str) -> bool:
-    """Whether torch can build kernels for this kind of device."""
+    """Return whether torch can build kernels for devices of the type `kind`, such as `cuda`."""
     return kind == "cuda" and torch.cuda.is_available()
 
 
 def words(keys: Tensor, counter: Sequence[int], blocks: int) -> Tensor:
-    """Return Philox's words, int64 (N, 4 * blocks), for `keys`, int64 (N, 2).
+    """Return the random words of N streams, int64 (N, 4 * blocks), for their `keys`, int64 (N, 2).
 
-    `counter` has four words, each as the signed integer with the same bits.
+    `counter`: the four words of the counter, each as the signed integer with the same bits. The first block of four
+    random words is computed from counter + 1.
     """
     number = torch.arange(1, blocks + 1, device=keys.device)[None]
     s0, s1, s2, s3 = counter
@@ -47,7 +49,7 @@ def words(keys: Tensor, counter: Sequence[int], blocks: int) -> Tensor:
 
 @functools.cache
 def kernel() -> Callable[..., Sequence[Tensor]]:
-    """Return the kernel; torch builds it at its first call."""
+    """Return a function of tensors that runs the kernel. torch builds the kernel when this function is first called."""
     from torch.cuda.jiterator import _create_multi_output_jit_fn
 
     made: Any = _create_multi_output_jit_fn(SOURCE, num_outputs=4, s0=0, s1=0, s2=0, s3=0)

@@ -1,8 +1,9 @@
-"""Random numbers that depend on their key alone: seed, attack run, image and purpose.
+"""Random numbers that depend only on their key: seed, attack run, image and purpose.
 
-The generator is Philox4x64-10 (Salmon et al. 2011), which is counter-based: batches, order and machines do not change
-its numbers. On a CPU, numpy's compiled Philox computes them. On a GPU, one kernel computes them (`philox_kernel`); if
-it cannot be built, integer operations on tensors do (`philox`). All three give the same bits.
+The generator is Philox4x64-10 (Salmon et al. 2011). It is counter-based, so batches, order and machines do not change
+its numbers. On a CPU, numpy's compiled Philox computes the numbers. On a GPU, one kernel computes them
+(`philox_kernel`). If this kernel cannot be built, integer operations on tensors compute them (`philox`). All three ways
+give the same bits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PURPOSES = {"start": 1, "gaussian": 2, "variance": 3, "diversity": 4, "admix": 5}
-"""Fixed numbers of the oldest purposes. The number of every other purpose is a hash of its name (`_number`)."""
+"""The fixed numbers of the oldest purposes. The number of every other purpose is a hash of its name (`_number`)."""
 
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
@@ -35,7 +36,10 @@ _START = np.zeros(4, np.uint64)
 
 
 class _Numpy(threading.local):
-    """One numpy Philox generator per thread. Setting its state takes a fifth of the time of creating a generator."""
+    """A numpy Philox generator for each thread. Its state is set anew for each stream of random numbers.
+
+    Setting the state takes a fifth of the time of creating a new generator.
+    """
 
     def __init__(self) -> None:
         self._generator: Any = np.random.Philox(0)
@@ -43,7 +47,7 @@ class _Numpy(threading.local):
         self._state: dict[str, Any] = {"bit_generator": "Philox", "state": {}, **nothing_left}
 
     def words(self, key: NDArray[np.uint64], counter: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
-        """Return the first `count` 64-bit integers (count,) of the stream with this key (2,) and counter (4,)."""
+        """Return the first `count` 64-bit integers of the stream with this key (2,) and counter (4,), as uint64."""
         self._state["state"] = {"counter": counter, "key": key}
         self._generator.state = self._state
         found: NDArray[np.uint64] = self._generator.random_raw(count)
@@ -54,12 +58,12 @@ _numpy = _Numpy()
 
 
 def draws(count: int, *key: object) -> NDArray[np.uint64]:
-    """Return `count` uniform 64-bit integers, shape (count,), of the stream with this key."""
+    """Return `count` uniform random 64-bit integers, uint64 (count,). They depend only on `key`."""
     return _numpy.words(_words(*key), _START, count)
 
 
 def draws_on(device: str | torch.device, count: int, keys: Sequence[Sequence[object]]) -> Tensor:
-    """Return the bits of `draws(count, *key)` for each key, int64 (keys, count), on the device."""
+    """Return `draws(count, *key)` for each key in `keys`, with the same bits as int64 (keys, count), on `device`."""
     held = np.stack([_words(*key) for key in keys])
     if is_host(device):
         return uploaded(np.stack([_numpy.words(key, _START, count) for key in held]).view(np.int64), device)
@@ -71,11 +75,12 @@ def _words(*key: object) -> NDArray[np.uint64]:
 
 
 class Streams:
-    """The random numbers of one attack run, for each of its images, by step and copy.
+    """The random numbers of one attack run: a stream for each image, purpose, step and copy of the image.
 
-    A uniform or normal number uses 16 random bits: it is exact in float32, hence equal on every device, and costs half
-    as much as 32 bits. A uniform number is one of 65,536 midpoints of (-1, 1). A normal number is one of 65,536 equally
-    probable values, at most 4.3 standard deviations from 0, with variance 1.
+    A uniform or normal number is made from 16 random bits. Such a number is exact in float32, so all devices have equal
+    numbers, and it costs half as much as a number from 32 bits. A uniform number is one of the midpoints of 65,536
+    equal intervals of (-1, 1). A normal number is one of 65,536 equally probable values with variance 1, at most 4.3
+    standard deviations from 0.
     """
 
     def __init__(self, key: Sequence[object], images: Sequence[str]) -> None:
@@ -83,7 +88,10 @@ class Streams:
         self._held: dict[str, Tensor] = {}
 
     def uniform(self, shape: Sequence[int], device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
-        """Return float32 (images, *shape), uniform over (-1, 1)."""
+        """Return random numbers that are uniform over (-1, 1): float32 (images, *shape), on `device`.
+
+        `purpose`, `step` and `copy` select the stream of each image. Equal arguments give equal numbers.
+        """
         import torch
 
         if not is_host(device):
@@ -95,7 +103,10 @@ class Streams:
         return drawn.view(len(self._keys), *shape)
 
     def normal(self, shape: Sequence[int], device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
-        """Return float32 (images, *shape), standard normal."""
+        """Return random numbers of the standard normal distribution: float32 (images, *shape), on `device`.
+
+        `purpose`, `step` and `copy` select the stream of each image. Equal arguments give equal numbers.
+        """
         import torch
 
         table = _normal_table(device)
@@ -108,19 +119,25 @@ class Streams:
         return drawn.view(len(self._keys), *shape)
 
     def integers(self, count: int, purpose: str, step: int = 0, copy: int = 0) -> NDArray[np.uint64]:
-        """Return 64-bit integers (images, count), on the host: for sizes, places and choices."""
+        """Return random 64-bit integers, uint64 (images, count), on the host, for sizes, places and choices.
+
+        `purpose`, `step` and `copy` select the stream of each image. Equal arguments give equal numbers.
+        """
         counter = _counter(purpose, step, copy)
         return np.stack([_numpy.words(key, counter, count) for key in self._keys])
 
     def words(self, count: int, device: str, purpose: str, step: int = 0, copy: int = 0) -> Tensor:
-        """Return the bits of `integers` as int64 (images, count), on the device."""
+        """Return the random words of `integers`, with the same bits as int64 (images, count), on `device`."""
         if is_host(device) or not one_kernel(device):
-            # Without the kernel, Philox takes some 400 operations on small tensors: the host is faster.
+            # Without the kernel, Philox takes about 400 operations on small tensors, so the host is faster.
             return uploaded(self.integers(count, purpose, step, copy).view(np.int64), device)
         return philox(self._on(device), _counter(purpose, step, copy), count)
 
     def _halves(self, shape: Sequence[int], purpose: str, step: int, copy: int) -> Iterator[Tensor]:
-        """Yield the 16-bit integers (count,) of one image at a time: they fit a CPU's cache. Low bits come first."""
+        """Yield random 16-bit integers, int32 (count,), for one image at a time. `count` is the product of `shape`.
+
+        The integers of one image fit into a CPU's cache. The low bits of a 64-bit word come first.
+        """
         import torch
 
         count = int(np.prod(shape))
@@ -138,14 +155,14 @@ class Streams:
         return words.view(torch.int16)[:, :count].to(torch.int32).bitwise_and_(0xFFFF)
 
     def _on(self, device: str) -> Tensor:
-        """Return the keys, int64 (images, 2), on `device`. The first call copies them."""
+        """Return the keys of all images, int64 (images, 2), on `device`. The first call copies the keys there."""
         if device not in self._held:
             self._held[device] = uploaded(self._keys.view(np.int64), device)
         return self._held[device]
 
 
 def of_all_images(key: Sequence[object]) -> Streams:
-    """Return the random numbers that all images of the attack run `key` share, as streams of a single row."""
+    """Return the random numbers that all images of the attack run `key` share, as `Streams` of a single row."""
     return Streams((*key, "all images"), ("",))
 
 
@@ -155,7 +172,7 @@ def _counter(purpose: str, step: int, copy: int) -> NDArray[np.uint64]:
 
 @functools.cache
 def _number(purpose: str) -> int:
-    """The number of a purpose. A hashed number is at least 2^63, so it never equals a fixed number."""
+    """Return the number of a purpose. A number from a hash is at least 2^63, so it never equals a fixed number."""
     return _PURPOSES.get(purpose) or int(digest("purpose", purpose)[:16], 16) | 2**63
 
 
@@ -163,7 +180,7 @@ def _number(purpose: str) -> int:
 def normal_quantiles() -> NDArray[np.float64]:
     """Return the quantiles of the standard normal distribution at the midpoints of 65,536 equally probable intervals.
 
-    They are scaled to variance 1 and exact in float32.
+    The quantiles, float64 (65536,), are scaled to variance 1, and rounded so that float32 holds them exactly.
     """
     upper = np.array([NormalDist().inv_cdf(0.5 + (index + 0.5) / 2**16) for index in range(2**15)])
     upper /= np.sqrt(np.square(upper).mean())
@@ -174,14 +191,15 @@ def normal_quantiles() -> NDArray[np.float64]:
 
 @kept
 def _normal_table(device: str) -> Tensor:
-    """The quantiles in float32. The host computes them, so that all devices have the same ones."""
+    """Return the normal quantiles, float32 (65536,), on `device`. The host computes them, so all devices agree."""
     return uploaded(normal_quantiles().astype(np.float32), device)
 
 
 def one_kernel(device: str) -> bool:
-    """Whether one kernel computes Philox on this device. The first call builds it and compares its bits with numpy's.
+    """Return whether a single GPU kernel computes the random numbers (Philox) on `device`.
 
-    Call it before a loop that must not wait for the device.
+    The first call builds the kernel and compares its bits with those of numpy. The first call waits for the device, so
+    make it before a loop that must not wait.
     """
     return not is_host(device) and _checked_kernel(device.partition(":")[0])
 
@@ -198,16 +216,17 @@ def _checked_kernel(kind: str) -> bool:
         there = uploaded(keys.view(np.int64), kind)
         found = philox_kernel.words(there, [_signed(int(one)) for one in counter], 300).cpu().numpy()
     except Exception:  # noqa: BLE001
-        # If the kernel cannot be built, for any reason, operations on tensors give the same numbers.
+        # If the kernel cannot be built for any reason, `_by_operations` computes the same numbers.
         return False
     return np.array_equal(found.view(np.uint64), expected)
 
 
 def philox(keys: Tensor, counter: NDArray[np.uint64], count: int) -> Tensor:
-    """Compute Philox4x64-10 on the device of the keys: `int64` (N, count), with the bits of numpy's Philox.
+    """Return the first `count` random words of N Philox4x64-10 streams, int64 (N, count), on the device of `keys`.
 
-    `keys` (N, 2) hold the bits of numpy's keys, and `counter` (4,) is numpy's: the first block belongs to counter + 1.
-    The first word of the counter must not overflow.
+    The words have the bits of numpy's Philox. `keys`, int64 (N, 2), have the bits of numpy's keys. `counter`, uint64
+    (4,), is numpy's counter: the first block of four words is computed from counter + 1. The first word of the counter
+    must not overflow.
     """
     blocks, start = -(-count // 4), [_signed(int(word)) for word in counter]
     if one_kernel(str(keys.device)):
@@ -218,7 +237,7 @@ def philox(keys: Tensor, counter: NDArray[np.uint64], count: int) -> Tensor:
 
 
 def _by_operations(keys: Tensor, start: Sequence[int], blocks: int) -> Tensor:
-    """Philox by some 400 integer operations on tensors."""
+    """Return the same words as `philox_kernel.words`, computed by about 400 integer operations on tensors."""
     import torch
 
     first, second = keys[:, :1], keys[:, 1:]
@@ -233,7 +252,7 @@ def _by_operations(keys: Tensor, start: Sequence[int], blocks: int) -> Tensor:
 
 
 def _multiply(left: Tensor, right: int) -> tuple[Tensor, Tensor]:
-    """The high and low 64 bits of an unsigned product. `int64` tensors hold unsigned bits."""
+    """Return the high and the low 64 bits of the product of two unsigned 64-bit numbers, each as int64 bits."""
     high, low = left >> 32 & _LOW, left & _LOW
     top, bottom = right >> 32, right & _LOW
     middle = high * bottom + ((low * bottom) >> 32 & _LOW)

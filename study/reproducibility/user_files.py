@@ -1,8 +1,8 @@
-"""Find, read, digest and run a user's own file or module that a spec names, also on machines without the file.
+"""Finds, reads, digests and runs a user's own file or module that a spec names, also on machines without the file.
 
-Components of attacks, whole attacks and networks may be the user's own: `<file>.py:<name>` or `<module>:<name>`. The
-driver reads the file, and the files of its folder that it imports; their texts are sent to the workers. An installed
-module is not sent: every machine imports it by its name.
+A spec can name a user's components of attacks, attacks and networks: as `<file>.py:<name>` or `<module>:<name>`. The
+driver reads the file, and the files of the same folder that the file imports. The texts of these files are sent to the
+workers. An installed module is not sent: every machine imports it by its name.
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ _PREFIX = "study_code_"
 
 @dataclass(frozen=True)
 class UserFile:
-    """A user's file or module as it was read, and the name in it that the spec asks for. Can be pickled.
+    """The content of a user's file or module when it was read, and the name of a class or function in it.
+
+    Objects of this class can be pickled.
 
     Attributes:
         reference: The text in the spec, such as `python:mine.py:attack`.
-        place: The file or module in this text.
-        called: The name of the class or function.
-        path: The path of the file on the machine that read it.
+        place: The part of `reference` that names the file or module, such as `mine.py`.
+        called: The part of `reference` that names the class or function, such as `attack`.
+        path: The path of the file on the machine that read the file.
         root: The folder whose files the file can import.
         sha256: The SHA-256 of the file.
-        sources: The SHA-256 of the file and of the files that it imports from `root`, by relative path, without empty
-            files.
-        texts: The texts of these files, and of the file itself even if it is empty; {} for an installed module.
+        sources: The SHA-256 of the file and of the files that it imports from `root`, by path relative to `root`. Empty
+            files are left out.
+        texts: The texts of the files in `sources`, and of the file itself even if it is empty, by path relative to
+            `root`; empty for an installed module.
     """
 
     reference: str
@@ -62,21 +65,21 @@ class UserFile:
 
     @property
     def digest(self) -> str:
-        """One digest of all sources and their relative paths. Ids of components contain it."""
+        """One SHA-256 of all sources and their relative paths. Ids of components contain this digest."""
         own = {Path(self.path).name: self.sha256} if self.texts or not self.sources else {}
         return hashlib.sha256(repr(sorted({**own, **self.sources}.items())).encode()).hexdigest()
 
     @property
     def nameless(self) -> dict[str, str]:
-        """The SHA-256 of each source by relative path. The file itself has the path "": its name has no effect."""
+        """The SHA-256 of each source, by relative path. The file itself has the path "", so its name has no effect."""
         return {"": self.sha256, **{name: one for name, one in self.sources.items() if name != self.main}}
 
     def has(self, path: str) -> bool:
-        """Whether a path in a traceback is the path of the file or of a file that it imports."""
+        """Return whether `path`, from a traceback, is the path of the file, or of a file that the file imports."""
         return path == self.path or self.text_of(path) is not None
 
     def text_of(self, path: str) -> bytes | None:
-        """Return the text of the file or of a file that it imports, by the path where it was read; None for others."""
+        """Return the text that was read from `path`, if it is the file or a file that the file imports; else None."""
         one = Path(path)
         return self.texts.get(one.relative_to(self.root).as_posix()) if one.is_relative_to(self.root) else None
 
@@ -86,7 +89,7 @@ _CARRIED: ContextVar[Mapping[str, UserFile]] = ContextVar("carried", default={})
 
 @contextlib.contextmanager
 def carried(files: Iterable[UserFile]) -> Iterator[None]:
-    """Within the block, `read` and `find` return these files in place of those on this machine's disk."""
+    """Return a context in which `read` and `find` use `files` in place of files on this machine's disk."""
     token = _CARRIED.set({f"{one.place}:{one.called}": one for one in files})
     try:
         yield
@@ -95,15 +98,15 @@ def carried(files: Iterable[UserFile]) -> Iterator[None]:
 
 
 def in_file(text: str) -> bool:
-    """Whether `<file or module>:<name>` names a file and not a module."""
+    """Return whether `text`, which has the form `<file or module>:<name>`, names a file and not a module."""
     return text.rpartition(":")[0].endswith(".py")
 
 
 def find(text: str, reference: str) -> Path:
-    """Return the path of the file or module in `<file or module>:<name>`, which the spec calls `reference`.
+    """Return the path of the file or module in `text`, which has the form `<file or module>:<name>`.
 
-    Nothing runs, not even the parent packages of a module `a.b`. Raises StudyError if the file or module does not
-    exist.
+    `reference`: the text in the spec, for messages. No code runs, not even the parent package `a` of a module `a.b`.
+    Raises StudyError if the file or module does not exist.
     """
     found = _CARRIED.get().get(text)
     if found is not None:
@@ -128,9 +131,10 @@ def find(text: str, reference: str) -> Path:
 
 
 def read(text: str, reference: str) -> UserFile:
-    """Read the file or module in `<file or module>:<name>`, and the files that it imports from its folder.
+    """Read the file or module in `text`, which has the form `<file or module>:<name>`, and the files that it imports.
 
-    Nothing runs. Raises StudyError if the file or module does not exist.
+    Only imported files in the folder of the file are read. `reference`: the text in the spec, for messages. No code
+    runs. Raises StudyError if the file or module does not exist.
     """
     found = _CARRIED.get().get(text)
     if found is not None:
@@ -153,11 +157,12 @@ def read(text: str, reference: str) -> UserFile:
 
 @contextlib.contextmanager
 def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
-    """Run the file again, or import the module if it is an installed one, and yield the module.
+    """Return a context that runs a user's file as a new module and gives this module.
 
-    Within the block, the file can import installed modules, else the files in `file.texts`, else modules on Python's
-    search path, else modules in `folder`, if it is given. Modules from these files and from `folder` stay until
-    `forget`, or until another file runs. Files run one at a time. Exceptions of the file pass through.
+    If `file` is an installed module, it is imported instead. In the context, an import in the file searches these
+    places in this order: installed modules, the files in `file.texts`, Python's search path, and `folder`, if it is
+    given. Modules from `file.texts` and `folder` stay imported until `forget` is called or another file runs. Only one
+    file runs at a time: other threads wait. An exception of the file passes through.
     """
     if not file.texts:
         yield importlib.import_module(file.place)
@@ -167,8 +172,8 @@ def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
         importlib.invalidate_caches()
         _set_aside(file)
         finder = _Beside(file, folder)
-        # The finder is first, and asks the other finders itself: a package of the user must come either from the texts
-        # or from the disk, not partly from both.
+        # The finder is the first, and asks the other finders itself. Otherwise, one part of a user's package could come
+        # from the texts, and another part from the disk.
         sys.meta_path.insert(0, finder)
         try:
             yield _executed(file)
@@ -177,7 +182,10 @@ def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
 
 
 def forget() -> None:
-    """Remove the modules that the last file imported from its own files: another file may use the same names."""
+    """Remove the modules that the user's file that ran last has imported from its own files.
+
+    Another file may use the same module names. Modules that `run` had removed from `sys.modules` are restored.
+    """
     for name in [one for one in sys.modules if one.partition(".")[0] in _FOUND]:
         del sys.modules[name]
     _FOUND.clear()
@@ -186,7 +194,7 @@ def forget() -> None:
 
 
 def function_of(file: UserFile, module: ModuleType) -> Callable[..., Any]:
-    """Return the function that `file` names. Raises StudyError, with the module's functions, if it does not exist."""
+    """Return the function that `file` names, from `module`. Raises StudyError if `module` has no such function."""
     function: Callable[..., Any] | None = getattr(module, file.called, None)
     if not callable(function):
         found = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -195,7 +203,10 @@ def function_of(file: UserFile, module: ModuleType) -> Callable[..., Any]:
 
 
 def source_of(file: UserFile, function: Callable[..., Any], module: ModuleType) -> tuple[Path, bytes]:
-    """Return the path and the text of the file with a function's source. Raises StudyError if there is no such file."""
+    """Return the path and the text of the file with the source of `function`.
+
+    If Python does not know this file, the file of `module` is used. Raises StudyError if there is no such file.
+    """
     try:
         found = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:
@@ -211,7 +222,10 @@ def source_of(file: UserFile, function: Callable[..., Any], module: ModuleType) 
 
 
 def line_in(error: BaseException, files: Iterable[UserFile]) -> str | None:
-    """Return the place (as in `place_in`) of an error's innermost frame in one of `files`; None if there is none."""
+    """Return the place of the innermost traceback frame of `error` in one of `files`; None if no frame is in them.
+
+    A place is text with file, line number and line, as in `place_in`.
+    """
     known = tuple(files)
     return place_in(error, lambda path: any(one.has(path) for one in known))
 
@@ -219,14 +233,17 @@ def line_in(error: BaseException, files: Iterable[UserFile]) -> str | None:
 _ALONE = threading.RLock()
 
 _FOUND: set[str] = set()
-"""The top-level names of the modules that the last file imported from its own files, or from a folder."""
+"""Top-level names of modules of the user's file that ran last: from its own files, or from the folder of `run`."""
 
 _SET_ASIDE: dict[str, ModuleType] = {}
-"""Modules that `forget` restores: found on Python's search path, with names that the last file has files for."""
+"""The modules that `_set_aside` has removed from `sys.modules`, by name. `forget` restores these modules."""
 
 
 def _set_aside(file: UserFile) -> None:
-    """Remove modules from elsewhere that would be imported in place of the files in `file.texts`."""
+    """Remove modules from `sys.modules` that would be imported in place of the files in `file.texts`.
+
+    Installed modules stay.
+    """
     tops = {Path(one).parts[0].removesuffix(".py") for one in file.texts}
     tops -= {one for one in tops if _is_installed(getattr(sys.modules.get(one), "__spec__", None), one)}
     for name in [one for one in sys.modules if one.partition(".")[0] in tops]:
@@ -234,7 +251,10 @@ def _set_aside(file: UserFile) -> None:
 
 
 def _is_installed(spec: ModuleSpec | None, top: str) -> bool:
-    """Whether a module is a built-in or installed one, or part of this program, and no file of a user's."""
+    """Return whether a module is built in, installed, or part of this project. False for a user's own file.
+
+    `spec`: the import spec of the module; None if it is unknown. `top`: the top-level name of the module.
+    """
     if top in _PROGRAM:
         return True
     if spec is None:
@@ -249,7 +269,7 @@ _PROGRAM = ("__main__", "study", "actors", "cli")
 
 
 class _Text(SourceFileLoader):
-    """Loads a module from a text. Tracebacks and debuggers show the path that the text was read from."""
+    """Loads a module from the text `text`. Tracebacks and debuggers show `path`, from which the text was read."""
 
     def __init__(self, name: str, path: str, text: bytes) -> None:
         super().__init__(name, path)
@@ -259,12 +279,12 @@ class _Text(SourceFileLoader):
         return self._text
 
     def path_stats(self, path: str) -> Mapping[str, Any]:
-        # Without these stats, no byte code is read or written.
+        # Without these stats, Python neither reads nor writes byte code for the module.
         raise OSError
 
 
 class _Beside:
-    """Finds modules that are not installed: among the texts of a user's file, and then in a folder."""
+    """An import finder for modules that are not installed: first in the texts of a user's file, then in a folder."""
 
     def __init__(self, file: UserFile, folder: str | None) -> None:
         self._file = file
@@ -295,7 +315,7 @@ class _Beside:
             if relative in self._file.texts:
                 return _spec(name, Path(self._file.root) / relative, self._file.texts[relative])
         if any(one.startswith(f"{stem}/") for one in self._file.texts):
-            # A package whose __init__.py is empty or missing.
+            # This is a package whose `__init__.py` is missing or empty. Empty files are not in the texts.
             package = ModuleSpec(name, None, is_package=True)
             package.submodule_search_locations = [str(Path(self._file.root) / stem)]
             return package
@@ -306,17 +326,17 @@ def _spec(name: str, path: Path, text: bytes) -> ModuleSpec:
     inner = [str(path.parent)] if path.name == "__init__.py" else None
     loader = _Text(name, str(path), text)
     found = importlib.util.spec_from_file_location(name, path, loader=loader, submodule_search_locations=inner)
-    assert found is not None, "it has a loader"
+    assert found is not None, "the spec is made with a loader"
     return found
 
 
 def _executed(file: UserFile) -> ModuleType:
-    # A new name for a new text: a class that was pickled or cached belongs to one text.
+    # Each text gets a module name of its own, so that a pickled or cached class always belongs to one text.
     name = f"{_PREFIX}{hashlib.sha256(f'{file.path} {file.digest}'.encode()).hexdigest()[:16]}"
     spec = _spec(name, Path(file.path), file.texts[file.main])
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    assert spec.loader is not None, "it is the text's"
+    assert spec.loader is not None, "the loader is a `_Text`"
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -326,7 +346,10 @@ def _executed(file: UserFile) -> ModuleType:
 
 
 def _spec_of(module: str) -> ModuleSpec | None:
-    """Where Python would find a module; None if it would not. `importlib.util.find_spec` would run parent packages."""
+    """Return the import spec of a module; None if Python cannot find the module. No code of the module runs.
+
+    `importlib.util.find_spec` would run the parent packages of a module `a.b`, so it is used for the package `a` only.
+    """
     first, *inner = module.split(".")
     try:
         found = importlib.util.find_spec(first)

@@ -1,1 +1,1 @@
-"""The rows of a study: schema, writing, scanning, verifying, compacting, and the images that a run keeps."""
+"""The rows of a study and the adversarial images that a run keeps: schema, writing, reading, verifying, compacting."""

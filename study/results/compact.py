@@ -1,7 +1,7 @@
 """Compaction: replaces many parts (Parquet files of rows) by few parts with the same rows.
 
-Rows are sorted by craft (attack run), so that a query of few crafts reads little. If the process dies, the journal says
-which parts count.
+The new parts are sorted by craft (attack run), so that a query on few crafts reads little. If the process dies during
+a compaction, the journal says which parts count: the old ones or the new ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Metadata = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True)
 class Compaction:
-    """The result of a compaction: the number of parts before and after, and the number of their rows."""
+    """The result of a compaction: the number of parts before and after, and the number of rows in all parts."""
 
     before: int
     after: int
@@ -40,7 +40,11 @@ class Compaction:
 
 @dataclass(frozen=True)
 class _NewPart:
-    """One part to write: some units, with all their rows, from old parts that share their metadata."""
+    """One new part to write. It gets all rows of the given units.
+
+    A unit is one attack run on one shard of images. The rows come from the parts `old`, which all have the Parquet
+    metadata `metadata`. `rows` is the number of rows.
+    """
 
     run: StoragePath
     old: Sequence[StoragePath]
@@ -49,7 +53,10 @@ class _NewPart:
     rows: int
 
     def content(self) -> memoryview:
-        """Return the content of the file. Every call returns the same bytes."""
+        """Return the content of the Parquet file. Every call returns the same bytes.
+
+        Raises StudyError if the number of rows differs from `rows`.
+        """
         selected = scan_versions(self.run, self.old).filter(pl.col("unit").is_in(self.units)).sort(_ORDER)
         found = collect(self.run, selected)
         if found.height != self.rows:
@@ -60,11 +67,14 @@ class _NewPart:
 def compact(folder: RunFolder, rows_per_part: int = _ROWS_PER_PART) -> Compaction:
     """Rewrite the parts of a run into parts of about `rows_per_part` rows, without splitting a unit.
 
-    The caller must hold the lease of the run. Order of writing: stage the new parts, write the journal, commit the new
-    parts, remove the old parts. Rows keep their Parquet metadata.
+    A unit is one attack run on one shard of images. If the new parts would not be fewer and all old parts have the
+    present version, nothing is written. The caller must hold the lease of the run.
 
-    Raises StudyError if a part is damaged, because its rows must not get a valid digest, or if a part cannot be read or
-    written.
+    Order of writing: stage the new parts, write the journal, commit the new parts, remove the old parts. A new part
+    has the Parquet metadata of the old parts that its rows come from.
+
+    Raises StudyError if a part cannot be read or written, or if a part is damaged. A damaged part must not be
+    rewritten: the new part would have a valid digest, which would hide the damage.
     """
     damaged = integrity.damaged(folder, "results")
     if damaged:
@@ -82,7 +92,8 @@ def compact(folder: RunFolder, rows_per_part: int = _ROWS_PER_PART) -> Compactio
     journal = Journal(tuple(part.name for part in old), tuple(path.name for path in paths))
     folder.write_text(folder.journal, journal.text())
     for path, part in zip(paths, new, strict=True):
-        # S3 cannot stage a file. There, the content is made again here, so that memory holds one part at a time.
+        # S3 cannot stage a file. Therefore, the S3 storage calls `part.content` again, so that memory holds one part
+        # at a time.
         folder.storage.commit(path, part.content)
     repair(folder.path, folder.storage)
     return Compaction(len(old), len(new), rows)
@@ -94,7 +105,7 @@ def _is_present(part: StoragePath) -> bool:
 
 
 def _new_parts(run: StoragePath, old: Sequence[StoragePath], rows_per_part: int) -> Iterator[_NewPart]:
-    """Divide the units of parts with equal metadata into new parts, in the order of their crafts."""
+    """Yield the new parts. Each gets units from old parts with equal metadata, sorted by craft (attack run)."""
     for metadata, same in _by_metadata(old).items():
         counts = collect(run, scan_versions(run, same).group_by("craft", "unit").len().sort("craft", "unit"))
         units: list[str] = []
@@ -110,7 +121,10 @@ def _new_parts(run: StoragePath, old: Sequence[StoragePath], rows_per_part: int)
 
 
 def _by_metadata(old: Sequence[StoragePath]) -> dict[Metadata, list[StoragePath]]:
-    """Group parts by their metadata, because all rows of a part must have the same provenance."""
+    """Group parts by their Parquet metadata, because all rows of a part must have the same provenance.
+
+    The schema version and Arrow's copy of the schema are left out of the metadata.
+    """
     groups: dict[Metadata, list[StoragePath]] = {}
     for part in old:
         found = pq.read_schema(pa.BufferReader(part.read_bytes())).metadata or {}

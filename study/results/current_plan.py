@@ -1,4 +1,4 @@
-"""The rows of the present plan. Reports leave out rows that only an earlier version of the spec asked for."""
+"""Selects the rows of the present plan. Reports leave out rows that only an earlier version of the spec asked for."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class _Planned:
-    """The content of planned.json."""
+    """The content of planned.json: the ids of the crafts (attack runs) in the present plan."""
 
     crafts: list[str]
 
 
 def rows(run: str | RunFolder) -> pl.LazyFrame:
-    """The rows of all crafts in the present plan; `study.results.scanning` also scans rows of earlier plans.
+    """Return the rows of all crafts (attack runs) in the present plan, as a lazy frame.
 
-    Raises StudyError if there is no run, or its planned.json is damaged.
+    Rows that only an earlier plan asked for are left out. `study.results.scanning.scan` returns those too. Raises
+    StudyError if there is no run, or its planned.json is damaged.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
     crafts = _planned(folder)
@@ -35,15 +36,18 @@ def rows(run: str | RunFolder) -> pl.LazyFrame:
 
 
 def asked_for(found: pl.LazyFrame, spec: Spec, run: str | RunFolder) -> pl.LazyFrame:
-    """Keep the rows that the experiments of `spec` ask for, and those of attacks to which their budgets are matched.
+    """Return the rows that the experiments of `spec` ask for.
 
-    `found`: the `rows` of `run`. A pair of attack run and target that is no longer in the spec is left out. Raises
-    StudyError if two attack runs have the same sources, attack, goal, seed and target. This happens if a launch was
-    stopped before it recorded a new plan.
+    If the budget of an attack is matched to the RMSD of a reference attack, the rows of the reference attack are also
+    returned. Rows of any other attack run or target are left out, because `spec` no longer has them. `found`: the
+    result of `rows(run)`.
+
+    Raises StudyError if two attack runs have the same sources, attack, goal, seed and target. This happens if a launch
+    was stopped before it recorded a new plan.
     """
     wanted = set(_requests(spec))
     pairs = found.group_by("craft", "target").agg(pl.col("unit").first()).collect(engine="streaming")
-    # Read the attack run from one of its units, because lists of sources are slow to scan.
+    # Read the sources of each attack run from only one of its units, because lists of sources are slow to scan.
     units, craft = pairs["unit"].unique().implode(), pl.col("sources", "attack", "goal", "seed").first()
     crafts = found.filter(pl.col("unit").is_in(units)).group_by("craft").agg(craft).collect(engine="streaming")
     pairs = pairs.drop("unit").join(crafts, on="craft")
@@ -83,9 +87,10 @@ def _requests(spec: Spec) -> Iterator[tuple[object, ...]]:
 
 
 def record(plan: Plan, finished: Finished, folder: RunFolder) -> int:
-    """Return the number of crafts that have units in the run but are not in the plan.
+    """Return the number of crafts (attack runs) that have finished units in the run, but are not in the plan.
 
-    If there are any, record the plan in planned.json. An earlier record is replaced.
+    If there are such crafts, write the ids of the plan's crafts to planned.json. If planned.json already exists, it is
+    always replaced by the ids of this plan.
     """
     others = {unit.rpartition(".")[0] for unit in finished} - plan.crafts.keys()
     recorded = _planned(folder)
@@ -95,7 +100,10 @@ def record(plan: Plan, finished: Finished, folder: RunFolder) -> int:
 
 
 def _planned(folder: RunFolder) -> set[str] | None:
-    """The crafts of the present plan; None if every row belongs to one of them."""
+    """Return the ids of the crafts in planned.json; None if the file does not exist.
+
+    Without the file, every row of the run belongs to a craft of the present plan.
+    """
     try:
         found = json_file.read(
             folder.planned, _Planned, todo="remove the file and launch the study again: the launch writes a new one"

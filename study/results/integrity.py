@@ -1,7 +1,8 @@
-"""Damage to a run: finds parts that do not match the digest in their name, and advises what to do.
+"""Finds the damaged parts of a run, and advises what to do.
 
-Launches, `study compact` and `study verify` check every part. Commands that only read rows check the parts only after
-a query has failed, to name the damaged part.
+A part is a Parquet file whose name has the digest of its content. A part is damaged if its content does not match this
+digest. Launches, `study compact` and `study verify` check every part. Commands that only read rows check the parts only
+after a query has failed, to name the damaged part.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Damage:
-    """A damaged part, the folder of the run that holds it (`results`, `geometry`, `kept`), and the problem."""
+    """A damaged part (Parquet file of a run). `folder` is its folder in the run: `results`, `geometry` or `kept`."""
 
     path: StoragePath
     folder: str
@@ -49,13 +50,16 @@ class Damage:
 
 
 def advice(folder: str, count: int = 1) -> str:
-    """The advice for `count` damaged parts in a folder of the run: `results`, `geometry` or `kept`."""
+    """Return a text on what to do about `count` damaged parts (Parquet files) in a folder of the run.
+
+    `folder` is `results`, `geometry` or `kept`.
+    """
     it, its = ("the part", "its") if count == 1 else ("these parts", "their")
     return _ADVICE[folder].format(it=it, its=its)
 
 
 def damaged(folder: RunFolder, *names: str) -> list[Damage]:
-    """The damaged parts in these folders of a run: `results`, `geometry`, `kept`."""
+    """Return the damaged parts (Parquet files) in the given folders of a run: `results`, `geometry` or `kept`."""
     found = [(name, path) for name in names for path in part_file.list_parts(folder.path / name)]
     # Hashing releases the GIL, and S3 answers several requests at once.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -64,9 +68,10 @@ def damaged(folder: RunFolder, *names: str) -> list[Damage]:
 
 
 def require_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
-    """Check a run before it is written to. Raises StudyError if its spec, models, images or a part is damaged.
+    """Raise StudyError if the spec, the models, the selected images, or a part (Parquet file) of a run is damaged.
 
-    `say` receives a line for each folder with files that are not parts.
+    A launch calls this before it writes to the run. Parts of kept images are not checked here. `say` receives a line
+    for each folder that has files other than parts.
     """
     resume.must_be_intact(folder, say)
     found = damaged(folder, "results", "geometry")
@@ -79,7 +84,7 @@ def require_intact(folder: RunFolder, say: Callable[[str], None]) -> None:
 
 
 def damage_error(folder: RunFolder, found: Sequence[Damage]) -> StudyError:
-    """Return an error that names damaged parts, with advice."""
+    """Return the error for damaged parts. It names up to five of them and says what to do."""
     first = found[0]
     where = "\n            ".join(str(each.path) for each in found[:_SHOWN])
     if len(found) > _SHOWN:
@@ -91,7 +96,7 @@ def damage_error(folder: RunFolder, found: Sequence[Damage]) -> StudyError:
 
 
 def reads(command: Callable[Concatenate[Run, Rest], Result]) -> Callable[Concatenate[Run, Rest], Result]:
-    """Decorate a command whose first argument is the run that it reads, so that it runs within `reading`."""
+    """Decorate a command so that it runs within `reading`. The first argument of the command is the run to read."""
 
     @functools.wraps(command)
     def wrapper(run: Run, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
@@ -103,7 +108,7 @@ def reads(command: Callable[Concatenate[Run, Rest], Result]) -> Callable[Concate
 
 @contextlib.contextmanager
 def reading(run: str | StoragePath) -> Iterator[None]:
-    """Turn the errors of a query on the rows of `run` into a StudyError that names the damaged part."""
+    """Turn an error of a query on the rows of `run` into a StudyError that names the damaged part, if there is one."""
     try:
         yield
     except READ_ERRORS as error:
@@ -111,7 +116,10 @@ def reading(run: str | StoragePath) -> Iterator[None]:
 
 
 def read_error(run: str | StoragePath, error: BaseException) -> StudyError:
-    """Return the StudyError for a failed query. Raises `error` itself if the system caused it, not a part."""
+    """Return the StudyError for the error of a failed query on the rows of `run`.
+
+    Raises `error` itself if no part is damaged and the operating system caused the error.
+    """
     folder = RunFolder(run)
     found = damaged(folder, "results", "geometry", "kept")
     if found:

@@ -1,9 +1,11 @@
-"""The adversarial images that a run keeps: Parquet parts in `kept/`, published before the rows of their units.
+"""Writes and reads the adversarial images that a run keeps: Parquet parts in the run's folder `kept/`.
 
 Each image is stored as its difference from the clean image, modulo 256: `adversarial = (clean + delta) % 256`. With
-zstd, the differences need half the space of PNGs, and are written in a tenth of the time. Because images are published
-first, a unit with rows has its images. If a launch dies between images and rows, the targets of the next launch predict
-the same images again.
+zstd, the differences need half the space of PNGs, and are written in a tenth of the time.
+
+The images of a unit (one attack run on one shard of images) are published before the rows of the unit. So every unit
+that has rows also has its images. A launch may die after it has published the images, but before it publishes the rows.
+Then the next launch reads the images, and its targets predict them again.
 """
 
 from __future__ import annotations
@@ -44,11 +46,12 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("delta", pa.binary(), nullable=False),
 ]
 SCHEMA = pa.schema(_FIELDS)
-"""One row per image and point of an attack.
+"""The columns of a part of kept images: one row per image and point of an attack.
 
-`delta`: `uint8` (channels, size, size) in C order. `gradients`: the number of gradients of this image, if a worker
-counted them; null if the number follows from the recipe. Parts of version 1 lack `ssim` and `ciede2000`, parts before
-version 3 lack `lpips`, and parts before version 4 lack `gradients`.
+A point is a number of steps and a budget at which targets predict the images. The column `point` is its index in the
+attack run's list of points. `delta`: the bytes of a `uint8` array (channels, size, size) in C order. `gradients`: the
+number of gradients of this image, if a worker counted them; null if the number follows from the recipe. Parts of
+version 1 lack `ssim`, `ciede2000` and `lpips`. Parts of version 2 lack `lpips`. Parts before version 4 lack `gradients`.
 """
 
 _DELTAS = {"craft": pl.String, "image": pl.String, "point": pl.Int32, "delta": pl.Binary}
@@ -59,7 +62,7 @@ Pixels = NDArray[np.uint8]
 
 
 class KeepingWriter(Writer):
-    """A writer of rows that publishes the images of units before their rows."""
+    """A writer that publishes the images of each unit (one attack run on one shard) before the unit's rows."""
 
     def __init__(self, folder: RunFolder, *, flush_seconds: float, metadata: Mapping[str, str]) -> None:
         super().__init__(folder, flush_seconds=flush_seconds, metadata=metadata)
@@ -74,10 +77,12 @@ class KeepingWriter(Writer):
         return self._image_bytes
 
     def keep(self, unit: Unit, distances: PixelDistances, clean: Pixels, adversarial: Pixels) -> None:
-        """Add the adversarial images of a unit. They are published later.
+        """Add the adversarial images of a unit to the buffer. The buffer is published when it is full or flushed.
 
-        `adversarial`: the variants (images at the V points of the attack) of the unit's N images, `uint8`
-        (V * N, C, H, W). `clean`: the clean images, `uint8` (N, C, H, W). `distances`: those of the variants.
+        A unit has N clean images and an attack with V points (pairs of a number of steps and a budget).
+        `adversarial`: `uint8` (V * N, C, H, W), the N images at the first point, then at the second, and so on.
+        `clean`: the clean images, `uint8` (N, C, H, W). `distances`: the distances of the V * N images to the clean
+        images.
         """
         count, points = len(unit.shard.images), unit.craft.points
         delta = (adversarial.reshape(len(points), *clean.shape) - clean).reshape(len(points) * count, -1)
@@ -102,7 +107,10 @@ class KeepingWriter(Writer):
             self._flush_images()
 
     def flush(self) -> None:
-        """Publish images, then rows. Raises StudyError, and keeps both, if they cannot be written."""
+        """Publish the buffered images, then the buffered rows.
+
+        Raises StudyError if a part cannot be written. The images and rows that are not written stay in the buffer.
+        """
         self._flush_images()
         super().flush()
 
@@ -122,7 +130,7 @@ class KeepingWriter(Writer):
 
 
 def encode_images(images: pa.Table) -> memoryview:
-    """Return the content of a part with `images`, rows of `SCHEMA`."""
+    """Return the content of a part with the rows `images`, which have the columns of `SCHEMA`."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         images,
@@ -137,7 +145,10 @@ def encode_images(images: pa.Table) -> memoryview:
 
 
 class KeptImages:
-    """Reads the images that a run keeps. Raises StudyError if a part is damaged or does not fit the selected images."""
+    """A reader of the images that a run keeps.
+
+    Its methods raise StudyError if a part is damaged, or does not fit the images that the run has selected.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -158,9 +169,10 @@ class KeptImages:
         return set(self._part)
 
     def load(self, unit: Unit, clean: Pixels) -> tuple[PixelDistances, Pixels]:
-        """Return the distances and the V variants of a unit's N images, `uint8` (V * N, C, H, W).
+        """Return the kept images of a unit, `uint8` (V * N, C, H, W), and their distances to the clean images.
 
-        `clean`: the clean images, `uint8` (N, C, H, W).
+        A unit has N clean images and an attack with V points (pairs of a number of steps and a budget). The N images at
+        the first point come first. `clean`: the clean images, `uint8` (N, C, H, W).
         """
         part = self._part[unit.id]
         if str(part) not in self._intact:
@@ -201,16 +213,17 @@ class KeptImages:
 
 
 def kept_pairs(folder: RunFolder) -> pl.DataFrame:
-    """The distinct pairs of `craft` and `image` that a run keeps."""
+    """Return the distinct pairs of `craft` (id of the attack run) and `image` (id of the image) that a run keeps."""
     found = [_read(part, pl.col("craft"), pl.col("image")).unique() for part in _parts(folder)]
     return pl.concat([pl.DataFrame(schema={"craft": pl.String, "image": pl.String}), *found]).unique()
 
 
 def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], point: int | None = None) -> pl.DataFrame:
-    """The differences `delta` from the clean images, for `images` of `crafts`, by `craft`, `image` and `point`, sorted.
+    """Return the kept images with the ids `images` of the attack runs `crafts`, as differences from the clean images.
 
-    `point`: the index of a point; None for all points. An image in several parts occurs several times, with equal
-    pixels. Raises StudyError if a part that has some of these images is damaged.
+    The columns are `craft`, `image`, `point` and `delta`; the rows are sorted by the first three. `point`: the index of
+    one point of the attack (a number of steps and a budget); None for all points. An image that several parts have
+    occurs several times, with equal pixels. Raises StudyError if a part with some of these images is damaged.
     """
     where = pl.col("craft").is_in(list(crafts)) & pl.col("image").is_in(list(images))
     where = where if point is None else where & (pl.col("point") == point)
@@ -224,9 +237,10 @@ def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], poin
 
 
 def units_in(part: StoragePath) -> list[str]:
-    """The ids of the units in a damaged part of kept images. Rows of these units may come from damaged images.
+    """Return the ids of the units in a damaged part of kept images.
 
-    Empty if the part cannot be read: then no launch can have used its images.
+    The rows of these units may come from damaged images. If the part cannot be read, return an empty list, because no
+    launch can have used its images.
     """
     try:
         return scan_files([part]).select(pl.col("unit").unique().sort()).collect()["unit"].to_list()

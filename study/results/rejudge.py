@@ -1,4 +1,7 @@
-"""Judges the sentences of a run again, without new requests to its chat services, and writes a new run folder."""
+"""Judges the answers of a run's chat services again, and writes the run with the new verdicts to a new folder.
+
+The recorded sentences are judged, so the chat services get no new requests.
+"""
 
 from __future__ import annotations
 
@@ -37,20 +40,21 @@ _BATCH = 20_000
 
 @dataclass(frozen=True)
 class Rejudged:
-    """The result of a new judging: by service, the number of answers, and of answers whose verdict changed."""
+    """The result of a new judging, by chat service: the number of judged answers, and how many verdicts changed."""
 
     answers: Mapping[str, int]
     changed: Mapping[str, int]
 
 
 def rejudge(folder: RunFolder, spec: Spec, new: Path) -> Rejudged:
-    """Copy the run at `folder` to the folder `new`, with its sentences judged as `spec` says. The old run stays.
+    """Copy the run at `folder` to the folder `new`, with its sentences judged as `spec` says.
 
-    Judges and `names` of the services come from the models of the same names in `spec`. A judge that is a model
-    gets requests, within its own limits. Its replies are kept in the new folder.
+    The old run is not changed. For each chat service of the run, the model of the same name in `spec` gives the judge
+    and the `names` of labels. If the judge is itself a model, it gets requests, up to the limits in its own settings.
+    Its replies are cached in the new folder.
 
-    Raises StudyError if the run has no chat service, rows are damaged, `spec` sends the services other requests, or
-    `new` exists.
+    Raises StudyError if the run has no chat service or no selected images, or if its rows are damaged. Raises
+    StudyError also if `new` exists, or if `spec` describes other requests to the services than the run made.
     """
     old = resume.spec_of(folder)
     judges = {name: _judge_of(name, old, spec) for name, model in old.models.items() if _talks(model.remote)}
@@ -93,19 +97,19 @@ def _talks(remote: Remote | None) -> bool:
 
 
 def _judge_of(name: str, old: Spec, spec: Spec) -> Remote:
-    """The service of the run with the judge and the names of `spec`.
+    """Return the chat service `name` of the run's spec `old`, with the judge and the `names` that `spec` gives it.
 
-    Raises StudyError if `spec` does not have the service, or sends it other requests.
+    Raises StudyError if `spec` lacks this service, or describes other requests to it than `old` does.
     """
     there, here = old.models[name].remote, spec.models[name].remote if name in spec.models else None
-    assert there is not None, "only services talk"
+    assert there is not None, "every chat service is a remote service"
     if here is None or here.api != "chat":
         raise StudyError(
             f"the run has the chat service '{name}', but the spec does not", accepted=", ".join(spec.models)
         )
     if here.digest != there.digest:
         raise StudyError(
-            f"the spec sends '{name}' other requests than the run did: url, model, prompt or extra differ",
+            f"the spec describes other requests to '{name}' than the run made: url, model, prompt or extra differ",
             todo="change only `judge` and `names`; for other requests, launch another study",
         )
     return there.model_copy(update={"judge": here.judge, "names": here.names})
@@ -122,18 +126,22 @@ def _reader(name: str, remote: Remote, labels: LabelSet, folder: RunFolder) -> J
 
 
 def _keywords(spec: Spec, name: str) -> Remote:
-    """The service of a spec, judged by keywords: with its phrases of refusal, and without a judging model."""
+    """Return the chat service `name` of a spec, with a judge by keywords instead of a judging model.
+
+    The new judge has the same phrases of refusal.
+    """
     remote = spec.models[name].remote
-    assert remote is not None, "only services talk"
+    assert remote is not None, "every chat service is a remote service"
     assert remote.judge is not None, "a chat service has a judge"
     return remote.model_copy(update={"judge": Judge(refusals=remote.judge.refusals)})
 
 
 def _copy(folder: RunFolder, new: Path) -> None:
-    """Copy a local run without its rows.
+    """Copy a local run to the folder `new`, without its rows, its tracking data and its HTML report.
 
-    Kept images are hard links if the file system has these, because kept images never change. If an earlier attempt
-    failed, the replies of the judging model to this attempt are kept, because replies may cost money.
+    Files of kept images never change, so they become hard links if the file system supports links. If `new` is left
+    from a failed attempt, its cached replies of judging models are moved into the new copy, because replies may cost
+    money. Raises StudyError if the run is not local.
     """
     if not isinstance(folder.path, Path):
         raise StudyError(f"{folder.path} is not a local folder", todo="copy the run to a local folder first")
@@ -166,7 +174,7 @@ def _candidates(folder: RunFolder) -> str | None:
 
 
 def _judged_selection(selection: Selection, services: Mapping[str, _Judges]) -> Selection:
-    """The selected images, with the names that the judges find in the clean answers."""
+    """Return the selected images with new verdicts on the clean answers: the label names that the new judges find."""
     images = [image for shard in selection.shards for image in shard.images]
     clean: dict[str, dict[str, Clean]] = {image.image: dict(image.clean) for image in images}
     for name, judges in services.items():
@@ -183,14 +191,21 @@ def _judged_selection(selection: Selection, services: Mapping[str, _Judges]) -> 
 
 @dataclass(frozen=True)
 class _Judges:
-    """Two judgings of one service: `new`, and `old`, which only knows the run's phrases of refusal."""
+    """Two ways to judge the answers of one chat service.
+
+    `new` judges as the new spec says. `old` has the phrases of refusal of the run's spec, and judges by keywords.
+    """
 
     remote: Remote
     new: Judging
     old: Judging
 
     def verdicts(self, rows: pl.DataFrame) -> list[Verdict]:
-        """Judge the sentences of rows again. An answer that the service marked as a refusal stays one."""
+        """Return a new verdict on the sentence of each row.
+
+        If the service itself marked an answer as a refusal, the answer stays a refusal. These are the answers that are
+        recorded as refused although `old` does not find a phrase of refusal in them.
+        """
         marked = [
             refused and not self.old.is_refusal(sentence)
             for sentence, refused in rows.select("sentence", "refused").iter_rows()
@@ -201,7 +216,10 @@ class _Judges:
 
 
 def _rewrite(folder: RunFolder, new: RunFolder, labels: LabelSet, services: Mapping[str, _Judges]) -> Rejudged:
-    """Write each part of the run with new verdicts; rows of other targets stay as they are."""
+    """Write each part of the run at `folder` to the run `new`, with new verdicts, and return the counts.
+
+    `services`: the judges of each chat service, by name. The rows of all other targets are copied unchanged.
+    """
     answers, changed = dict.fromkeys(services, 0), dict.fromkeys(services, 0)
     recorded = resume.selected(new)
     assert recorded is not None, "the selection was just written"
@@ -226,7 +244,10 @@ def _rewrite(folder: RunFolder, new: RunFolder, labels: LabelSet, services: Mapp
 def _judged(
     rows: pl.DataFrame, judges: _Judges, labels: LabelSet, clean: Mapping[str, tuple[str, ...] | None]
 ) -> pl.DataFrame:
-    """The given rows of a chat service with new verdicts."""
+    """Return the given rows of one chat service with new verdicts.
+
+    `clean`: the label names that the new judge finds in the answer for each clean image, by image id.
+    """
 
     def named(label: int | None) -> list[str] | None:
         return None if label is None else list(names_of_label(judges.remote.names, labels, label, talks=True))
@@ -243,7 +264,7 @@ def _judged(
 
 
 def _write(old: StoragePath, rows: pl.DataFrame, new: RunFolder) -> None:
-    """Write `rows` as a part of the new run, with the metadata of the old part."""
+    """Write `rows` as a part of the run `new`, with the Parquet metadata of the part `old`."""
     found = pq.read_schema(pa.BufferReader(old.read_bytes())).metadata or {}
     metadata = {key: value for key, value in found.items() if key not in {versions.METADATA, b"ARROW:schema"}}
     content = encode_part(rows.to_arrow().cast(SCHEMA), metadata)

@@ -1,4 +1,4 @@
-"""Rules that every row of a run must satisfy: possible values, and agreement with the selected images."""
+"""Checks the rows of a run: values must be possible, and must agree with the record of selected images."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from study.images.selection import Selection
 from study.planning.relation import RELATIONS
 
 PART = "part"
-"""The column with the path of a row's part."""
+"""The name of a column with the path of the part (Parquet file) that each row comes from."""
 
 _TOLERANCE = 1e-5
-"""The amount by which a float32 probability may exceed 1."""
+"""The amount by which a float32 probability may exceed 1 through rounding."""
 
 Rule = tuple[str, pl.Expr]
-"""A text that completes "2 rows have …", such as "an unknown relation", and the condition that such rows meet."""
+"""A rule: the text of the problem, and the condition that is true for rows with this problem.
+
+The text completes a sentence such as "2 rows have …", for example with "an unknown relation"."""
 
 _Schema = dict[str, pl.DataType | type[pl.DataType]]
 _SELECTED: _Schema = {"image": pl.String, "selected": pl.Int32, "selected_target": pl.Int32}
@@ -30,17 +32,18 @@ _CLEAN: _Schema = {
 
 
 def impossible(rows: pl.LazyFrame, labels: int | None) -> Iterator[tuple[str, int, str]]:
-    """Yield each violated rule about values, the number of rows that violate the rule, and the place of one such row.
+    """Yield each problem of impossible values, the number of rows with this problem, and the place of one such row.
 
-    `rows` have the column `PART`. `labels`: the size of the label set, if known.
+    `rows` have the column `PART`. `labels`: the number of labels of the study; None if it is not known, so that labels
+    are not checked.
     """
     yield from _violations(rows, _value_rules(labels))
 
 
 def contradicting(rows: pl.LazyFrame, selection: Selection) -> Iterator[tuple[str, int, str]]:
-    """Yield each contradiction to images.parquet, the number of rows with it, and the place of one such row.
+    """Yield each contradiction to images.parquet, the number of rows with this contradiction, and the place of one row.
 
-    `rows` have the column `PART`.
+    `rows` have the column `PART`. `selection`: the content of images.parquet.
     """
     images = [image for shard in selection.shards for image in shard.images]
     selected = [(image.image, image.label, image.target_label) for image in images]

@@ -22,13 +22,13 @@ from study.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunData:
-    """The content of a run, complete or not."""
+    """The content of a run that reports need. The run may be incomplete."""
 
     spec: Spec
     rows: pl.LazyFrame
     selection: Selection
     clean: Mapping[str, Right]
-    """The clean accuracy of each model, if known."""
+    """The clean accuracy of each model, by name. A model whose clean accuracy is not known is left out."""
 
     @property
     def selected(self) -> int:
@@ -37,20 +37,22 @@ class RunData:
 
     @property
     def models(self) -> Mapping[str, Mapping[str, Any]]:
-        """Digest, size and parameters of each model, by name."""
+        """The record of each model, by name, as in models.json: digest, number of parameters, preprocessing."""
         return self.selection.models
 
 
 def run_data(spec: Spec, selection: Selection, folder: RunFolder) -> RunData:
-    """The content of the run of a launch in progress. Only the rows are read from disk."""
+    """Return the content of a run whose spec and selected images are given. Only the rows are read from disk."""
     clean = plausibility.known(spec, selection.models, lambda: to_frame(selection.shards))
     return RunData(spec, current_plan.rows(folder), selection, clean)
 
 
 def open_run(run: str, spec: Path | None = None) -> RunData:
-    """Read a run. `spec` replaces the recorded spec, and may differ from it only in settings that change no row.
+    """Return the content of the run in the folder `run`.
 
-    Raises StudyError if the run has not begun, its files are damaged, or `spec` describes another study.
+    `spec`: the file of a spec that replaces the recorded spec; None for the recorded spec. The two specs may differ
+    only in settings that change no row. Raises StudyError if the run has no selected images yet, its files are damaged,
+    or `spec` describes another study.
     """
     folder = RunFolder(run)
     if not folder.begun:

@@ -1,4 +1,4 @@
-"""Scans the rows of a run, whichever version of `study` wrote them."""
+"""Reads the rows of a run as polars queries. Any earlier version of `study` may have written the rows."""
 
 from __future__ import annotations
 
@@ -25,31 +25,39 @@ from study.storage.run_folder import RunFolder
 from study.storage.s3_path import S3Path, scan_options
 
 MANY_PARTS = 500
-"""Above this number of parts, `scan_cached` copies the rows. Opening fewer parts takes well under a second."""
+"""The number of parts (Parquet files) above which `scan_cached` copies the rows into one file.
+
+Opening this many parts takes well under a second."""
 
 
 def parts(run: str | StoragePath) -> list[StoragePath]:
-    """The parts whose rows count, sorted by path; other files are ignored. Raises StudyError if there is no run."""
+    """Return the parts (Parquet files) whose rows count, sorted by path.
+
+    During a compaction, either the old or the new parts count. Files that are not parts are ignored. Raises StudyError
+    if there is no run.
+    """
     folder = RunFolder(run)
     found = part_file.list_parts(folder.results)
-    # S3 has no folders. There, only the selected images show that a prefix without rows is a run.
+    # S3 has no folders, so `is_dir` is false for a run without rows. The selected images show that there is a run.
     if not found and not folder.results.is_dir() and not folder.begun:
         raise no_run(folder.path, f"{run} is not a run folder: it has no results/")
     return counted(folder.path, found)
 
 
 def scan(run: str | StoragePath) -> pl.LazyFrame:
-    """All rows of a run, with the columns of this version of study; an empty frame if it has no rows yet.
+    """Return all rows of a run, with the columns of this version of study, as a lazy frame.
 
-    Raises StudyError if there is no run, or a later version of study wrote a part.
+    The frame is empty if the run has no rows yet. Raises StudyError if there is no run, or a later version of study
+    wrote a part.
     """
     return scan_versions(run, parts(run))
 
 
 def scan_cached(run: str | StoragePath) -> pl.LazyFrame:
-    """The same rows as `scan`, for many queries. More than MANY_PARTS parts are first copied into one temporary file.
+    """Return the same rows as `scan`, faster to query many times.
 
-    The temporary file exists as long as this process. If it cannot be written, every query scans the parts.
+    If there are more than MANY_PARTS parts, their rows are first copied into one temporary file, which is deleted when
+    this process ends. If this file cannot be written, every query scans the parts.
     """
     found = parts(run)
     if len(found) <= MANY_PARTS:
@@ -68,7 +76,7 @@ def _copied(run: str, names: tuple[str, ...]) -> pl.LazyFrame:
 
 
 def cache_folder() -> str:
-    """The folder of the temporary files of `scan_cached`, removed when this process ends."""
+    """Return the folder of the temporary files of `scan_cached`. It is removed when this process ends."""
     return _temporary().name
 
 
@@ -78,7 +86,7 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def scan_versions(run: str | StoragePath, found: Iterable[StoragePath]) -> pl.LazyFrame:
-    """The rows of some parts of `run`. The parts may have any version; the columns are those of the current schema."""
+    """Return the rows of some parts of `run`, with the present columns. The parts may have different versions."""
     by_version: dict[int, list[StoragePath]] = defaultdict(list)
     for part in found:
         by_version[versions.part_version(part.name, run)].append(part)
@@ -89,9 +97,10 @@ def scan_versions(run: str | StoragePath, found: Iterable[StoragePath]) -> pl.La
 
 
 def _with_relations(run: str | StoragePath, rows: pl.LazyFrame, version: int) -> pl.LazyFrame:
-    """Mark grey-box targets, which follow from the spec of `run`, in rows of versions that record them as black-box.
+    """Return the rows with grey-box targets marked as such. `rows` are rows of `version`.
 
-    If the spec cannot be read, these rows stay black-box.
+    Old versions of study recorded grey-box targets as black-box. The spec of `run` tells which targets are grey-box. If
+    the spec cannot be read, the rows stay black-box.
     """
     if version >= versions.GRADED:
         return rows
@@ -103,11 +112,14 @@ def _with_relations(run: str | StoragePath, rows: pl.LazyFrame, version: int) ->
 
 
 def scan_parts(found: Sequence[StoragePath], version: int, path: str | None = None) -> pl.LazyFrame:
-    """The rows of parts of one version, with the present columns. `path`: name of a column for the path of the part."""
+    """Return the rows of parts that all have `version`, with the present columns.
+
+    `path`: the name of a further column with the path of each row's part; None for no such column.
+    """
     rows = scan_files(
         found,
         schema=versions.columns(version),
-        # Within version 1, columns were added and removed; a missing column means null.
+        # Parts of version 1 do not all have the same columns. A column that a part lacks is read as null.
         missing_columns="insert" if version == 1 else "raise",
         include_file_paths=path,
     )
@@ -115,7 +127,7 @@ def scan_parts(found: Sequence[StoragePath], version: int, path: str | None = No
 
 
 def scan_files(found: Sequence[StoragePath], **options: Any) -> pl.LazyFrame:
-    """Scan Parquet files of a run, local or in S3, with `options` of `polars.scan_parquet`."""
+    """Return a lazy frame of Parquet files, local or in S3. `options` are arguments of `polars.scan_parquet`."""
     return pl.scan_parquet(
         [str(path) for path in found],
         glob=False,
@@ -126,13 +138,16 @@ def scan_files(found: Sequence[StoragePath], **options: Any) -> pl.LazyFrame:
 
 
 def collect(run: str | StoragePath, rows: pl.LazyFrame) -> pl.DataFrame:
-    """Execute a query on the rows of `run`. Raises StudyError if a part cannot be read."""
+    """Return the result of the query `rows` on the rows of `run`. Raises StudyError if a part cannot be read."""
     with integrity.reading(run):
         return rows.collect()
 
 
 def done(run: str | StoragePath) -> dict[str, set[str]]:
-    """By unit id, the targets that have rows. The parts are the only record of finished work."""
+    """Return the targets that have rows, by the id of the unit (one attack run on one shard of images).
+
+    The rows are the only record of finished work.
+    """
     finished: dict[str, set[str]] = defaultdict(set)
     for unit, target in collect(run, scan(run).select("unit", "target").unique()).iter_rows():
         finished[unit].add(target)
@@ -140,7 +155,10 @@ def done(run: str | StoragePath) -> dict[str, set[str]]:
 
 
 def rmsd_by_image(run: str | StoragePath, crafts: Iterable[str]) -> dict[str, dict[str, float]]:
-    """The RMSD after the last step (pixel values 0..255), by craft and image. Images without rows are left out."""
+    """Return the RMSD after the last step, in pixel values 0..255, by craft (attack run) and then by image.
+
+    `crafts` are ids of attack runs. Images without rows are left out.
+    """
     found: dict[str, dict[str, float]] = {craft: {} for craft in crafts}
     rows = (
         scan(run)

@@ -1,4 +1,7 @@
-"""The row: one target's prediction of one adversarial image. Success is computed from rows, and never stored."""
+"""Defines the columns of a row, which holds the answer of one target to one adversarial image.
+
+Rows do not store whether the attack succeeds; `study.analysis` computes success from rows.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,11 @@ from study.images.labels import ABSTAINED
 from study.planning.plan import Craft, Unit
 
 SCHEMA_VERSION = 5
-"""Grows with every change of the columns. Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target
-is a source) instead of `relation`. Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`. Versions
-1 to 4 lack `true_names`, `sentence`, `refused`, `queries` and `lpips`."""
+"""The version of the columns of rows. Every change of the columns increases the version.
+
+Version 1 lacks `top1`. Versions 1 and 2 have `white_box` (whether the target is a source) instead of `relation`.
+Versions 1 to 3 lack `ssim`, `ciede2000`, `craft_pass` and `predict_pass`. Versions 1 to 4 lack `true_names`,
+`sentence`, `refused`, `queries` and `lpips`."""
 
 SCHEMA = pa.schema(
     [
@@ -57,61 +62,67 @@ SCHEMA = pa.schema(
         pa.field("predict_pass", pa.int32()),
     ]
 )
-"""Distances are in pixel values (0..255).
+"""The columns of a row. Distances are in pixel values 0..255.
 
 - `target_label`: null for an untargeted goal.
-- `budget`: the epsilon, RMSD or L2 norm of the attack; in a search for the minimal RMSD, the result of the search. Null
+- `budget`: the epsilon, RMSD or L2 norm of the attack. In a search for the minimal RMSD: the RMSD that was found. Null
   for an attack without a budget, and for a budget that is matched to another attack.
 - `gradients`: number of gradients computed for this image in the first `steps` steps.
 - `relation` of the target to the sources: `white`, `grey` or `black`, see `study.planning.relation`.
-- `top1`: the first label of `top5`. With this column, rates over many millions of rows need not read lists.
-- `ssim` (at most 1) and the mean colour difference `ciede2000` (at least 0): the visibility of the change, see
-  `study.visibility`. Null in a search for the minimal RMSD and for images that an older version kept; `ssim` is also
-  null for images with a side of less than 11 pixels.
-- `lpips` (at least 0): the distance LPIPS. Null where the two above are null, and unless the spec names its weights.
-- `craft_pass`: number of images in the smallest pass of gradients. `predict_pass`: number of images in a pass of
-  predictions. Both are null unless memory ran out and passes were halved, which changes rounding. `craft_pass` is also
-  null for kept images that targets predicted again.
+- `top1`: the first label of `top5`. This column saves queries over many millions of rows from reading lists.
+- `ssim` (at most 1) and the mean colour difference `ciede2000` (at least 0): how visible the change is, see
+  `study.visibility`. Null in a search for the minimal RMSD, and for kept images of an older version of study. `ssim` is
+  also null for images with a side of less than 11 pixels.
+- `lpips` (at least 0): the distance LPIPS. Null if the spec does not name its weights, and where `ciede2000` is null.
+- `craft_pass`: number of images in the smallest batch for which gradients were computed at once. `predict_pass`: number
+  of images in a batch of predictions. Both are null as long as memory does not run out. Otherwise batches are halved,
+  which changes rounding. `craft_pass` is also null for kept images that targets predicted again.
 
 A remote service has its own labels. For a service, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
-`scores` are its answer, best first; `clean_names` is its answer for the clean image; `wanted_names` are its names for
-the target label (null for an untargeted goal). All names are in lower case. These four columns are null for every other
-target.
+`scores` are the service's answer, best first. `clean_names` are the names in its answer for the clean image.
+`wanted_names` are its names for the target label (null for an untargeted goal). All names are in lower case. These four
+columns are null for every other target.
 
 For a chat service, `sentence` is the answer, verbatim. `names` are the names of the study's labels that the judge found
-in this answer, and `clean_names` those in the answer for the clean image. `true_names` are the names of the true label.
-`refused` says whether the answer is a refusal. `sentence`, `true_names` and `refused` are null for every other target.
+in this answer. `clean_names` are the names of labels in the answer for the clean image. `true_names` are the names of
+the true label. `refused` says whether the answer is a refusal. `sentence`, `true_names` and `refused` are null for
+every other target.
 
-`queries` is null unless the spec limits the images that an attack run may show a service for each clean image. With a
-limit, the attacker shows the images of the attack run's points one after the other, and stops at the first success. The
-row of a point is then about the last image that was shown up to this point: it has the answer for this image, the
-distances of this image, and the number of `queries` so far."""
+`queries` is null if the spec does not limit how many images an attack run may show to a service for each clean image.
+With a limit, the attack run shows its images to the service one after another. The order is that of its points (pairs
+of a number of steps and a budget). It stops at the first success. The row of a point then describes the last image that
+was shown up to this point. The row has the answer for this image, its distances, and the number of images shown so far
+(`queries`)."""
 
 
 VISIBLE = ("ssim", "ciede2000", "lpips")
-"""The columns of `study.visibility`."""
+"""The columns that `study.visibility` computes: how visible the change of an image is."""
 
 
 @dataclass(frozen=True)
 class PixelDistances:
-    """The distances of a unit's V variants of N images to the clean images: float64 (V * N,), in pixel values."""
+    """The distances of a unit's adversarial images to the clean images: arrays of float64 (V * N,).
+
+    A unit has N clean images and an attack with V points (pairs of a number of steps and a budget). The values of the N
+    images at the first point come first. `rmsd`, `linf` and `l2` are in pixel values 0..255.
+    """
 
     rmsd: NDArray[np.float64]
     linf: NDArray[np.float64]
     l2: NDArray[np.float64]
     ssim: NDArray[np.float64] | None = None
-    """Structural similarity of each image, NaN if it is undefined for an image; None if not computed."""
+    """Structural similarity of each image, NaN for an image for which it is undefined; None if not computed."""
     ciede2000: NDArray[np.float64] | None = None
     """Mean colour difference of each image; None if not computed."""
     lpips: NDArray[np.float64] | None = None
     """LPIPS of each image; None if not computed."""
     gradients: int | None = None
-    """Number of gradients of one image, as a worker counted them; None if the number follows from the recipe."""
+    """Number of gradients of one image, as a worker counted them; None if the attack's recipe determines the number."""
     passes: int | None = None
-    """Number of images in the smallest pass of gradients, if memory ran out; None otherwise."""
+    """Number of images in the smallest batch of gradients, if memory ran out; None otherwise."""
 
     def at(self, places: NDArray[np.int64]) -> PixelDistances:
-        """The distances of the images at `places`, in this order."""
+        """Return the distances of the images with the indices `places`, in the order of `places`."""
         seen: dict[str, Any] = {
             name: None if values is None else values[places] for name, values in self.visible.items()
         }
@@ -119,24 +130,35 @@ class PixelDistances:
 
     @property
     def visible(self) -> dict[str, NDArray[np.float64] | None]:
-        """The measures of visibility by column."""
+        """The measures of visibility, by the name of their column; None for a measure that was not computed."""
         return {name: getattr(self, name) for name in VISIBLE}
 
     @classmethod
     def zeros(cls, count: int) -> PixelDistances:
-        """Distances of 0, for a search for the minimal RMSD that so far has only the direction of the perturbation."""
+        """Return distances of 0 for `count` images.
+
+        A search for the minimal RMSD uses them while it has only the direction of the perturbation, and no image yet.
+        """
         return cls(np.zeros(count), np.zeros(count), np.zeros(count))
 
 
 @dataclass(frozen=True)
 class TargetAnswers:
-    """One target's answers for a unit's V * N images: labels `int32` and probabilities `float32`, (V * N, K) each.
+    """One target's answers to a unit's V * N adversarial images.
 
-    In a search for the minimal RMSD, `distances` are the distances of the images found for this target, and `budgets`
-    (N,) are their RMSDs. A remote service gives `names` and `scores` for each image, best first, and no labels: K is 0.
-    A chat service also gives `sentences`, and in `refused` whether each sentence is a refusal. If the queries of a
-    service are limited, `shown` (V * N,) has, for each of the V * N images, the index of the image that the answer is
-    about. `passes`: the number of images in a pass, if memory ran out; None otherwise.
+    A unit has N clean images and an attack with V points (pairs of a number of steps and a budget). The answers to the
+    N images at the first point come first.
+
+    `top5` has the K most probable labels of each image, `int32` (V * N, K), best first. K is at most 5. `top5_prob` has
+    their probabilities, `float32` (V * N, K). In a search for the minimal RMSD, the images depend on the target. Then
+    `distances` are the distances of this target's images, and `budgets` (N,) are their RMSDs.
+
+    A remote service gives `names` and `scores` for each image, best first, and no labels: K is 0. A chat service also
+    gives `sentences`; `refused` says for each sentence whether it is a refusal. If the number of queries to a service
+    is limited, not every image is shown to the service. Then `shown` (V * N,) has, for each image, the index of the
+    image whose answer counts.
+
+    `passes`: the number of images in a batch of predictions, if memory ran out; None otherwise.
     """
 
     target: str
@@ -151,11 +173,11 @@ class TargetAnswers:
     shown: NDArray[np.int64] | None = None
     passes: int | None = None
     abstained: NDArray[np.bool_] | None = None
-    """Whether a target that votes gave no answer for an image, (V * N,); None if every image has an answer."""
+    """For each image, whether a target that predicts by votes gave no answer, (V * N,); None if all were answered."""
 
     @property
     def top1(self) -> NDArray[np.int32] | None:
-        """The answers (V * N,): the first labels, or ABSTAINED; None for a service."""
+        """The most probable label of each image (V * N,), or ABSTAINED if there is no answer; None for a service."""
         if self.top5.shape[1] == 0:
             return None
         first: NDArray[np.int32] = self.top5[:, 0]
@@ -163,13 +185,17 @@ class TargetAnswers:
 
 
 WantedNames = Mapping[str, Mapping[int, tuple[str, ...]]]
-"""The names that each remote service has for a label of the study, by model name and label. For services
-that answer with labels, only names of target labels are present."""
+"""The names that a remote service has for a label of the study, by model name, then by label.
+
+For services that answer with labels instead of sentences, only the names of target labels are present."""
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """The result of one unit. Its rows are ordered by target, then by variant, then by image."""
+    """The result of one unit (one attack run on one shard of images).
+
+    Its rows are sorted by target, then by point (number of steps and budget), then by image.
+    """
 
     unit: Unit
     distances: PixelDistances
@@ -178,12 +204,12 @@ class UnitResult:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """The number of rows."""
         return len(self.unit.shard.images) * len(self.unit.craft.points) * len(self.answers)
 
 
 def table(results: Sequence[UnitResult]) -> pa.Table:
-    """The rows of units, one unit after another. For many units, one call is much faster than a call for each."""
+    """Return the rows of units, one unit after another. One call for many units is much faster than many calls."""
     found = [_columns(one) for one in results]
     joined = {}
     for field_ in SCHEMA:
@@ -261,12 +287,16 @@ def _columns(result: UnitResult) -> dict[str, Any]:
 
 
 def nullable(values: NDArray[np.float64] | None, count: int) -> pa.Array[Any]:
-    """A column of `count` rows: `values` with null for NaN, or only nulls if `values` is None."""
+    """Return a column of `count` rows: `values` with null instead of NaN, or only nulls if `values` is None."""
     return pa.nulls(count, pa.float64()) if values is None else pa.array(values, mask=np.isnan(values))
 
 
 def _gradients(craft: Craft, distances: PixelDistances, steps: int) -> int | None:
-    """Number of gradients of one image: as counted, else by the recipe; None for kept images of an external attack."""
+    """Return the number of gradients of one image in `steps` steps; None if the number is not known.
+
+    The number that a worker counted is preferred to the number that follows from the recipe. It is not known for kept
+    images of another library's attack.
+    """
     if distances.gradients is not None or craft.recipe.external is not None:
         return distances.gradients
     return craft.recipe.gradients(steps, len(craft.sources))

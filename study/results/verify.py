@@ -1,4 +1,4 @@
-"""Verifies a run: parts are intact, rows have possible values, every cell of the plan has its rows exactly once."""
+"""Verifies a run: parts are intact, rows have possible values, and every planned row exists exactly once."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _MOVE = integrity.advice("results")
 _RESTORE = "restore it from a backup, or launch into a new folder with --output"
 _RESTORE_IMAGES = "restore images.parquet from a backup"
 _ROW = [name for name in ("unit", "target", "steps", "variant", "budget", "image") if name in versions.PRESENT.names()]
-"""The columns that identify a row."""
+"""The columns whose values together identify a row."""
 
 
 @dataclass(frozen=True)
 class Issue:
-    """A problem of a run. A problem of the kind `note` is harmless."""
+    """A problem of a run: what is wrong, where, and what to do. A problem of the kind `note` is harmless."""
 
     kind: Severity
     what: str
@@ -49,10 +49,11 @@ class VerificationReport:
 
     Attributes:
         run: The address of the run.
-        parts, rows, units: Numbers of parts, rows, and units with rows.
+        parts, rows, units: Numbers of parts (Parquet files), of rows, and of units with rows. A unit is one attack run
+            on one shard of images.
         pairs: Number of (unit, target) pairs with rows.
         expected: Number of (unit, target) pairs of the plan; None if there is no plan.
-        probes: Number of probe units with rows.
+        probes: Number of probe units (one geometry probe on one shard) with rows.
         probes_expected: Number of probe units of the plan; None if the spec has no probes.
         findings: The problems.
     """
@@ -69,7 +70,7 @@ class VerificationReport:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is damaged and nothing is missing."""
+        """Whether no part, row or file is damaged or missing."""
         return all(issue.kind == "note" for issue in self.findings)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,7 +81,10 @@ class VerificationReport:
 
 
 def verify(run: str | StoragePath) -> VerificationReport:
-    """Read a whole run and report its problems. Raises StudyError without a run, or if the storage does not answer."""
+    """Read a whole run and return the report on its problems.
+
+    Raises StudyError if `run` is not a run folder, or if the storage does not answer.
+    """
     folder = RunFolder(run)
     report = VerificationReport(str(folder.path))
     if not (folder.results.is_dir() or folder.spec.is_file()):
@@ -121,7 +125,10 @@ def _rows(count: int) -> str:
 
 
 def _parts(folder: RunFolder, report: VerificationReport) -> dict[int, list[StoragePath]]:
-    """The readable parts by version. Reports all other files in `results/`, and files in `kept/` that are not parts."""
+    """Return the readable parts of `results/`, by version.
+
+    Reports parts that cannot be read, parts without a digest, and files in `results/` and `kept/` that are not parts.
+    """
     readable: dict[int, list[StoragePath]] = {}
     for place in (folder.results, folder.kept):
         add_strays(place, f"{place.name}/", report)
@@ -135,13 +142,13 @@ def _parts(folder: RunFolder, report: VerificationReport) -> dict[int, list[Stor
             readable.setdefault(name.version, []).append(path)
     if unsigned:
         parts = "1 part has no digest" if unsigned == 1 else f"{unsigned} parts have no digests"
-        report.add("note", f"{parts} (written by an old version of study): a changed bit may go unnoticed",
+        report.add("note", f"{parts} (written by an old version of study), so damage may not be noticed",
                    folder.results, "run `study compact`, which writes parts with digests")  # fmt: skip
     return readable
 
 
 def add_strays(folder: StoragePath, name: str, report: VerificationReport) -> None:
-    """Note the files in a folder of parts that are not parts; `name` is the folder's name in messages."""
+    """Add a note to the report if a folder of parts has other files. `name` is the folder's name in messages."""
     strays = part_file.list_strays(folder)
     if strays:
         todo = f"move files that you do not need out of {name}: polars reads all Parquet files in a folder"
@@ -149,7 +156,10 @@ def add_strays(folder: StoragePath, name: str, report: VerificationReport) -> No
 
 
 def _readable(path: StoragePath, name: PartName, report: VerificationReport) -> bool:
-    """Whether the rows of a part can be used. Reports damage of the part."""
+    """Return whether the rows of a part can be read, and report damage of the part.
+
+    A part whose content does not match its digest is damaged, but its rows can be read.
+    """
     table = read_part(path, SCHEMA_VERSION, report, _MOVE)
     if table is None:
         return False
@@ -169,9 +179,10 @@ def _readable(path: StoragePath, name: PartName, report: VerificationReport) -> 
 
 
 def read_part(path: StoragePath, newest: int, report: VerificationReport, todo: str) -> pa.Table | None:
-    """Read a part; None if it cannot be read, or is of a version after `newest`.
+    """Return the content of a part; None if it cannot be read, or if its version is later than `newest`.
 
-    Reports both cases, and a part whose content does not match the digest in its name.
+    Reports both cases. Also reports a part whose content does not match the digest in its name. `todo` says in the
+    report what to do.
     """
     name = part_file.parse_name(path.name)
     if name is not None and name.version > newest:
@@ -212,7 +223,7 @@ def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: VerificationRepo
 
 
 def _plan(folder: RunFolder, report: VerificationReport) -> tuple[Spec | None, Plan | None, Selection | None]:
-    """The spec, the plan and the selected images. Each is None if it cannot be read; then the reason is reported."""
+    """Return the spec, the plan and the selected images. Each is None if it cannot be read; the reason is reported."""
     missing = [path for path in (folder.spec, folder.models, folder.images) if not path.is_file()]
     for path in missing:
         problem = f"{path.name} is missing, so the completeness of the run cannot be checked"
@@ -235,7 +246,7 @@ def _plan(folder: RunFolder, report: VerificationReport) -> tuple[Spec | None, P
 
 
 def _arithmetic(folder: RunFolder, report: VerificationReport) -> None:
-    """Note rows that were computed in several float environments."""
+    """Add a note to the report if rows come from several kinds of processor or several library versions."""
     try:
         found = float_environment.recorded(folder)
     except StudyError as error:
@@ -251,7 +262,7 @@ def _arithmetic(folder: RunFolder, report: VerificationReport) -> None:
 
 
 def _digests(folder: RunFolder, report: VerificationReport) -> list[StoragePath]:
-    """The files among spec, models and images that do not match their recorded digests. Reports them."""
+    """Return and report the files among spec, models and images that do not match their recorded digests."""
     if not folder.digests.is_file():
         problem = "images.parquet and models.json have no digests: the run is old, or digests.json was removed"
         report.add("note", problem, folder.digests, "nothing: everything else is checked")
@@ -267,7 +278,7 @@ def _digests(folder: RunFolder, report: VerificationReport) -> list[StoragePath]
 
 
 def _count(rows: pl.LazyFrame, report: VerificationReport) -> None:
-    """Count rows, units and pairs; report rows that exist more than once."""
+    """Write the numbers of rows, units and (unit, target) pairs into the report. Report rows that exist twice."""
     counted = rows.select(pl.len(), pl.col("unit").n_unique(), pairs=pl.struct("unit", "target").n_unique()).collect()
     report.rows, report.units, report.pairs = counted.row(0)
     holders = rows.group_by(_ROW).agg(pl.len(), pl.col(PART).unique().sort())
@@ -277,11 +288,11 @@ def _count(rows: pl.LazyFrame, report: VerificationReport) -> None:
         where = f"unit {first['unit']}, target {first['target']}, image {first['image']}"
         exist = "1 row exists" if twice.height == 1 else f"{twice.height} rows exist"
         report.add("damaged", f"{exist} more than once", f"{' and '.join(first[PART])}: {where}",
-                   "of the parts that hold the same rows, move all but one out of results/")  # fmt: skip
+                   "move all of these parts except one out of results/")  # fmt: skip
 
 
 def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) -> None:
-    """Report (unit, target) pairs of the plan without all their rows, and note rows outside the plan."""
+    """Report the (unit, target) pairs of the plan that lack rows. Add a note if rows are not in the plan."""
     left: dict[tuple[str, str], int] = {}
     if rows is not None:
         found = rows.group_by("unit", "target").len().collect()
@@ -308,5 +319,5 @@ def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) ->
                    f"find the part with rows of this unit; {_MOVE}")  # fmt: skip
     if left:
         unit, target = min(left)
-        report.add("note", f"{_rows(sum(left.values()))} no cell in the present spec",
+        report.add("note", f"{_rows(sum(left.values()))} a unit or target that is not in the plan of the present spec",
                    f"unit {unit}, target {target}", "nothing: an earlier spec asked for them")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Versions of the columns of rows. A scan converts rows of older versions to the present columns."""
+"""Versions of the columns of rows: converts rows of older versions to the present columns when they are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from study.results.schema import SCHEMA, SCHEMA_VERSION
 from study.storage.part_file import parse_name
 
 PRESENT = pl.DataFrame(SCHEMA.empty_table()).schema
-"""The present columns."""
+"""The present columns of a row, with their types."""
 
 METADATA = b"study.schema_version"
-"""The key of the version in a part's Parquet metadata."""
+"""The key in a part's Parquet metadata whose value is the version of the columns."""
 
 GRADED = 3
 """The first version whose rows distinguish grey-box from black-box targets."""
@@ -23,11 +23,11 @@ GRADED = 3
 
 @dataclass(frozen=True)
 class Migration:
-    """The step from a version to the next one.
+    """The conversion between a version of the columns and the next version.
 
     Attributes:
-        before: Derives the columns of the older version from those of the newer version.
-        bring: Converts rows of the older version to the newer version.
+        before: Returns the columns of the older version, given the columns of the newer version.
+        bring: Converts rows of the older version to rows of the newer version.
     """
 
     before: Callable[[pl.Schema], pl.Schema]
@@ -73,12 +73,14 @@ MIGRATIONS: dict[int, Migration] = {
         ),
     ),
 }
-"""The migration from each older version, by version. Rows of versions 1 and 2 call grey-box
-targets black-box; `study.results.scanning` corrects them with the spec."""
+"""The migration from each older version to the next version. The key is the older version.
+
+Rows of versions 1 and 2 record grey-box targets as black-box. `study.results.scanning` corrects these rows with the
+spec."""
 
 
 def part_version(name: str, run: object) -> int:
-    """The version of the part called `name`; 1 if `name` is not the name of a part.
+    """Return the version of the part called `name`; 1 if `name` is not the name of a part.
 
     Raises StudyError if this installation does not know the version.
     """
@@ -95,7 +97,7 @@ def part_version(name: str, run: object) -> int:
 
 
 def columns(version: int) -> pl.Schema:
-    """The columns of parts of `version`."""
+    """Return the columns of parts of `version`, with their types."""
     schema = PRESENT
     for older in range(SCHEMA_VERSION - 1, version - 1, -1):
         schema = MIGRATIONS[older].before(schema)
@@ -103,7 +105,10 @@ def columns(version: int) -> pl.Schema:
 
 
 def forward(rows: pl.LazyFrame, version: int, *extra: str) -> pl.LazyFrame:
-    """Convert rows of `version` to the present columns, in their order, followed by the columns `extra`."""
+    """Return rows of `version`, converted to the present columns in their present order.
+
+    The columns named in `extra` are kept, after all other columns.
+    """
     for older in range(version, SCHEMA_VERSION):
         rows = MIGRATIONS[older].bring(rows)
     return rows if version == SCHEMA_VERSION else rows.select(*PRESENT.names(), *extra).cast(PRESENT)

@@ -18,9 +18,10 @@ _MAX_ROWS = 50_000
 
 
 class Writer:
-    """Buffers the rows of finished units and publishes them as a part every few seconds or `_MAX_ROWS` rows.
+    """A buffer for the rows of finished units (one attack run on one shard of images each).
 
-    A unit's rows are never split over parts. Rows that are unpublished when the process dies are lost: their units run
+    The buffered rows are published as one part every few seconds, or as soon as there are `_MAX_ROWS` rows. All rows of
+    a unit are in the same part. If the process dies, unpublished rows are lost, and the next launch runs their units
     again.
     """
 
@@ -33,10 +34,10 @@ class Writer:
         into: StoragePath | None = None,
         version: int = SCHEMA_VERSION,
     ) -> None:
-        """Write to `results/`, or to the existing folder `into`. `version`: the version of the rows' columns.
+        """`into`: the existing folder for the parts; None for `results/`. `version`: the version of the rows' columns.
 
-        `metadata`: everything outside the spec that affects the rows. This mapping is written into the Parquet
-        schema of every part, with its content at that time: workers of other machines may have joined.
+        `metadata`: everything outside the spec that affects the rows. The caller may extend this mapping during a run,
+        when workers on other machines join. Each part gets the content that the mapping has when the part is written.
         """
         self.folder = folder
         self._into = folder.results if into is None else into
@@ -57,7 +58,10 @@ class Writer:
             self.flush()
 
     def add_result(self, result: UnitResult) -> None:
-        """Add the result of one unit. Its rows are made later, together with those of other units."""
+        """Add the result of one unit. Publish the buffer if it is full.
+
+        The rows of all results are made at once when the buffer is published, because this is faster.
+        """
         self._results.append(result)
         self._rows += result.rows
         if self._rows >= _MAX_ROWS:
@@ -69,9 +73,10 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Publish the buffer. Raises StudyError, and keeps the rows, if they cannot be written.
+        """Publish the buffer as one part. Raises StudyError if the part cannot be written; the rows are then kept.
 
-        A part whose writing failed is written again under the same name, because it may be in place already.
+        The next call writes a failed part again, under the same name. So rows are not duplicated if the failed call has
+        in fact written the part.
         """
         self._publish()
         if self._results:
@@ -93,7 +98,10 @@ class Writer:
 
 
 def encode_part(rows: pa.Table, metadata: Mapping[bytes, bytes], version: int = SCHEMA_VERSION) -> memoryview:
-    """Return the content of a part: `rows` in groups of up to 100,000, `metadata`, and the version of the columns."""
+    """Return the content of a part (Parquet file) with `rows` in row groups of up to 100,000.
+
+    Its Parquet metadata are `metadata` and the version of the columns.
+    """
     sink = pa.BufferOutputStream()
     full = {**metadata, versions.METADATA: str(version).encode()}
     pq.write_table(rows.replace_schema_metadata(full), sink, compression="zstd", row_group_size=100_000)

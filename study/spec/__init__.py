@@ -1,1 +1,1 @@
-"""The spec of a study in YAML: the schema, reading with line numbers, validation and its messages."""
+"""The spec of a study, a YAML file: its schema, reading with line numbers, validation and the messages about errors."""

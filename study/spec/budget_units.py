@@ -1,4 +1,7 @@
-"""Refuse budgets and step sizes that look as if pixel values were 0..1. In a spec, pixel values are 0..255."""
+"""Refuse budgets and step sizes that were probably meant for images scaled to 0..1.
+
+In a spec, pixel values are 0..255.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,19 @@ from study.errors import StudyError
 from study.spec.yaml_document import Document, Place
 
 _DOUBTFUL = {"epsilon": 1.0, "rmsd": 1.0, "minimal": 1.0, "l2": 10.0}
-"""For each kind of budget, the largest length that is questioned, in pixel values. For comparison: if 100 values change
-by 1, the change has an L2 norm of 10."""
+"""For each kind of budget, the largest length that counts as doubtful, in pixel values.
+
+For comparison: if 100 values change by 1, the change has an L2 norm of 10.
+"""
 
 _NAMES = {"epsilon": "an epsilon", "rmsd": "an RMSD", "minimal": "a search up to an RMSD", "l2": "an L2 norm"}
 
 _SMALLEST_PATH = 0.5
-"""If all steps together are shorter than this, in pixel values, rounding undoes them and no pixel changes."""
+"""If all steps together are shorter than this, in pixel values, the rounding to 8 bits removes them."""
 
 
 def check_units(attacks: Mapping[str, Attack], document: Document) -> None:
-    """Check every attack of a spec as `check_attack` does."""
+    """Check every attack of a spec as `check_attack` does. `document` is the YAML document of the spec."""
     for name, attack in attacks.items():
         check_attack(attack, document, ("attacks", name))
 
@@ -30,10 +35,11 @@ def check_units(attacks: Mapping[str, Attack], document: Document) -> None:
 def check_attack(attack: Attack, document: Document, place: Place) -> None:
     """Refuse lengths so small that they were probably meant for images scaled to 0..1.
 
-    A length written as a text such as `0.5/255` is never refused, because its unit is clear. `place`: the place of the
-    attack in the document. Raises StudyError, with the line, if the largest budget of the attack is at most 1 (at most
-    10 for an L2 norm), or if the sum of its sign steps is below 0.5. The sum is not checked if the attack has a
-    `start`, or if the step size follows from the budget.
+    `place` is the place of the attack in the document. Raises StudyError, with the line, if the largest budget of the
+    attack is at most 1 (at most 10 for an L2 norm), or if all its sign steps together are shorter than 0.5.
+
+    A length written as a text such as `0.5/255` is never refused, because its unit is clear. The steps are not checked
+    if the attack has a `start`, or if the step size follows from the budget.
     """
     kind = attack.budget.kind
     longest = _doubtful_budget(attack)
@@ -51,9 +57,9 @@ def check_attack(attack: Attack, document: Document, place: Place) -> None:
 
 
 def with_units(attack: Attack, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The `plain` data of an attack, with texts such as `0.5/255` for the lengths that `check_attack` would refuse.
+    """Return the `plain` data of an attack, with texts such as `0.5/255` for lengths that `check_attack` would refuse.
 
-    A spec that was accepted and is written to a file in this form is accepted again when the file is read.
+    If an accepted spec is written to a file in this form, it is accepted again when the file is read.
     """
     written = dict(plain)
     if _doubtful_budget(attack) is not None:
@@ -67,9 +73,10 @@ def with_units(attack: Attack, plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _doubtful_budget(attack: Attack) -> float | None:
-    """The largest length of a budget if this length is small enough to be questioned, else None.
+    """Return the largest length of the attack's budget if it is so small that it is doubtful, else None.
 
-    A budget rule in a user's file has its own unit, so its lengths are never questioned.
+    A doubtful length was probably meant for images scaled to 0..1. Return None for a budget rule of a user's file,
+    because such a rule has its own unit.
     """
     if attack.budget.rule is not None:
         return None
@@ -78,9 +85,9 @@ def _doubtful_budget(attack: Attack) -> float | None:
 
 
 def _doubtful_step(attack: Attack) -> float | None:
-    """The step size of sign steps that together move no pixel, else None.
+    """Return the step size of the attack if all its sign steps together move no pixel, else None.
 
-    Also None for an attack with a `start`, and if the step size follows from the budget.
+    Return None also for an attack with a `start`, and if the step size follows from the budget.
     """
     size = attack.step_size
     if attack.step != "sign" or attack.start is not None or size is None or size == attack.automatic_step_size:
@@ -89,7 +96,10 @@ def _doubtful_step(attack: Attack) -> float | None:
 
 
 def _of_255(given: Any) -> Any:
-    """Lengths as texts with their unit, such as `8/255`. Reading such a text gives the same number."""
+    """Return the lengths in `given` as texts with their unit, such as `8/255`.
+
+    Reading such a text gives the same number.
+    """
     if isinstance(given, dict):
         return {key: _of_255(one) for key, one in given.items()}
     if isinstance(given, list | tuple):
@@ -103,13 +113,16 @@ def _lengths(budget: Budget) -> Iterator[float]:
 
 
 def _place(document: Document, attack: Place, kind: str) -> Place:
-    """The place of a budget in the document: the key `kind` of the attack, or this key in its `budget`."""
+    """Return the place of a budget in the document: the key `kind` of the attack, or the key `kind` in its `budget`."""
     short = (*attack, kind)
     return (*attack, "budget", kind) if _at(document, short) is None else short
 
 
 def _at(document: Document, place: Place) -> Any:
-    """The value that the user wrote at a place; None if the user wrote nothing there, as for the budget of a preset."""
+    """Return the value that the user wrote at a place.
+
+    Return None if the user wrote nothing there, for example because the value comes from a preset.
+    """
     data = document.data
     for part in place:
         data = data.get(part) if isinstance(data, dict) else None
@@ -117,7 +130,10 @@ def _at(document: Document, place: Place) -> Any:
 
 
 def _says_its_unit(written: Any) -> bool:
-    """Whether a length is written as a text, such as a fraction of 255. Of several lengths, a single text is enough."""
+    """Whether a length is written as a text, such as a fraction of 255.
+
+    In a list or range of lengths, one text is enough.
+    """
     if isinstance(written, dict):
         return any(map(_says_its_unit, written.values()))
     if isinstance(written, list | tuple):

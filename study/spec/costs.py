@@ -1,6 +1,6 @@
-"""Attacks limited to a number of gradients: `budget: {gradients: 400}`, and experiments with `at-cost`.
+"""Attacks that are limited to a number of gradients: `budget: {gradients: 400}`, and experiments with `at-cost`.
 
-When a spec is read, both forms are converted to numbers of steps. Plans, ids and rows contain only steps.
+When a spec is read, both limits are converted to numbers of steps. Plans, ids and rows contain only steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from study.spec.yaml_document import Document
 
 
 def with_costs(spec: Spec, document: Document) -> Spec:
-    """Return the spec with the numbers of steps that follow from its numbers of gradients.
+    """Return the spec with all limits on gradients replaced by numbers of steps that keep these limits.
 
     Raises StudyError, with the line, if not even one step fits, or if an attack would take different numbers of steps
     on ensembles of different sizes.
@@ -36,7 +36,7 @@ def with_costs(spec: Spec, document: Document) -> Spec:
 
 
 def _limited(spec: Spec, document: Document, name: str, limit: int) -> Attack:
-    """The attack `name` with as many steps as `limit` gradients allow."""
+    """Return the attack `name` with the largest number of steps that takes at most `limit` gradients."""
     used = [one for one in spec.experiments.values() if name in one.attacks]
     sizes = {len(sources) for one in used for sources in spec.source_sets(one)} or {1}
     attack = spec.attacks[name]
@@ -48,7 +48,7 @@ def _limited(spec: Spec, document: Document, name: str, limit: int) -> Attack:
 def _with_checkpoints(
     spec: Spec, document: Document, name: str, experiment: Experiment
 ) -> Iterator[tuple[str, Attack]]:
-    """Yield new names and attacks: the attacks of the experiment, each with a checkpoint at each cost."""
+    """Yield new names and attacks: each attack of the experiment, with a checkpoint at each cost of its `at-cost`."""
     assert experiment.at_cost is not None, "the caller has checked `at-cost`"
     costs = experiment.at_cost.gradients
     sizes = {len(sources) for sources in spec.source_sets(experiment)}
@@ -57,10 +57,10 @@ def _with_checkpoints(
     for called in experiment.attacks:
         attack = spec.attacks.get(called)
         if attack is None:
-            # Validation refuses unknown attacks.
+            # An unknown attack is left to the validation, which runs later and refuses it.
             continue
         if called.endswith(ending):
-            # A resolved spec has the checkpoints already.
+            # In a resolved spec, this attack already has the checkpoints.
             yield called, attack
             continue
         if len(attack.budget.levels) > 1 or attack.steps == 0:

@@ -9,7 +9,10 @@ from pydantic_core import PydanticCustomError
 
 
 class Frozen(BaseModel):
-    """Keyword-only, immutable and strict: unknown keys and values of another type are errors. -0.0 becomes 0.0."""
+    """The base class of all parts of a spec: immutable, strict, and created with keyword arguments.
+
+    Unknown keys and values of another type are errors. -0.0 becomes 0.0.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -26,5 +29,5 @@ def _positive_zero(value: Any) -> Any:
 
 
 def rejected(what: str, accepted: str) -> PydanticCustomError:
-    """The error for a validator to raise. `what`: what is wrong. `accepted`: the accepted values."""
+    """Return the error for a validator to raise. `what` says what is wrong, and `accepted` says what is accepted."""
     return PydanticCustomError("reference", "{what}", {"what": what, "accepted": accepted})

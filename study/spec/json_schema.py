@@ -1,4 +1,7 @@
-"""The JSON schema of a spec, for editors. Pydantic generates it; the fields of models declare their short forms."""
+"""The JSON schema of a spec, for editors.
+
+Pydantic generates the schema; the fields of models declare their short forms.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from study.spec.schema import Spec
 
 
 class _WithoutTitles(GenerateJsonSchema):
-    """Leaves out the titles that pydantic derives from keys, because they only repeat the keys."""
+    """A generator that leaves out the titles that pydantic derives from keys, because they only repeat the keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -26,12 +29,13 @@ class _WithoutTitles(GenerateJsonSchema):
 def spec_schema() -> dict[str, Any]:
     """Return the JSON schema of a spec.
 
-    The schema accepts every valid spec. It also accepts some invalid specs, because it checks each part on its own.
+    The schema accepts every valid spec. It also accepts some invalid specs, because it checks each part of a spec
+    without the other parts.
     """
     schema = Spec.model_json_schema(schema_generator=_WithoutTitles)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A study", **schema}
 
 
 def text() -> str:
-    """The schema as JSON text, indented, with a line break at the end."""
+    """Return the JSON schema of a spec as indented JSON text, with a line break at the end."""
     return json.dumps(spec_schema(), indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Reads a YAML file into a validated spec. Resolves presets, short names and models that name another model."""
+"""Read a YAML file into a validated spec: resolve presets, short names, and models that refer to another model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ from study.spec.yaml_document import Document, Place
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
-    """Read, resolve and validate the spec at `path`, or the shipped spec of that name if there is no such file.
+    """Read, resolve and validate the spec at `path`. If there is no such file, `path` is the name of a shipped spec.
 
-    `overrides`: texts `key=value`, which replace values of the spec.
-
-    Raises StudyError, with file, line and key, for the first error.
+    `overrides` are texts `key=value`, which replace values of the spec. Raises StudyError, with file, line and key, for
+    the first error.
     """
     document = yaml_document.read(located(path))
     for assignment in overrides:
@@ -42,9 +41,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> SpecFile:
 
 
 def read_resolved(text: str, name: str) -> Spec:
-    """Read a spec that `Spec.text` has written. `${NAME}` is not expanded: the launch has already expanded variables.
+    """Read a spec that `Spec.text` has written. `name` is the name of its file, for messages.
 
-    Raises StudyError if the text is damaged.
+    `${NAME}` is not expanded, because the launch that wrote the spec has expanded all variables. Raises StudyError if
+    the text is damaged.
     """
     document = yaml_document.as_written(text, name)
     if isinstance(document.data, dict):
@@ -54,9 +54,9 @@ def read_resolved(text: str, name: str) -> Spec:
 
 
 def from_data(data: Mapping[str, object], name: str) -> SpecFile:
-    """Read, resolve and validate a spec that a program has made. `data`: the content of a spec's YAML file.
+    """Read, resolve and validate a spec that a program has made. `data` is the content of a spec, as in its YAML file.
 
-    Messages show `name` instead of a file. Raises StudyError, with the key, for the first error.
+    Messages show `name` in place of a file. Raises StudyError, with the key, for the first error.
     """
     document = yaml_document.from_data(data, name)
     file = resolve(document)
@@ -65,12 +65,18 @@ def from_data(data: Mapping[str, object], name: str) -> SpecFile:
 
 
 def again(spec: Spec, name: str) -> SpecFile:
-    """Validate a resolved spec, which a program may have changed. Messages show `name` instead of a file."""
+    """Validate a resolved spec again, because a program may have changed it.
+
+    Messages show `name` in place of a file.
+    """
     return resolve(Document(name, yaml_document.as_written(spec.text(), name).data))
 
 
 def resolve(document: Document) -> SpecFile:
-    """Resolve a parsed document to a spec, and validate it."""
+    """Return the validated spec of a parsed YAML document.
+
+    Presets, short names and other short forms are replaced by their full values. Raises StudyError for the first error.
+    """
     data = document.data
     if not isinstance(data, dict):
         raise StudyError("a spec is a mapping with the keys study, images, models, experiments", where=document.name)
@@ -94,7 +100,10 @@ def resolve(document: Document) -> SpecFile:
 
 
 def _with_short_names(given: Any) -> Any:
-    """Add the network to each model without a network whose name is a short name of a network."""
+    """Add a network to each model that has none, if the model's name is a short name of a network.
+
+    Return all models of the spec.
+    """
     if not isinstance(given, dict):
         return given
     models = {}
@@ -107,7 +116,10 @@ def _with_short_names(given: Any) -> Any:
 
 
 def _with_base_models(spec: Spec) -> Spec:
-    """Replace each model that names another model by a copy of the other, with its own transform and family."""
+    """Replace each model that refers to another model (`model: …`) by a copy of this other model.
+
+    The copy has the transform of the referring model, and its family if it gives one.
+    """
     models = {}
     for name, model in spec.models.items():
         own = {"transform": model.transform} | ({} if model.family is None else {"family": model.family})
@@ -116,7 +128,11 @@ def _with_base_models(spec: Spec) -> Spec:
 
 
 def _with_presets(document: Document, given: Any) -> Any:
-    """Complete each attack with the keys of its preset: that in the key `preset`, else the preset of the same name."""
+    """Return the attacks of a spec, each completed by the keys of its preset.
+
+    The key `preset` names the preset. Without this key, it is the preset with the name of the attack, if there is one.
+    Raises StudyError for an attack that is no mapping, and for an unknown preset.
+    """
     if not isinstance(given, dict):
         return given
     attacks = {}
@@ -156,7 +172,7 @@ def _with_step_sizes(spec: Spec) -> Spec:
 
 
 def _with_implied_attacks(spec: Spec) -> Spec:
-    """Add the presets that experiments, probes and matched budgets name without an entry in `attacks`."""
+    """Add each preset that an experiment, a probe or a matched budget names, but that has no entry in `attacks`."""
     attacks = dict(spec.attacks)
     wanted = [name for experiment in spec.experiments.values() for name in experiment.attacks]
     wanted += [name for probe in spec.geometry.values() for name in probe.attacks]

@@ -1,4 +1,4 @@
-"""`8/255`: a length of images scaled to 0..1, as papers and other libraries write it."""
+"""Lengths such as `8/255`, as papers and other libraries write them for images scaled to 0..1."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _FRACTION = re.compile(PATTERN)
 
 
 def numerator(given: Any) -> float | None:
-    """Return the 8 of the text `8/255`; None for everything else."""
+    """Return 8.0 for the text `8/255`, and None for everything that is not such a text."""
     found = _FRACTION.fullmatch(given) if isinstance(given, str) else None
     return None if found is None else float(found[1])

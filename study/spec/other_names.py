@@ -1,7 +1,7 @@
-"""Translates the names of other libraries and papers into ours, for messages about an unknown preset or key.
+"""Translate names of other libraries and papers into our names, for messages about an unknown preset or key.
 
-The names are data, in `other_names.yaml`. A name is never replaced silently: a preset here may have other numbers than
-the attack of that name elsewhere.
+The file `other_names.yaml` has these names. A name is never replaced silently, because our preset may have other
+numbers than the attack with this name elsewhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _FILE = Path(__file__).with_name("other_names.yaml")
 
 @dataclass(frozen=True)
 class Answer:
-    """The translation of a name: our name or our notation in a spec (`ours`), and a remark (`note`)."""
+    """Our translation of a name from another library or paper.
+
+    `ours` is our name, or our notation in a spec. `note` is a remark for the message.
+    """
 
     ours: str
     note: str = ""
@@ -36,9 +39,9 @@ class _Names:
 
 @functools.cache
 def all_names() -> _Names:
-    """The content of `other_names.yaml`: presets, references of `external`, and keys by section.
+    """Return the content of `other_names.yaml`: presets, references of `external`, and keys by section.
 
-    Each is keyed by the plain form of the other name (see `plain`).
+    The names of other libraries are in the plain form that the function `plain` returns.
     """
     import yaml
 
@@ -56,12 +59,15 @@ def all_names() -> _Names:
 
 
 def plain(name: str) -> str:
-    """The name in lower case, without punctuation except `+`, which joins presets."""
+    """Return the name in lower case, without spaces and punctuation. Only `+` stays, because it joins presets."""
     return re.sub(r"[^a-z0-9+]", "", name.lower())
 
 
 def preset(given: str) -> Answer | None:
-    """Our name for the preset that is called `given` elsewhere, or for several joined by `+`; None if there is none."""
+    """Return our name for the preset that is called `given` elsewhere; None if there is none.
+
+    `given` may also join several presets by `+`.
+    """
     own = {plain(name): name for name in reversed(presets.known())}
     single = plain(given)
     if single in own:
@@ -76,12 +82,12 @@ def preset(given: str) -> Answer | None:
 
 
 def external(given: str) -> str | None:
-    """The reference `<library>:<attack>` of an attack that has no preset here; None for any other name."""
+    """Return the reference `<library>:<attack>` of an attack that only another library has; None for any other name."""
     return all_names().elsewhere.get(plain(given))
 
 
 def key(given: str, section: str) -> Answer | None:
-    """Our key for the key `given` of another library, in a section of a spec; None if there is none.
+    """Return our key for the key `given` of another library, in a section of a spec; None if there is none.
 
     The section `spec` is the top level of a spec.
     """
@@ -93,10 +99,14 @@ def unknown_preset(
 ) -> StudyError:
     """Return the error for a name that is no preset.
 
-    If another library calls one of our presets by this name, the error names the preset; else it lists similar names.
+    If another library calls one of our presets by this name, the error names our preset; else it lists similar names.
 
-    `kind`: whether the name should be a `preset` or an `attack`. `what`: the message if no other library has the name.
-    `<preset>` in `todo` is replaced by our name.
+    Args:
+        given: The name.
+        kind: Whether the name should be a `preset` or an `attack`, for the message.
+        what: The message if no other library has the name.
+        where: The place of the name in the spec.
+        todo: The advice. `<preset>` in it is replaced by our name.
     """
     usual, what = what, f"there is no {kind} named '{given}'"
     found, other = preset(given), external(given)

@@ -1,6 +1,7 @@
 """The parts of a spec that are code in a user's own files: parts of attacks, defences, whole attacks, networks.
 
-This module reads the text and the digests of these files. With the user's permission, it runs those with components.
+This module reads the text and the digests of these files. With the user's permission, it runs the files that have
+components.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from study.spec.spec_file import SpecFile
 
 @dataclass(frozen=True)
 class UserCode:
-    """The user's own files as text, so that workers on other machines need no copy of the files. Can be pickled.
+    """The user's own files as text, so that workers on other machines need no copy of the files.
+
+    An object can be pickled.
 
     Attributes:
-        components: Pairs (kind, file) of the components of attacks and of the defences. The driver has run these files;
-            workers load them before their first attack.
-        functions: Files with whole attacks and networks. A worker runs them when it attacks, or loads the model.
+        components: Pairs (kind, file) for the components of attacks and for the defences. The driver has run these
+            files, and workers load them before their first attack.
+        functions: Files with whole attacks and networks. A worker runs such a file when it attacks, or loads the model.
     """
 
     components: tuple[tuple[str, UserFile], ...] = ()
@@ -38,11 +41,12 @@ NO_CODE = UserCode()
 
 
 def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, UserCode]:
-    """Run the users' files with components. Return the spec with the components' declarations, and all users' files.
+    """Run the users' files with components. Return the completed spec, and all users' files.
 
-    Raises StudyError, with the place in the spec, if the permission is missing, if a file cannot be run or lacks the
-    component, if parameters are wrong, and if parts do not fit together. Functions do not run here. Without permission
-    they are not read.
+    The completed spec has the declarations of the components, such as the number of copies of a view. Files with
+    functions are not run here. Without permission (`allow_code`), they are not even read. Raises StudyError, with the
+    place in the spec, if the permission is missing, if a file cannot be run or lacks the component, if parameters are
+    wrong, or if parts do not fit together.
     """
     found: dict[tuple[str, str], UserFile] = {}
     attacks: dict[str, Attack] = {}
@@ -76,9 +80,9 @@ def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, UserCode]:
 
 
 def functions(spec: Spec, where: Callable[..., str]) -> tuple[UserFile, ...]:
-    """Read the users' files whose functions are attacks or networks of a spec. The files are not run.
+    """Read the users' files whose functions are attacks or networks of a spec, without running them.
 
-    Raises StudyError, with the place in the spec, if a file does not exist.
+    `where` returns the place of a key in the spec. Raises StudyError, with this place, if a file does not exist.
     """
     named = [
         (attack.external.attack, attack.external.external, where("attacks", name))
@@ -102,9 +106,10 @@ def functions(spec: Spec, where: Callable[..., str]) -> tuple[UserFile, ...]:
 
 
 def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
-    """Return the spec with the digests of users' files and the versions of libraries. The files are read and not run.
+    """Return the spec with the digests of users' files and the versions of libraries. The files are read, but not run.
 
-    Raises StudyError, with the place in the spec, if a file or a library does not exist.
+    `where` returns the place of a key in the spec. Raises StudyError, with this place, if a file or a library does not
+    exist.
     """
     if spec.visibility.lpips is not None:
         spec = spec.model_copy(update={"visibility": spec.visibility.with_digests(where)})
@@ -117,7 +122,7 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
     def digested_at(place: str) -> Callable[[Part], Part]:
         def digested(part: Part) -> Part:
-            assert part.python is not None, "called only for parts in a file"
+            assert part.python is not None, "only parts in a user's file get a digest"
             return part.model_copy(update={"sha256": own_code.read(part.python, place).digest})
 
         return digested
@@ -137,14 +142,14 @@ def with_digests(spec: Spec, where: Callable[..., str]) -> Spec:
 
 
 def _behind(model: Model, change: Callable[[Part], Part]) -> Model:
-    """The model with `change` applied to each part of its transform that is in a user's file."""
+    """Return the model with `change` applied to each part of its transform that is in a user's file."""
     if model.transform is None or not any(one.python for one in model.transform.parts):
         return model
     return model.model_copy(update={"transform": model.transform.replaced(change)})
 
 
 def _replaced(attack: Attack, change: Callable[[Part], Part]) -> Attack:
-    """The attack with `change` applied to each of its parts that is in a user's file."""
+    """Return the attack with `change` applied to each of its parts that is in a user's file."""
     update: dict[str, Any] = {}
     for key, value in attack:
         if isinstance(value, Part) and value.python is not None:

@@ -22,7 +22,7 @@ from study.spec.schema import Spec
 
 _NOTES = Path(__file__).with_name("key_notes.yaml")
 _BULLET = re.compile(r"^- `(\w[\w-]*)`: (.*?)(?=^- |\n\n|\Z)", re.M | re.S)
-"""An item of a list in a docstring: a key, and the sentences about the key."""
+"""A pattern that matches an item of a list in a docstring: a key, and the sentences about this key."""
 _DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 _HEAD = """# The spec, key by key
@@ -41,7 +41,7 @@ errors.
 
 
 def generated() -> dict[Path, str]:
-    """Return the content of each file, by path."""
+    """Return the content of each generated file, by path."""
     return {_DOCS / "spec.md": _reference(), _DOCS / "spec.schema.json": text()}
 
 
@@ -55,7 +55,7 @@ def _reference() -> str:
 
 
 def _components() -> str:
-    """A table of all components that the keys of an attack can name."""
+    """Return a table of all components that the keys of an attack can name, in Markdown."""
     lines = [
         "## Components",
         "",
@@ -79,7 +79,10 @@ def _components() -> str:
 
 
 def _walk() -> dict[type[BaseModel], list[str]]:
-    """Every model of a spec, in the order of the page, with up to four places in a spec where the model stands."""
+    """Return every model class of a spec, in the order of the page, with its places in a spec.
+
+    At most four places are listed for each class.
+    """
     found: dict[type[BaseModel], list[str]] = {}
     ahead: list[tuple[type[BaseModel], str]] = [(Spec, "")]
     while ahead:
@@ -126,7 +129,7 @@ def _section(model: type[BaseModel], places: list[str], part: Mapping[str, Any])
 
 
 def _keys(model: type[BaseModel], part: Mapping[str, Any], places: list[str]) -> list[tuple[str, ...]]:
-    """The rows of a section's table: key, meaning, accepted values, default, example."""
+    """Return the rows of a section's table: key, meaning, accepted values, default, example."""
     properties = keys_of(part)
     if not any((field.alias or name) in properties for name, field in model.model_fields.items()):
         return []
@@ -145,7 +148,7 @@ def _keys(model: type[BaseModel], part: Mapping[str, Any], places: list[str]) ->
         else:
             default = _value(field.default)
         meaning, *example = noted.get(key, ("",))
-        # The schema describes short forms itself.
+        # A key that is only a short form has its meaning in the schema, as a description.
         means = " ".join(filter(None, (said.get(key) or meaning, value.get("description"))))
         kind = _kind(value).replace("|", "\\|")
         shown = f"`{_written(example[0])}`" if example else ""
@@ -154,9 +157,10 @@ def _keys(model: type[BaseModel], part: Mapping[str, Any], places: list[str]) ->
 
 
 def _listed(model: type[BaseModel]) -> Mapping[str, str]:
-    """The sentences about each key, by key, from the list of keys in the docstring of `model`.
+    """Return the sentences about each key, by key, from the list of keys in the docstring of `model`.
 
-    Empty if the list has other items too, or if the list is part of a sentence (its first line ends with a colon).
+    Return an empty mapping if the list has other items too, or if a sentence that ends with a colon introduces the
+    list.
     """
     about = inspect.cleandoc(model.__doc__ or "")
     found = {one[1]: _sentence(one[2]) for one in _BULLET.finditer(about)}
@@ -166,13 +170,16 @@ def _listed(model: type[BaseModel]) -> Mapping[str, str]:
 
 
 def keys_of(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema of each key of a section, from the section's own schema."""
+    """Return the schema of each key of a section, by key. `part` is the schema of the section."""
     options = [part, *part.get("anyOf", ())]
     return next((one["properties"] for one in options if "properties" in one), {})
 
 
 def notes(place: str) -> Mapping[str, Any]:
-    """The notes on the keys of a section, by key: meaning and example. `place`: a key of `sections()`."""
+    """Return the notes on the keys of a section, by key: the meaning and an example of each key.
+
+    `place` is a key of `sections()`.
+    """
     found: Mapping[str, Any] = _all_notes().get(place.replace(".<name>", ""), {})
     return found
 
@@ -184,7 +191,7 @@ def _all_notes() -> Mapping[str, Any]:
 
 
 def sections() -> dict[str, tuple[type[BaseModel], Mapping[str, Any]]]:
-    """The model and the schema of every section of the reference, by the first place of the section in a spec."""
+    """Return the model class and the schema of every section of the reference, by its first place in a spec."""
     schema = spec_schema()
     return {
         places[0] if places else "": (model, schema if model is Spec else schema["$defs"][model.__name__])
@@ -193,14 +200,14 @@ def sections() -> dict[str, tuple[type[BaseModel], Mapping[str, Any]]]:
 
 
 def _sentence(text: str) -> str:
-    """The text of a bullet on one line, as a sentence."""
+    """Return the text of a list item on one line, as a sentence."""
     text = re.sub(r"\s+", " ", text).strip().rstrip(";.")
     first = text if text.startswith("`") else text[:1].upper() + text[1:]
     return f"{first}."
 
 
 def _written(value: Any) -> str:
-    """A value as YAML on one line."""
+    """Return a value as YAML on one line."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...").replace("|", "\\|")
 

@@ -21,28 +21,29 @@ class RunOptions(Frozen):
       is padded. Absent or `auto`: 16 on processors; on GPUs a multiple of the batch, up to 512, and small enough to
       keep all workers busy.
     - `device`: `gpu` waits for GPUs and uses nothing else; `cpu` uses processors, even if there are GPUs; `auto` uses
-      GPUs if there are some when the study starts, or if the autoscaler of the cluster adds some when asked.
+      GPUs if there are some when the study starts, or if the cluster's autoscaler adds some when asked.
     - `actors`: number of workers. Absent or `auto`: as many as the machines can hold; the number changes as machines
       join and leave. Each worker takes `numerics.threads` cores, or a GPU.
-    - `actors_per_gpu`: workers that share one GPU, if its memory allows. Absent or `auto`: 1.
+    - `actors_per_gpu`: number of workers that share one GPU, if its memory allows. Absent or `auto`: 1.
     - `actor_mib`: memory of one worker, in MiB. Absent or `auto`: estimated from the models of the spec.
-    - `models_per_actor`: models that one worker keeps loaded. Absent or `auto`: as many as its memory holds.
-    - `keep_images`: keep adversarial images in the run folder. Targets that a later launch adds see these images, and
-      no attack runs again.
+    - `models_per_actor`: number of models that one worker keeps loaded. Absent or `auto`: as many as its memory holds.
+    - `keep_images`: keep adversarial images in the run folder. If a later launch adds targets, these predict the kept
+      images, and no attack runs again.
     - `attempts`: number of attempts at a unit of work before the unit counts as failed.
     - `flush_seconds`: longest time between two writes of rows.
-    - `waiting_mib`: adversarial images that may wait for their targets, for each worker, in MiB.
+    - `waiting_mib`: size of the adversarial images that may wait for their targets, for each worker, in MiB.
     - `clean_mib`: memory for clean images, in MiB.
-    - `wait_seconds`: longest time to wait for the machines or GPUs that the first workers need. Absent or `auto`: 900
-      if the cluster has an autoscaler, else 0. The autoscaler is asked for these machines.
+    - `wait_seconds`: longest time to wait for the machines or GPUs that the first workers need. The autoscaler, if
+      there is one, is asked for these machines. Absent or `auto`: 900 if the cluster has an autoscaler, else 0.
     - `start_seconds`: longest time for the first worker to start, or, if all workers have died, the first replacement.
-    - `call_seconds`: time limit of one call. A worker that exceeds it is ended, and another one repeats the call.
+    - `call_seconds`: time limit of one call. A worker that exceeds this limit is ended, and another worker repeats the
+      call.
     - `straggler_seconds`: a call that takes this long, and three times as long as similar calls, is repeated on an idle
       worker.
     - `memory_seconds`: after Ray has ended workers for lack of memory, the study ends if no call is answered for this
       long.
-    - `lost_seconds`: the study ends if, for this long, there is no worker and no machine has room for a worker. This
-      happens if all spot machines are taken back.
+    - `lost_seconds`: the study ends if, for this long, there is no worker and no machine with enough free resources for
+      a worker. This happens if all spot machines are taken back.
     """
 
     shard: Annotated[Annotated[int, Field(ge=1, le=100_000)] | None, _AUTO] = None

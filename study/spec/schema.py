@@ -1,7 +1,8 @@
 """The spec: the parts of a study, as a user writes them in YAML.
 
-All keys that change a pixel are outside the section `run`, which only says where a study runs, on how many workers and
-how fast. Some keys outside `run` change no pixel either, such as the paths in `images`, which only locate the data.
+All keys that change a pixel are outside the section `run`. This section only says where a study runs, on how many
+workers and how fast. Some keys outside `run` change no pixel either, such as the paths in `images`, which only locate
+the data.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from study.tracking.settings import Tracking
 from study.visibility.settings import VisibilityOptions
 
 _PACING_OF_SERVICES = ("credentials", "rate", "parallel", "timeout", "attempts", "backoff", "most_wait", "most")
-"""Keys of a remote service that do not change its answers."""
+"""The keys of a remote service that do not change the answers of the service."""
 
 FORMAT = 2
-"""The format of the run folders that a launch writes. It determines which values are hashed into ids."""
+"""The format of the run folders that a launch writes. It determines from which values ids are computed."""
 
 _RULES = ("each", "leave-one-out", "all")
 _SOME = {"anyOf": [TEXT, TEXTS]}
@@ -45,15 +46,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Seeds = OneOrMore[Seed]
 
 SourceSet = tuple[str, ...]
-"""The names of the models that an attack run takes gradients from, in string order."""
+"""The names of the models that an attack run takes gradients from, sorted as text."""
 
 
 class Sources(Frozen):
     """The source models of an experiment: single models, or ensembles of models.
 
-    - `each` (every model singly), `leave-one-out` (ensembles of all models but one) or `all` (one ensemble of all), on
-      all models of the spec that have gradients; `{each: [a, b]}` is the same rule on some of them;
-    - a list of models and of lists of models: `[a, [b, c]]` is the model a, and the ensemble of b and c;
+    - `each` (every model singly), `leave-one-out` (ensembles of all models but one) or `all` (one ensemble of all)
+      apply to all models of the spec that have gradients. `{each: [a, b]}` applies the same rule to some models only;
+    - a list contains models and lists of models: `[a, [b, c]]` is the model a, and the ensemble of b and c;
     - `elsewhere`: another tool has made the images, on models that are not in this spec.
     """
 
@@ -101,7 +102,7 @@ class Sources(Frozen):
         return self.rule if self.among is None else {self.rule: list(self.among)}
 
     def resolve(self, models: Sequence[str]) -> list[SourceSet]:
-        """Return the source sets, each once. `models`: all models of the spec that can be sources."""
+        """Return the source sets, each once. `models` are all models of the spec that can be sources."""
         among = list(dict.fromkeys(self.among or models))
         if self.rule == "elsewhere":
             return [()]
@@ -121,10 +122,13 @@ class Targets(Frozen):
 
     - a list of models, for all sources;
     - `{not-family-of: sources}`: for each source set, all models except the kin of its sources. The kin of a source are
-      the source itself and all models of its family (`study models` prints families; the key `family` sets one);
-    - `{not-family-of: [resnet50, inception]}`: all models except the kin of these models or of these families.
+      the source itself and all models of its family (`study models` prints families; the key `family` of a model sets
+      its family);
+    - `{not-family-of: [resnet50, inception]}`: all models except the kin of the named models, and except the models of
+      the named families.
 
-    `among` names the models that a rule chooses from; without `among`, it chooses from all models that predict images.
+    `among` names the models from which a rule chooses. Without `among`, a rule chooses from all models that predict
+    images.
     """
 
     model_config = ConfigDict(
@@ -166,15 +170,16 @@ class Targets(Frozen):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The models in `models`, else those in `among`; empty if the targets name no models."""
+        """The models in `models`, or, if `models` is absent, the models in `among`; empty if both are absent."""
         return self.models or self.among or ()
 
 
 class AtCost(Frozen):
     """Compare attacks at equal cost: every attack gets a checkpoint at each of these numbers of `gradients`.
 
-    `gradients` counts gradients of one image per source model, including those of views, neighbours and preparing
-    passes. The step size is that of the recipe. Such an attack is named after its last cost, as in `mi-to-400`.
+    `gradients` counts gradients of one image per source model. Gradients at views, at neighbouring points, and in
+    passes before the first step count too. The step size is that of the recipe. An attack with these checkpoints gets a
+    name that ends in its last cost, such as `mi-to-400`.
     """
 
     gradients: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
@@ -187,7 +192,7 @@ class AtCost(Frozen):
 
 
 class Experiment(Frozen):
-    """One table or figure: attacks x sources x goals x seeds. Every target sees the images of every attack run."""
+    """One table or figure: attacks x sources x goals x seeds. Every target predicts the images of every attack run."""
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
@@ -204,8 +209,8 @@ class Spec(Frozen):
     """A whole study.
 
     `seed` seeds the selection of images and all random draws about images. `seeds` are the seeds of the attacks: every
-    attack runs once with each of them; if `seeds` is absent, attacks run once with `seed`. `format` is the format of
-    the run folder and its ids; the program writes it.
+    attack runs once with each of these seeds, or once with `seed` if `seeds` is absent. `format` is the format of the
+    run folder and its ids; the program writes this key.
     """
 
     study: str
@@ -224,10 +229,11 @@ class Spec(Frozen):
     tracking: Tracking = Tracking()
 
     def targets(self, experiment: Experiment, sources: SourceSet | None = None) -> tuple[str, ...]:
-        """The target models of an experiment: those that it lists, in this order; else all models that predict images.
+        """Return the target models of an experiment.
 
-        `not-family-of` leaves out the kin of `sources`. If `sources` is None, only models that are left out for every
-        source set are left out.
+        These are the models that the experiment lists, in its order; without a list, all models that predict images.
+        `not-family-of` leaves out some of these models, which may depend on the source set `sources`. If `sources` is
+        None, the result has every model that is a target for at least one source set.
         """
         asked = experiment.targets
         named = () if asked is None else asked.named
@@ -241,38 +247,48 @@ class Spec(Frozen):
         return tuple(name for name in candidates if name in shown)
 
     def kin_left_out(self, experiment: Experiment) -> dict[SourceSet, tuple[str, ...]]:
-        """By source set, the targets that only other source sets have. Source sets without such models are absent."""
+        """Return, for each source set, the targets of the experiment that `not-family-of` leaves out.
+
+        Source sets for which no target is left out are absent. Models that are left out for every source set do not
+        count.
+        """
         every = self.targets(experiment)
         left = {one: set(every) - set(self.targets(experiment, one)) for one in self.source_sets(experiment)}
         return {one: tuple(name for name in every if name in kin) for one, kin in left.items() if kin}
 
     def family(self, model: str) -> str | None:
-        """The family of a model; None if it is unknown."""
+        """Return the family of a model; None if it is unknown."""
         return family_of(self.models[model])
 
     def _kin(self, named: Sequence[str], sources: Sequence[str]) -> set[str]:
-        """The models that are kin of the `named` models and families; `sources` stands for the source models."""
+        """Return the models in `named`, all models of their families, and all models of the families in `named`.
+
+        The name "sources" in `named` stands for the models in `sources`.
+        """
         strangers = {*(sources if "sources" in named else ()), *(name for name in named if name in self.models)}
         families = {*(self.family(name) for name in strangers), *named} - {None}
         return {name for name in self.models if name in strangers or self.family(name) in families}
 
     def seeds_of(self, experiment: Experiment) -> tuple[int, ...]:
-        """The seeds of an experiment's attacks, each once."""
+        """Return the seeds of an experiment's attacks, each once."""
         return tuple(dict.fromkeys(experiment.seeds or self.seeds or (self.seed,)))
 
     @property
     def first_attack_seed(self) -> int:
-        """The seed of the attacks whose perturbations are directions of probes."""
+        """The first seed of the attacks.
+
+        Probes use this seed for attacks whose perturbations are directions of the probes.
+        """
         return (self.seeds or (self.seed,))[0]
 
     @property
     def targeted(self) -> bool:
-        """Whether images need target labels: for a targeted experiment, or for any probe."""
+        """Whether images need target labels. They do if an experiment is targeted, or if there is a probe."""
         return any("targeted" in one.goal for one in self.experiments.values()) or bool(self.geometry)
 
     @property
     def labels(self) -> LabelSet:
-        """The label set of images and models."""
+        """The label set that the images and the models of the study use."""
         return label_set(self.images.labels)
 
     @property
@@ -282,43 +298,46 @@ class Spec(Frozen):
 
     @property
     def predicting(self) -> list[str]:
-        """The models that predict images, in the order of the spec: all except models with `role: source`."""
+        """The models that predict images, in the order of the spec: all models without `role: source`."""
         return [name for name, model in self.models.items() if not model.source_only]
 
     @property
     def credentials(self) -> tuple[str, ...]:
-        """The environment variables that hold credentials of services."""
+        """The names of the environment variables that hold credentials of services."""
         remotes = [model.remote for model in self.models.values() if model.remote is not None]
         judges = [judge for remote in remotes if (judge := remote.judging) is not None]
         needed = [one.credentials.env for one in (*remotes, *judges) if one.credentials is not None]
         return tuple(dict.fromkeys(needed))
 
     def source_sets(self, experiment: Experiment) -> list[SourceSet]:
-        """The source sets of an experiment. The rules `each`, `leave-one-out` and `all` skip target-only models."""
+        """Return the source sets of an experiment.
+
+        The rules `each`, `leave-one-out` and `all` skip models without gradients.
+        """
         return experiment.sources.resolve(tuple(name for name, model in self.models.items() if not model.target_only))
 
     def sources(self) -> list[str]:
-        """Every model that is a source in some experiment, in the order of the spec."""
+        """Return every model that is a source in some experiment, in the order of the spec."""
         used = {
             name for experiment in self.experiments.values() for one in self.source_sets(experiment) for name in one
         }
         return [name for name in self.models if name in used]
 
     def predicting_sources(self) -> list[str]:
-        """The sources that predict images too, in the order of the spec."""
+        """Return the sources that also predict images, in the order of the spec."""
         return [name for name in self.sources() if not self.models[name].source_only]
 
     def text(self) -> str:
-        """The resolved spec as YAML: `study.spec.loading.read_resolved` reads an equal spec from it."""
+        """Return the resolved spec as YAML. From this text, `study.spec.loading.read_resolved` reads an equal spec."""
         data = self.model_dump(mode="json")
         data["attacks"] = {name: with_units(self.attacks[name], one) for name, one in data["attacks"].items()}
         return yaml_document.dump(data)
 
     def identity(self) -> dict[str, Any]:
-        """The part of the spec that determines which rows a run has, and their content.
+        """Return the part of the spec that determines which rows a run has, and what the rows contain.
 
-        It leaves out the paths of files, the pacing and credentials of services, `published` of experiments, and the
-        sections `run`, `tracking` and `findings`.
+        Left out are the paths of files, the pacing and credentials of services, the key `published` of experiments, and
+        the sections `run`, `tracking` and `findings`.
         """
         left_out: Any = {"run": True, "tracking": True, "findings": True, "images": set(ImageSet.PLACES)}
         data: dict[str, Any] = self.model_dump(mode="json", exclude=left_out)
@@ -334,7 +353,7 @@ class Spec(Frozen):
                 }
         data["visibility"] = self.visibility.identity()
         for name, attack in data["attacks"].items():
-            # Compare the step size as the user gave it: a change of the budget is not a change of step_size.
+            # Keep a step size only if the user gave it. One that follows from the budget is no change of its own.
             size = {"step_size": self.attacks[name].plain()["step_size"]}
             data["attacks"][name] = without_declarations(attack) | {"made": attack["made"] is not None} | size
         for experiment in data["experiments"].values():

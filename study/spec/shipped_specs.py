@@ -1,4 +1,4 @@
-"""The specs that come with the project, by name: `study launch quickstart` works in every folder."""
+"""The specs that come with the project, by name. For example, `study launch quickstart` works in every folder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from study.storage.no_run import RUNS, is_run
 
 _SUFFIX = ".yaml"
 _PURPOSE = re.compile(r'(?:"[^"]*"|[^".:]|(?<=\bal)\.|[.:](?!\s|$))*')
-"""Matches the first sentence, or its part before a colon. Quotes are never cut, and "et al." ends no sentence."""
+"""A pattern that matches the first sentence of a text, or the part of this sentence before a colon.
+
+It never cuts a quote, and "et al." does not end the sentence.
+"""
 _NEEDED = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class ShippedSpec:
-    """A spec of the project.
+    """A spec that comes with the project.
 
     Attributes:
-        name: Its path below `specs/`, without `.yaml`: `quickstart`, `small/liu2017`.
+        name: The path of its file below `specs/`, without `.yaml`, such as `quickstart` or `small/liu2017`.
         path: The path of its file.
-        purpose: The first sentence of the comment at its top, or the part before a colon.
-        needs: The environment variables that must be set.
+        purpose: The first sentence of the comment at the top of its file, or the part of this sentence before a colon.
+        needs: The names of the environment variables that must be set.
     """
 
     name: str
@@ -39,14 +42,14 @@ class ShippedSpec:
 
 
 def names() -> list[str]:
-    """The names of all shipped specs: first those directly in `specs/`, then those in folders such as `small/`."""
+    """Return the names of all shipped specs: first those directly in `specs/`, then those in its subfolders."""
     folder = shipped("specs")
     found = [path.relative_to(folder).with_suffix("") for path in folder.rglob(f"*{_SUFFIX}")]
     return [path.as_posix() for path in sorted(found, key=lambda path: (len(path.parts), path))]
 
 
 def spec_named(name: str) -> ShippedSpec:
-    """The shipped spec of that name. Raises StudyError if there is none."""
+    """Return the shipped spec of this name. Raises StudyError if there is none."""
     if name not in names():
         raise StudyError(f"the project has no spec named '{name}'", accepted=listed(names(), name))
     path = shipped("specs") / f"{name}{_SUFFIX}"
@@ -59,9 +62,10 @@ def spec_named(name: str) -> ShippedSpec:
 
 
 def located(given: Path) -> Path:
-    """The path of the spec that `given` means: the file at this path, else the shipped spec of this name.
+    """Return the path of the spec that `given` means: the file at this path, else the shipped spec of this name.
 
-    Raises StudyError if there is neither. For a path that cannot be read, returns `given`: reading it raises the error.
+    Raises StudyError if there is neither. If the path cannot be read, the function returns `given`, and the code that
+    reads the file raises the error.
     """
     missing = ""
     try:
@@ -71,7 +75,7 @@ def located(given: Path) -> Path:
     except (FileNotFoundError, NotADirectoryError) as error:
         missing = error.strerror or str(error)
     except (OSError, ValueError):
-        # The function that reads the file raises the error for it, as for a folder.
+        # The code that reads the file at this path raises an error with the reason, as it does for a folder.
         return given
     known = names()
     if str(given) in known:
@@ -96,5 +100,8 @@ def located(given: Path) -> Path:
 
 
 def _first(lines: list[str], wanted: str) -> int:
-    """The index of the first line that equals `wanted` or is no comment. The line at index 0 does not count."""
+    """Return the index of the first line that equals `wanted` or is no comment.
+
+    The line with index 0 does not count.
+    """
     return next(index for index, line in enumerate(lines) if index and (line == wanted or not line.startswith("#")))

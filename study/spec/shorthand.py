@@ -20,9 +20,10 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, eq=False)
 class Shorthand:
-    """Annotation of a field: `expand` turns a short form into the full value before pydantic validates the value.
+    """An annotation of a field that accepts short forms.
 
-    `expand` returns any other value unchanged. `forms`: the JSON schemas of the short forms.
+    Before pydantic validates a value, `expand` converts a short form to the full value, and returns any other value
+    unchanged. `forms` are the JSON schemas of the short forms.
     """
 
     expand: Callable[[Any], Any]
@@ -36,7 +37,7 @@ class Shorthand:
 
 
 class OneItem:
-    """Annotation of a list: a single item means a list of this one item."""
+    """An annotation of a list field: a single item is accepted in place of a list of this one item."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(_listed, handler(source))
@@ -53,7 +54,10 @@ Names = OneOrMore[str]
 
 
 def also(*forms: Json) -> Callable[[dict[str, Any]], None]:
-    """`json_schema_extra` for a model whose validator accepts `forms` in addition to a mapping."""
+    """Return a function for pydantic's `json_schema_extra`.
+
+    It is for a model whose validator accepts `forms` in addition to a mapping of its fields.
+    """
 
     def extend(schema: dict[str, Any]) -> None:
         described = {"description": schema.pop("description")}
@@ -65,7 +69,10 @@ def also(*forms: Json) -> Callable[[dict[str, Any]], None]:
 
 
 def instead(*forms: Json) -> Callable[[dict[str, Any]], None]:
-    """`json_schema_extra` for a model whose validator accepts only `forms`, and no mapping of its fields."""
+    """Return a function for pydantic's `json_schema_extra`.
+
+    It is for a model whose validator accepts only `forms`, and no mapping of its fields.
+    """
 
     def replace(schema: dict[str, Any]) -> None:
         described = {"description": schema["description"]}
@@ -76,7 +83,7 @@ def instead(*forms: Json) -> Callable[[dict[str, Any]], None]:
 
 
 def any_of(*schemas: Json) -> dict[str, Any]:
-    """The JSON schema of a value that has one of `schemas`."""
+    """Return the JSON schema of a value that fits one of `schemas`."""
     flat = [inner for one in schemas for inner in (one["anyOf"] if one.keys() == {"anyOf"} else [one])]
     return {"anyOf": [one for index, one in enumerate(flat) if one not in flat[:index]]}
 

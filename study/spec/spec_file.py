@@ -11,23 +11,23 @@ from study.spec.yaml_document import Document
 
 @dataclass(frozen=True)
 class SpecFile:
-    """A spec and its YAML document, so that later errors can name file, line and key."""
+    """A spec and the YAML document from which it was read, so that later errors can name file, line and key."""
 
     spec: Spec
     document: Document
 
     def settled(self, device: str) -> SpecFile:
-        """The same file with `numerics.precision: auto` replaced by the precision that `auto` means on `device`."""
+        """Return the same file with `numerics.precision: auto` replaced by what `auto` means on `device`."""
         return self.with_numerics(self.spec.numerics.settled(device))
 
     def with_numerics(self, numerics: Numerics) -> SpecFile:
-        """The same file with other numerics."""
+        """Return the same file with other numerics."""
         return SpecFile(self.spec.model_copy(update={"numerics": numerics}), self.document)
 
     def short_name(self, model: str) -> str:
-        """The network of a model as the user wrote it, such as a short name, which the spec replaces by the full name.
+        """Return the network of a model as the user wrote it; the model's name if the user wrote no network.
 
-        If the user wrote no network, the name of the model.
+        The user may have written a short name, which is replaced by the full name in `spec`.
         """
         models = self.document.data.get("models") if isinstance(self.document.data, dict) else None
         given = models.get(model) if isinstance(models, dict) else None

@@ -1,4 +1,4 @@
-"""Checks across the parts of a spec: every name refers to something that exists, and the parts fit each other."""
+"""Checks across the parts of a spec: every name refers to something that exists, and the parts fit together."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ _NAMED = {
 
 
 class Validation:
-    """The checks of a spec whose parts pydantic has accepted. Each check raises StudyError with file, line and key."""
+    """Checks of a spec whose parts pydantic has already accepted.
+
+    Each check raises StudyError with file, line and key.
+    """
 
     def __init__(self, spec: Spec, document: Document) -> None:
         self._spec = spec
         self._document = document
 
     def all(self) -> None:
-        """Run all checks except `base_models`, which must have run before."""
+        """Run all checks except `base_models`, which must be run before."""
         spec = self._spec
         self._name(spec.study, "a study", ("study",))
         for section, what in _NAMED.items():
@@ -77,7 +80,10 @@ class Validation:
             self._finding(finding, ("findings", name, "check", finding.check.kind))
 
     def base_models(self) -> None:
-        """Check that `model` names a model with a network or a service, and without a transform."""
+        """Check each model that refers to another model (`model: …`).
+
+        The other model must exist and predict images. It must not refer to a further model, and must have no transform.
+        """
         for name, model in self._spec.models.items():
             if model.model is None:
                 continue
@@ -98,7 +104,7 @@ class Validation:
                 )
 
     def _visibility(self) -> None:
-        """Images are large enough for the network of LPIPS."""
+        """Check that the images are large enough for the network of LPIPS."""
         lpips, side = self._spec.visibility.lpips, self._spec.images.size
         if lpips is not None and side < lpips.smallest:
             raise StudyError(
@@ -124,10 +130,11 @@ class Validation:
                     raise error.located(self._document.where(("models", name, "remote", "names"))) from None
 
     def _defences(self, name: str, model: Model) -> None:
-        """Check that defences take images with the spec's number of channels, and that a vote is the last stage.
+        """Check the defences in the transform of a model.
 
-        A vote shows the model several versions of an image, so the model must not be a service. Defences in a user's
-        own file are not checked here.
+        A defence must accept images with the spec's number of channels. A vote must be the last stage. A vote shows the
+        model several versions of an image, so the model must not be a service. Defences in a user's own file are not
+        checked here.
         """
         assert model.transform is not None, "the caller checks this"
         stages, channels = model.transform.stages, self._spec.images.channels
@@ -210,9 +217,9 @@ class Validation:
                 )
 
     def _one_name_for_a_set(self, experiment: Experiment, where: str) -> None:
-        """Check that no ensemble has the same set of weights under two names.
+        """Check that no ensemble has one set of weights under two names.
 
-        Both names would share one network, which holds one member of the set at a time.
+        Both names would share one network, but this network can hold only one member of the set at a time.
         """
         models = self._spec.models
         for sources in self._spec.source_sets(experiment):
@@ -228,7 +235,7 @@ class Validation:
                     )
 
     def _weight_sets(self, attack: str, experiment: Experiment, where: str) -> None:
-        """Check that every source of an attack that draws from a set of weights has such a set."""
+        """Check that every source model of an attack has a set of weights, if the attack draws from such sets."""
         models = self._spec.models
         used = dict.fromkeys(name for sources in self._spec.source_sets(experiment) for name in sources)
         plain = next((name for name in used if not models[name].has_set), None)
@@ -242,7 +249,10 @@ class Validation:
             )
 
     def _only_a_source(self, name: str, place: Place, what: str) -> StudyError:
-        """The error for a model with `role: source` where a prediction is needed. `what`: what the model cannot do."""
+        """Return the error for a model with `role: source` where a prediction is needed.
+
+        `what` says what the model cannot do.
+        """
         return StudyError(
             f"'{name}' can only be a source (`role: source`): it predicts nothing, so it {what}",
             where=self._document.where(place),
@@ -271,7 +281,7 @@ class Validation:
             )
 
     def _attack_or_preset(self, name: str, place: Place) -> None:
-        """Check that the spec has this attack, or that it is a preset."""
+        """Check that `name` is an attack of the spec or a preset."""
         known = {*self._spec.attacks, *presets.known()}
         if name not in known and (other_names.preset(name) or other_names.external(name)):
             raise other_names.unknown_preset(name, "attack", where=self._document.where(place))
@@ -307,7 +317,10 @@ class Validation:
             )
 
     def _kin(self, experiment: Experiment, place: Place) -> None:
-        """Check that `not-family-of` names models, families or `sources`, and leaves a target for each source set."""
+        """Check that `not-family-of` names only models, families and `sources`.
+
+        Also check that it leaves a target for each source set.
+        """
         spec, asked = self._spec, experiment.targets
         if asked is None or asked.not_family_of is None:
             return
@@ -317,13 +330,14 @@ class Validation:
         for one in spec.source_sets(experiment):
             if not spec.targets(experiment, one):
                 raise StudyError(
-                    f"no target is left for the sources {' + '.join(one) or 'elsewhere'}: not-family-of leaves out all",
+                    f"no target is left for the sources {' + '.join(one) or 'elsewhere'}: `not-family-of` leaves out "
+                    "all models",
                     where=self._document.where(place),
                     todo="add a model of another family, or name the targets in a list",
                 )
 
     def _published(self, experiment: Experiment, place: Place) -> None:
-        """Check that the paper, its tables and its attacks exist."""
+        """Check that the paper, the tables and the attacks in an experiment's `published` exist."""
         if experiment.published is None:
             return
         theirs: set[str] = set()
@@ -343,7 +357,7 @@ class Validation:
             self._known(called, sorted(theirs), "attack in these tables", (*place, "attacks", ours))
 
     def _probe(self, probe: Probe, place: Place) -> None:
-        """Check that a probe's models have gradients, and that its attacks make one image of each clean image."""
+        """Check that a probe's models have gradients, and that its attacks make one image from each clean image."""
         named = [("models", probe.models or ())]
         named += [(key, one.named) for key in ("along", "across") if (one := getattr(probe, key)) is not None]
         for key, models in named:
@@ -383,7 +397,10 @@ class Validation:
                 )
 
     def _finding(self, finding: Finding, place: Place) -> None:
-        """Check that the names in a finding exist, and that each of its selections has a planned cell."""
+        """Check that the names in a finding exist, and that each of its selections contains a planned cell.
+
+        A cell is one number of a table.
+        """
         spec, statement = self._spec, getattr(finding.check, finding.check.kind)
         probe = getattr(statement, "probe", None)
         pairs = getattr(statement, "pairs", None) or ()
@@ -424,9 +441,12 @@ class Validation:
             self._known(model, self._spec.models, "model", ("attacks", name, "skip_gradient", "models", model))
 
     def _matched_budgets(self, name: str) -> None:
-        """Follow `budget.to` from attack to attack: each exists, none occurs twice, and each has a single budget."""
+        """Follow `budget.to` from attack to attack.
+
+        Each attack must exist, must not occur twice, and must have a single budget.
+        """
         chain = [name]
-        # `to` may name a preset that is not in the spec's attacks; such a preset is valid and ends the chain.
+        # `to` may name a preset that is not among the spec's attacks. Such a preset is valid, and the chain ends there.
         while chain[-1] in self._spec.attacks and (to := self._spec.attacks[chain[-1]].budget.to) is not None:
             place = ("attacks", chain[-1], "budget", "to")
             self._attack_or_preset(to, place)

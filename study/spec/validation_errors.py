@@ -1,4 +1,4 @@
-"""Translates pydantic's errors into messages about a spec: the problem, its line, and the accepted values."""
+"""Translate pydantic's errors into messages about a spec: the problem, its line, and the accepted values."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _KINDS = {
 
 
 def first_error(error: ValidationError, document: Document, model: type[BaseModel]) -> StudyError:
-    """Return the first of pydantic's errors as a StudyError that also gives the number of the other errors.
+    """Return the first of pydantic's errors as a StudyError, which also tells how many other errors there are.
 
-    In a union, pydantic reports an error for each branch. Errors about the same value become one error.
+    In a union, pydantic reports an error for each branch. All errors about one value count as one error.
     """
     found = error.errors(include_url=False)
-    # Report unknown keys before missing ones: a misspelt key explains why another key is missing.
+    # Report unknown keys before missing keys: a misspelt key is often the reason why another key is missing.
     found.sort(key=lambda detail: detail["type"] == "missing")
     place = _place(found[0], document)
     same = [detail for detail in found if _place(detail, document) == place]
@@ -75,7 +75,10 @@ def _translated(found: list[ErrorDetails], place: Place, document: Document, mod
 
 
 def _unknown_key(given: str, known: list[str], section: str, where: str) -> StudyError:
-    """The error for an unknown key. It names our key if `given` is the name in another library."""
+    """Return the error for an unknown key.
+
+    If another library calls one of our keys by this name, the error names our key.
+    """
     found = other_names.key(given, section)
     ours = found.ours.partition(":")[0] if found is not None else ""
     if found is None or ours not in known:
@@ -86,14 +89,14 @@ def _unknown_key(given: str, known: list[str], section: str, where: str) -> Stud
 
 
 def _section(place: Place, model: type[BaseModel]) -> str:
-    """The section of a spec that a key belongs to, as `other_names` calls it; `spec` for the top level."""
+    """Return the section of a spec to which a key belongs, as `other_names` calls it; `spec` for the top level."""
     if "budget" in model.model_fields:
         return "attacks"
     return str(place[0]) if len(place) > 1 else "spec"
 
 
 def _key(place: Place) -> str:
-    """The last key of a place, with the list positions that follow it."""
+    """Return the last key of a place, with the list positions that follow this key, in quotes."""
     named = [index for index, part in enumerate(place) if isinstance(part, str)]
     if not named:
         return "the spec"
@@ -114,9 +117,9 @@ def _accepted(detail: ErrorDetails) -> str:
 
 
 def _unquoted(found: list[ErrorDetails], place: Place, document: Document) -> str | None:
-    """The unquoted word that YAML did not read as text although the spec needs text; None if there is none.
+    """Return an unquoted word that YAML has not read as text, although the spec needs text; None if there is none.
 
-    The word is at `place`, or inside the value at `place` if that value is a short form.
+    The word is at `place`, or inside the value at `place` if this value is a short form.
     """
     if any(one["type"] == "string_type" for one in found) and place in document.unquoted:
         return document.unquoted[place]
@@ -129,7 +132,7 @@ def _unquoted(found: list[ErrorDetails], place: Place, document: Document) -> st
 
 
 def _at(place: Place, document: Document) -> Any:
-    """The value at a place; ... if an override has replaced it."""
+    """Return the value at a place; ... (Ellipsis) if an override has replaced it."""
     data = document.data
     for part in place:
         try:
@@ -140,7 +143,7 @@ def _at(place: Place, document: Document) -> Any:
 
 
 def _kind_of(value: Any) -> str:
-    """Describe a value that YAML read from a word without quotes."""
+    """Return a description of a value that YAML read from a word without quotes."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "the word true", False: "the word false"}[value]
     return f"the number {value}" if isinstance(value, int | float) else "a date"
@@ -152,7 +155,10 @@ def _shown(value: Any) -> str:
 
 
 def _place(detail: ErrorDetails, document: Document) -> Place:
-    """The part of an error's location that exists in the document. Pydantic adds the names of union branches."""
+    """Return the part of an error's location that exists in the document.
+
+    Pydantic's location may also have names of branches of a union, which are left out.
+    """
     place: Place = ()
     data = document.data
     for part in detail["loc"]:
@@ -166,7 +172,7 @@ def _place(detail: ErrorDetails, document: Document) -> Place:
 
 
 def _fields(model: type[BaseModel], place: Place) -> list[str]:
-    """The keys that the model at `place` accepts."""
+    """Return the keys that the model class at `place` accepts."""
     annotation: Any = model
     for part in place:
         inner = _model_in(annotation)
@@ -183,7 +189,10 @@ def _fields(model: type[BaseModel], place: Place) -> list[str]:
 
 
 def _parameters(place: Place) -> list[str]:
-    """The parameters of the component whose name is the last part of a place inside an attack or a transform."""
+    """Return the parameters of the component whose name is the last part of a place inside an attack or a transform.
+
+    Return an empty list for any other place.
+    """
     defence = place[:1] == ("models",) and "transform" in place[:-1]
     inside = place[:1] == ("attacks",) and len(place) > 3
     return parameters_of(str(place[-1]), defence=defence) if inside or defence else []

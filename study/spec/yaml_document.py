@@ -1,4 +1,4 @@
-"""Reads YAML text into plain data with the line of every key, for error messages, and writes plain data as YAML text.
+"""Read YAML text into plain data with the line of every key, for error messages. Write plain data as YAML text.
 
 `parse` expands `${NAME}` in a user's text. `as_written` reads text that `dump` has written, and expands nothing.
 """
@@ -20,7 +20,7 @@ from study.safe_text import is_control
 from study.storage.no_run import not_a_spec
 
 Place = tuple[str | int, ...]
-"""Keys and list positions from the top of a document down to a value."""
+"""The place of a value in a document: the keys and list positions from the top of the document down to the value."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _MOST_NODES = 100_000
@@ -29,15 +29,15 @@ _MOST_KEY, _MOST_TEXT = 200, 10_000
 
 
 _REREAD = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
-"""Digits that YAML 1.1 reads as a number of another base: 016 as 14, 1:30 as 90."""
+"""A pattern of digits that YAML 1.1 reads as a number of another base: 016 as 14, and 1:30 as 90."""
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also reads 1e-3 as a number, as YAML 1.2 does."""
+    """PyYAML's safe loader, which here also reads 1e-3 as a number, as YAML 1.2 does."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """The safe dumper, which puts quotes around text that `_Loader` would not read as text."""
+    """PyYAML's safe dumper, which here also quotes a text such as 1e-3, because `_Loader` would read a number."""
 
 
 for _one in (_Loader, _Dumper):
@@ -48,14 +48,14 @@ for _one in (_Loader, _Dumper):
 
 @dataclass
 class Document:
-    """Parsed data, and the origin of every place in it.
+    """The data of a YAML text, and the origin of every value.
 
     Attributes:
-        name: The file, or another name for messages.
+        name: The name of the file, or another name for messages.
         data: The data.
         origins: File and line, or the override (`--set`), of each place.
-        unquoted: Words without quotes that YAML did not read as text, as the user wrote them, by place.
-        lines: Whether messages show line numbers. False if a program has made the data.
+        unquoted: By place, words without quotes that YAML did not read as text, as the user wrote them.
+        lines: Whether messages show line numbers. This is false if a program has made the data.
     """
 
     name: str
@@ -65,7 +65,10 @@ class Document:
     lines: bool = True
 
     def where(self, place: Place) -> str:
-        """Return file, line and key of `place`. If `place` has no line of its own, use that of the key around it."""
+        """Return file, line and key of `place`, for a message.
+
+        If the line of `place` is not known, use the line of the key that contains it.
+        """
         known = place
         while known and known not in self.origins:
             known = known[:-1]
@@ -74,7 +77,7 @@ class Document:
 
 
 def dotted(place: Place) -> str:
-    """Return a place as text: experiments.table1.attacks[0]."""
+    """Return a place as text, such as experiments.table1.attacks[0]."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
@@ -82,22 +85,27 @@ def dotted(place: Place) -> str:
 
 
 def parse(text: str, name: str, environment: Mapping[str, str] | None = None) -> Document:
-    """Read one YAML document, and expand `${NAME}` and `${NAME:-default}` from `environment` (else `os.environ`).
+    """Read one YAML document, and expand `${NAME}` and `${NAME:-default}`.
 
+    `name` is the name of the file, for messages. The variables are in `environment`; None stands for `os.environ`.
     Raises StudyError, with the line, for broken YAML, a repeated key, a key that is not text, or an unset variable.
     """
     return _read(text, Document(name), os.environ if environment is None else environment)
 
 
 def as_written(text: str, name: str) -> Document:
-    """Read YAML like `parse`, but do not expand `${NAME}`. For text from `dump`, and for files that are no specs."""
+    """Read one YAML document as `parse` does, but without expanding `${NAME}`.
+
+    This is for text that `dump` has written, and for files that are no specs.
+    """
     return _read(text, Document(name), None)
 
 
 def from_data(data: Any, name: str) -> Document:
-    """Read plain data that a program has made. Paths become text, tuples become lists, and `${NAME}` is expanded.
+    """Return the document of plain data that a program has made.
 
-    Raises StudyError, with the key, for values of other types, and wherever `parse` raises it.
+    Paths become text, tuples become lists, and `${NAME}` is expanded. `name` stands for a file in messages. Raises
+    StudyError, with the key, for values of other types, and for errors that `parse` would find.
     """
     try:
         text = dump(_plain(data, name, ()))
@@ -109,7 +117,7 @@ def from_data(data: Any, name: str) -> Document:
 
 
 def dump(data: Any, width: int = 100) -> str:
-    """Return plain data as YAML, in the order of its keys. `as_written` reads equal data from it."""
+    """Return plain data as YAML text, in the order of its keys. From this text, `as_written` reads equal data."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
     return text
 
@@ -129,7 +137,7 @@ def _read(text: str, document: Document, environment: Mapping[str, str] | None) 
             where=f"{name}{line}",
             todo="put quotes around ${…} inside { } or [ ]"
             if variable
-            else "check the indentation, the colons and the quotes there",
+            else "check the indentation, the colons and the quotes at this place",
         ) from None
     except yaml.reader.ReaderError as error:
         number = text.count("\n", 0, error.position) + 1
@@ -148,7 +156,10 @@ def _read(text: str, document: Document, environment: Mapping[str, str] | None) 
 
 
 def read(path: Path) -> Document:
-    """Parse the file at `path`. Raises StudyError if it is missing or not UTF-8 text."""
+    """Parse the YAML file at `path`.
+
+    Raises StudyError if the file is missing, is not UTF-8 text, or cannot be parsed.
+    """
     # Unlike os.path.isdir, Path.is_dir raises an error for a name that is too long.
     if os.path.isdir(path):
         raise not_a_spec(path)
@@ -172,7 +183,7 @@ def read(path: Path) -> Document:
 
 
 def override(document: Document, assignment: str) -> None:
-    """Replace one value of `document`, as `--set` does. `assignment`: `key.inner=value`, with the value in YAML."""
+    """Replace one value of `document`, as `--set` does. `assignment` is `key.inner=value`, with the value in YAML."""
     key, equals, text = assignment.partition("=")
     origin = f"--set {assignment}"
     parts = key.strip().split(".")
@@ -200,7 +211,7 @@ def override(document: Document, assignment: str) -> None:
 
 
 def _plain(value: Any, name: str, place: Place) -> Any:
-    """Convert a value to the types that YAML has."""
+    """Return a value converted to the types that YAML has: text, numbers, booleans, None, dicts and lists."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str | os.PathLike):
@@ -226,13 +237,14 @@ def _within(name: str, place: Place) -> str:
 
 
 class _Builder:
-    """Builds plain data from YAML nodes.
+    """A builder of plain data from YAML nodes.
 
-    Each use of an alias counts as further nodes, so that a small file cannot fill the memory.
+    Each use of an alias counts as further nodes. The number of nodes is limited, so that a small file cannot fill the
+    memory.
     """
 
     def __init__(self, document: Document, environment: Mapping[str, str] | None) -> None:
-        """Expand nothing if `environment` is None."""
+        """Record results in `document`. `environment` has the variables to expand; None expands nothing."""
         self._document = document
         self._environment = environment
         self._scalars = yaml.constructor.SafeConstructor()
@@ -268,7 +280,7 @@ class _Builder:
             if key == "<<":
                 raise self._error("merge keys (<<) are not supported: write out the keys", key_node)
             if key in data:
-                raise self._error(f"the key '{key}' is repeated; it is first in {lines[key]}", key_node)
+                raise self._error(f"the key '{key}' is repeated; it first occurs in {lines[key]}", key_node)
             self._document.origins[(*place, key)] = lines[key] = self._line(key_node)
             data[key] = self.build(value, (*place, key))
         return data
@@ -294,7 +306,10 @@ class _Builder:
         return value
 
     def _plain(self, text: str, node: yaml.Node) -> str:
-        """Return `text`. Raises StudyError if it is too long, or contains control characters, which terminals obey."""
+        """Return `text`. Raises StudyError if the text is too long, or contains control characters.
+
+        Control characters are refused, because a terminal that prints the text would execute them.
+        """
         odd = next((mark for mark in text if is_control(mark)), None)
         if odd is not None:
             raise self._error(f"a text must not contain the character U+{ord(odd):04X}", node)

@@ -1,1 +1,1 @@
-"""Stores runs: paths, local folders and S3, the lease that lets only one driver write, the journal of compaction."""
+"""Stores runs in local folders or S3, with a lease that lets only one driver write, and the journal of compactions."""

@@ -1,7 +1,8 @@
-"""The journal of a compaction, which replaces many Parquet parts by fewer; and the repair of a compaction that died.
+"""The journal of a compaction, and the repair of a compaction whose process died.
 
-`compacting.json` names the old and the new parts. Until all new parts are in place, the old parts count; afterwards the
-new parts count. A part counts if readers use its rows. So each row counts exactly once at every moment.
+A compaction replaces many parts (Parquet files of rows) by fewer parts with the same rows. Its journal, the file
+`compacting.json`, names the old and the new parts. A part counts if readers use its rows. The old parts count until all
+new parts are in place; from then on the new parts count. So each row counts exactly once at every moment.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ JOURNAL = "compacting.json"
 
 @dataclass(frozen=True)
 class Journal:
-    """The names of parts in `results/`: the `new` parts replace the `old` parts."""
+    """The content of a compaction's journal: the names of the `old` parts, and of the `new` parts that replace them."""
 
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -30,12 +31,15 @@ class Journal:
         return json.dumps({"old": self.old, "new": self.new}) + "\n"
 
     def new_count(self, parts: Sequence[StoragePath]) -> bool:
-        """Whether the new parts count: whether all of them are among `parts`, the parts in `results/`."""
+        """Return whether readers use the rows of the new parts instead of those of the old parts.
+
+        They do if all new parts are among `parts`, which are all parts in `results/`.
+        """
         return set(self.new) <= {part.name for part in parts}
 
 
 def read(run: StoragePath) -> Journal | None:
-    """Return the journal of an unfinished compaction; None if there is none. Raises StudyError if it is damaged."""
+    """Return the journal of an unfinished compaction; None without a journal. Raises StudyError if it is damaged."""
     path = run / JOURNAL
     try:
         data = json.loads(path.read_text())
@@ -51,7 +55,10 @@ def read(run: StoragePath) -> Journal | None:
 
 
 def counted(run: StoragePath, parts: Sequence[StoragePath]) -> list[StoragePath]:
-    """Return the parts whose rows count. `parts` are all parts in `results/`."""
+    """Return those of `parts` whose rows readers must use. `parts` are all parts (Parquet files of rows) in `results/`.
+
+    During a compaction, the old parts or the new parts are left out.
+    """
     journal = read(run)
     if journal is None:
         return list(parts)
@@ -60,9 +67,10 @@ def counted(run: StoragePath, parts: Sequence[StoragePath]) -> list[StoragePath]
 
 
 def repair(run: StoragePath, storage: Storage) -> None:
-    """Finish or undo a compaction that died. The caller must have claimed the run.
+    """Finish or undo an interrupted compaction: remove its old parts if all new parts exist, else its new parts.
 
-    Raises StudyError if neither all old parts nor all new parts exist, or if a new part is damaged.
+    Without a journal, do nothing. The caller must have claimed the run. Raises StudyError if neither all old parts nor
+    all new parts exist, or if a new part is damaged.
     """
     journal = read(run)
     if journal is None:
@@ -74,7 +82,7 @@ def repair(run: StoragePath, storage: Storage) -> None:
     if not finish and not set(journal.old) <= parts.keys():
         lost = sorted((set(journal.old) | set(journal.new)) - parts.keys())
         raise StudyError(
-            f"{run / JOURNAL}: a compaction died, and neither all its old parts nor all its new parts exist",
+            f"{run / JOURNAL}: a compaction was interrupted, and neither all its old parts nor all its new parts exist",
             where=f"results/ lacks {lost[0]}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else ""),
             todo=f"restore the old or the new parts from a backup; or remove all old and new parts and {JOURNAL}: the "
             "next launch computes their rows again",
@@ -84,7 +92,7 @@ def repair(run: StoragePath, storage: Storage) -> None:
         if name in parts:
             storage.remove(parts[name])
     storage.remove(run / JOURNAL)
-    repaired("results", f"{'finished' if finish else 'undid'} a compaction that died")
+    repaired("results", f"{'finished' if finish else 'undid'} a compaction that was interrupted")
 
 
 def _require_intact(parts: Sequence[StoragePath]) -> None:
@@ -94,6 +102,6 @@ def _require_intact(parts: Sequence[StoragePath]) -> None:
             raise StudyError(
                 f"a part that a compaction wrote is damaged, so the old parts are not removed: {damage}",
                 where=str(part),
-                todo="move it out of results/, so that the old parts count again; then launch or compact again",
+                todo="move this part out of results/, so that the old parts count again; then launch or compact again",
                 status=1,
             )

@@ -13,10 +13,10 @@ Content = TypeVar("Content")
 
 
 def read(path: StoragePath, kind: type[Content], *, todo: str, status: int = 2) -> Content:
-    """Return the content of the JSON file at `path`, validated as `kind`, which is any type that pydantic supports.
+    """Return the content of the JSON file at `path`, validated as the type `kind`. Pydantic must support this type.
 
-    Raises FileNotFoundError if the file does not exist. Raises StudyError, with `todo` and `status`, if the file cannot
-    be read, is not JSON, or has another structure.
+    Raises FileNotFoundError if the file does not exist. Raises StudyError if the file cannot be read, is not JSON, or
+    does not have the structure of `kind`. `todo` (what to do) and `status` (exit status) are those of the StudyError.
     """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)

@@ -1,9 +1,11 @@
-"""A lease on a run in an object store: one object, which the holder of the lease writes again to renew it.
+"""A lease on a run in an object store. Only one driver (process of a launch), its holder, may write to the run.
 
-Every write is a compare-and-swap: it succeeds only if no other driver has changed the object since it was read. Clocks
-of machines are never compared. A driver that watches a lease for `SECONDS` without a renewal takes the lease over. A
-holder that cannot renew its lease for `SECONDS` treats the lease as lost. A PUT that is under way at that moment cannot
-be stopped; if it duplicates rows, `study verify` reports them.
+The lease is one object in the store. The holder renews its lease by writing this object again. Every write is a
+compare-and-swap: it succeeds only if no other driver has changed the object since the writer read it.
+
+Clocks of machines are never compared. If a driver watches the lease of another driver for `SECONDS` and sees no
+renewal, it takes the lease over. A holder that cannot renew its lease for `SECONDS` treats the lease as lost. A PUT
+that is under way at that moment cannot be stopped. If such a PUT duplicates rows, `study verify` reports them.
 """
 
 from __future__ import annotations
@@ -23,24 +25,25 @@ from study.errors import StudyError
 from study.events.repairs import repaired
 
 SECONDS = 60.0
-"""How long a lease holds without a renewal."""
+"""The time in seconds for which a lease is valid without a renewal."""
 
 
 class VersionedObject(Protocol):
-    """The object that holds a lease. Writing is compare-and-swap."""
+    """The object in the store that records a lease. Its writes are compare-and-swap operations."""
 
     def read(self) -> tuple[bytes, str] | None:
         """Return the object's content and version; None if the object does not exist."""
 
     def write(self, content: bytes, version: str | None) -> str | None:
-        """Write `content` if the object still has `version` (None: it does not exist); return the new version.
+        """Write `content` if the object still has `version`, and return its new version.
 
-        If the object has another version, change nothing and return None.
+        If `version` is None, write only if the object does not exist. If the object has another version, change nothing
+        and return None.
         """
 
 
 class Lease:
-    """A lease on a run, from `claim` to `release`; a thread renews it."""
+    """A lease on a run. `claim` takes the lease and `release` gives it up; between these calls, a thread renews it."""
 
     def __init__(self, run: str, stored: VersionedObject) -> None:
         self._run = run
@@ -55,9 +58,10 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def claim(self, say: Callable[[str], None]) -> None:
-        """Take the lease. If another driver holds it, first give a line to `say` and wait up to `SECONDS`.
+        """Take the lease.
 
-        Raises StudyError if another driver renews or takes the lease meanwhile.
+        If another driver has the lease, first give a line to `say`. Then wait until the other driver releases the
+        lease, or has not renewed it for `SECONDS`. Raises StudyError if another driver renews or takes it meanwhile.
         """
         began = time.monotonic()
         seen = self._object.read()
@@ -86,20 +90,21 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Release the lease. If the write fails, waiting drivers detect it by timeout."""
+        """Release the lease. If the store cannot be written, the next driver waits until the lease expires."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
         with self._lock:
             if self._version is not None and not self._lost:
-                # Ignore the error, so that it does not hide the outcome of the study. The next driver has to wait.
+                # An error here must not hide the outcome of the study. It only makes the next driver wait.
                 with contextlib.suppress(StudyError):
                     self._object.write(b"{}", self._version)
 
     def check(self) -> None:
-        """Raise StudyError if the lease is lost, so that this driver must not write any more."""
+        """Raise StudyError if the lease is lost. This driver must then not write to the run any more."""
         if self._lost is None and time.monotonic() - self._renewed > 0.75 * self._seconds:
-            # The process may have been suspended. It still holds the lease if no other driver has written the object.
+            # The process may have been suspended, so that its thread did not renew the lease. If no other driver has
+            # written the object since then, the renewal succeeds.
             self._renew()
         if self._lost is not None:
             raise StudyError(
@@ -132,8 +137,8 @@ class Lease:
     def _write(self, version: str | None) -> str | None:
         """Write the lease and return its new version; None if another driver has written the object.
 
-        If the answer to a successful write was lost, the repeated write fails, but the object holds this driver's
-        content.
+        The store client repeats a write whose answer was lost. If the first write did succeed, the repeated write
+        fails, although the object already has the content of this driver. This case counts as success.
         """
         content = self._content()
         written = self._object.write(content, version)
@@ -163,12 +168,12 @@ class Lease:
 
 
 def holder_name() -> str:
-    """Return the name of this process for a lease. Another driver shows this name in its error."""
+    """Return the name of this process and its host, as recorded in a lease. Other drivers show it in their errors."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _holder(content: bytes) -> str | None:
-    """Return the holder's name; None if the lease was released."""
+    """Return the name of the holder, read from the content of a lease object; None if the lease was released."""
     try:
         found = json.loads(content).get("holder")
     except (ValueError, AttributeError):

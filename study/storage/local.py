@@ -1,6 +1,6 @@
-"""Writes a run to a local folder, and keeps other drivers out with a file lock.
+"""Writes a run to a local folder. A file lock keeps other drivers from writing to the same folder.
 
-The steps for each file: write a temporary file, fsync the file, rename it, fsync the folder.
+Each file is written in four steps: write a temporary file, fsync it, rename it, fsync its folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from study.storage.paths import StoragePath
 
 
 class LocalStorage:
-    """Writes the files of one run. The operating system releases the lock of a dead process. Implements `Storage`."""
+    """The storage of one run in a local folder. Implements `Storage`.
+
+    The lock of the folder is a file lock, which the operating system releases when the process ends in any way.
+    """
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -27,7 +30,10 @@ class LocalStorage:
         self._lease: IO[str] | None = None
 
     def claim(self, folders: tuple[str, ...], say: Callable[[str], None]) -> None:
-        """Take the lock of the run folder. This never waits, so `say` receives nothing."""
+        """Create the run folder with `folders` in it, and take its lock. Raises StudyError if another driver has it.
+
+        This method never waits, so `say` receives nothing.
+        """
         try:
             for name in folders:
                 (self._run / name).mkdir(parents=True, exist_ok=True)
@@ -49,7 +55,7 @@ class LocalStorage:
             lease.close()
             raise self._refused(error) from None
         try:
-            # Unfinished files of an earlier launch may fill the disk.
+            # Remove the temporary files that an earlier launch did not finish, because they take disk space.
             for stray in self._temporary.iterdir():
                 stray.unlink()
             lease.truncate(0)
@@ -113,7 +119,7 @@ class LocalStorage:
         _sync_folder(Path(str(path)).parent)
 
     def _failed(self, path: StoragePath, error: OSError) -> StudyError:
-        # The next claim removes leftovers; only the first error matters to the user.
+        # A second error does not matter: the next `claim` removes the temporary file. The user needs the first error.
         with contextlib.suppress(OSError):
             self._staged(path).unlink(missing_ok=True)
         return StudyError(
@@ -133,7 +139,7 @@ class LocalStorage:
 
 
 def _close(lease: IO[str]) -> None:
-    # Closing flushes, which fails again after a failed write. The descriptor is closed nevertheless.
+    # `close` also flushes. After a failed write, this flush fails again, but the descriptor is closed nevertheless.
     with contextlib.suppress(OSError):
         lease.close()
 

@@ -1,4 +1,4 @@
-"""The errors for a path that is not a run, and for a run given instead of a spec. Each error says what the path is."""
+"""Makes the errors for a path that should be a run folder or a spec, but is not. Each error says what the path is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.errors import StudyError, names
 from study.storage.paths import StoragePath
 
 RUNS = Path("runs")
-"""The folder in which a launch creates its run folder by default."""
+"""The folder in which launches create their run folders by default."""
 
 _SUFFIXES = (".yaml", ".yml")
 _SPEC, _IMAGES, _STATUS = "spec.yaml", "images.parquet", "status.json"
@@ -19,7 +19,11 @@ _TODO = "name the folder of a launched study"
 
 
 def no_run(path: StoragePath, what: str) -> StudyError:
-    """Return the error for a command that needs a run folder and got `path`. `what` says why `path` is none."""
+    """Return the error for a command that needs a run folder and was given `path`.
+
+    `what`: a sentence that says why `path` is not a run folder. The error has another sentence if a more precise reason
+    is found.
+    """
     if not isinstance(path, Path):
         return StudyError(what, todo=_TODO)
     if path.suffix in _SUFFIXES and not path.exists():
@@ -45,7 +49,7 @@ def no_run(path: StoragePath, what: str) -> StudyError:
 
 
 def not_a_folder(path: Path) -> StudyError:
-    """Return the error for a file that was given instead of a run folder; the file is a spec or any other file."""
+    """Return the error for `path`, a file that was given instead of a run folder. The file may be a spec."""
     if path.suffix not in _SUFFIXES:
         return StudyError(f"{path} is a file; this command needs a run folder", accepted=_known(), todo=_TODO)
     run = _run_of(path)
@@ -56,7 +60,7 @@ def not_a_folder(path: Path) -> StudyError:
 
 
 def not_a_spec(path: Path) -> StudyError:
-    """Return the error for a folder that was given instead of a spec; the folder is a run or any other folder."""
+    """Return the error for `path`, a folder that was given instead of a spec. The folder may be a run folder."""
     specs = sorted(one for suffix in _SUFFIXES for one in path.glob(f"*{suffix}"))
     if is_run(path):
         return StudyError(
@@ -71,7 +75,7 @@ def not_a_spec(path: Path) -> StudyError:
 
 
 def _run_of(spec: Path) -> Path:
-    """The run folder that a launch of the file `spec` creates by default."""
+    """Return the run folder that a launch of the file `spec` creates by default."""
     try:
         found = _STUDY.search(spec.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -88,7 +92,7 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run whose images are selected."""
+    """Return whether a folder is the run folder of a study that has selected its images."""
     return (folder / _SPEC).is_file() and (folder / _IMAGES).is_file()
 
 

@@ -1,4 +1,4 @@
-"""The address of a run: a local folder, or a prefix in an S3 bucket."""
+"""Parses the address of a run: a local folder, or a prefix in an S3 bucket."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from study.errors import StudyError
 from study.storage.s3_path import S3Path
 
 StoragePath = Path | S3Path
-"""A file or folder of a run."""
+"""The path of a file or folder of a run: a local path, or an object or prefix in S3."""
 
 # The command line may have converted the address to a `Path`, which leaves only one slash after `s3:`.
 _S3_ADDRESS = re.compile(r"s3:/+([^/]+)/*(.*)")
 
 
 def storage_path(address: str | StoragePath) -> StoragePath:
-    """Parse `address`: a folder or `s3://bucket/prefix`. Raises StudyError for any other address."""
+    """Return the path of `address`, a local folder or `s3://bucket/prefix`. Raises StudyError for any other address."""
     if isinstance(address, S3Path):
         return address
     found = _S3_ADDRESS.fullmatch(str(address))

@@ -1,4 +1,4 @@
-"""Defines every path of a run, and writes its files: one driver at a time, and whole files only."""
+"""Defines every path of a run folder and writes its files. Only one driver can write; readers see whole files only."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from study.storage.storage import open_storage
 
 
 class RunFolder:
-    """The folder of one study, or its prefix in an S3 bucket. Nothing is created until `claim`."""
+    """The run folder of one study: a local folder, or a prefix in an S3 bucket. `claim` creates it."""
 
     def __init__(self, path: str | StoragePath) -> None:
-        """`path` is a folder or `s3://bucket/prefix`. Raises StudyError if `path` is a file or another address."""
+        """`path` is a local folder or `s3://bucket/prefix`. Raises StudyError if `path` is anything else."""
         self.path = storage_path(path)
         if isinstance(self.path, Path) and self.path.is_file():
             raise not_a_folder(self.path)
@@ -28,26 +28,26 @@ class RunFolder:
 
     @property
     def results(self) -> StoragePath:
-        """Parquet parts with the rows."""
+        """The folder of the Parquet parts with the rows: the targets' answers to the adversarial images."""
         return self.path / "results"
 
     def geometry(self, probe: str) -> StoragePath:
-        """Parquet parts with the rows of one geometry probe."""
+        """Return the folder of the Parquet parts with the rows of one geometry probe."""
         return self.path / "geometry" / probe
 
     @property
     def kept(self) -> StoragePath:
-        """Parquet parts with adversarial images, if the spec keeps them."""
+        """The folder of the Parquet parts with adversarial images, if the spec says that images are kept."""
         return self.path / "kept"
 
     @property
     def spec(self) -> StoragePath:
-        """The resolved spec of the run."""
+        """The file of the resolved spec: the run's spec with presets and defaults written out."""
         return self.path / "spec.yaml"
 
     @property
     def earlier_specs(self) -> list[StoragePath]:
-        """The earlier specs of the run, which the present spec replaced, oldest first."""
+        """The files of earlier specs of the run, oldest first. Later launches have replaced these specs."""
         found: list[StoragePath] = []
         while (path := self.path / f"spec-{len(found) + 1}.yaml").is_file():
             found.append(path)
@@ -55,83 +55,93 @@ class RunFolder:
 
     @property
     def planned(self) -> StoragePath:
-        """The ids of the attack runs in the present plan. The file exists if the run has rows of other attack runs."""
+        """The file with the ids of the attack runs in the present plan.
+
+        The file exists only if the run has, or had, rows of attack runs that are no longer in the plan.
+        """
         return self.path / "planned.json"
 
     @property
     def images(self) -> StoragePath:
-        """The selected images, with the clean predictions of every model."""
+        """The file of the selected images, with the predictions of every model for the clean images."""
         return self.path / "images.parquet"
 
     @property
     def models(self) -> StoragePath:
-        """Digest, size and parameters of every model, as loaded."""
+        """The file with the record of every model: digest, number of parameters, preprocessing."""
         return self.path / "models.json"
 
     @property
     def arithmetic(self) -> StoragePath:
-        """The hardware, library versions and float settings of the workers: everything that affects rounding."""
+        """The file with all that affects rounding: the workers' hardware, library versions and float settings."""
         return self.path / "arithmetic.json"
 
     @property
     def digests(self) -> StoragePath:
-        """The SHA-256 of `spec`, `images` and `models`, by file name.
+        """The file with the SHA-256 of the files `spec`, `images` and `models`, by file name.
 
-        While a launch changes a file, its old and its new digest are both there. `candidates` is the digest of the
-        image set's ids; it is there if the models have predicted the whole image set.
+        While a launch changes one of these files, its old and its new digest are both recorded. The key `candidates`
+        has the digest of the ids of the image set. Its value is null if the models have not predicted the whole set.
         """
         return self.path / "digests.json"
 
     @property
     def journal(self) -> StoragePath:
-        """The journal of a compaction, which exists while the compaction is under way."""
+        """The file that names the old and new parts of a compaction. It exists only during a compaction."""
         return self.path / journal.JOURNAL
 
     @property
     def temporary(self) -> StoragePath:
-        """Unfinished files, on the same file system as `results`. Not used in S3."""
+        """The folder of unfinished files, on the same file system as `results`. Not used in S3."""
         return self.path / "tmp"
 
     @property
     def failures(self) -> StoragePath:
-        """The units (attack runs on one shard of images) that failed in the last launch, if any."""
+        """The file with the failed units (attack runs on one shard of images) of the last launch, if any failed."""
         return self.path / "failures.json"
 
     @property
     def tuning(self) -> StoragePath:
-        """The run that tries the choices of attacks with `tune`, on images that the study does not use."""
+        """The folder of the tuning run, which tries parameter values of attacks with `tune` on separate images."""
         return self.path / "tuning"
 
     @property
     def tuned(self) -> StoragePath:
-        """For each attack with `tune`: the chosen values of its parameters, and the success rate of every choice."""
+        """The file with the results of tuning.
+
+        For each attack with `tune`, it has the chosen parameter values, and the success rate of every combination.
+        """
         return self.tuning / "tuning.json"
 
     @property
     def unreadable(self) -> StoragePath:
-        """Unreadable image files that the study left out, as its spec allows."""
+        """The file that lists the unreadable image files. The study has left out these images, as its spec allows."""
         return self.path / "unreadable.json"
 
     @property
     def tracked(self) -> StoragePath:
-        """The id of the study on Weights & Biases."""
+        """The file with the id of the study on Weights & Biases."""
         return self.path / "tracked.json"
 
     @property
     def tracking(self) -> Path:
-        """Local files of Weights & Biases."""
+        """The folder of the local files of Weights & Biases."""
         return self._local("tracking")
 
     def answers(self, model: str) -> Path:
-        """The cache of answers from the remote service of `model`, always local."""
+        """Return the file that caches the answers of the remote service of `model`. It is always local."""
         return self._local("answers") / f"{model}.sqlite"
 
     def verdicts(self, model: str) -> Path:
-        """The cache of answers from the model that judges the sentences of the service of `model`, always local."""
+        """Return the file that caches the replies of a judging model. It is always local.
+
+        The judging model is a second chat model. It decides which labels are named in the answers of the chat service
+        `model`.
+        """
         return self._local("answers") / f"{model}.judge.sqlite"
 
     def _local(self, name: str) -> Path:
-        """A local folder of the run. For a run in S3, this folder is in the user's cache folder."""
+        """Return a local folder of the run. For a run in S3, this folder is in the user's cache folder."""
         if isinstance(self.path, S3Path):
             home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             return home / "study" / name / self.path.bucket / self.path.key
@@ -139,14 +149,18 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a launch has selected images. From then on, the folder belongs to the spec of that launch."""
+        """Whether a launch has recorded its spec, models and selected images.
+
+        From then on, the folder belongs to this study: launches of another study refuse it.
+        """
         return self.spec.is_file() and self.models.is_file() and self.images.is_file()
 
     def claim(self, say: Callable[[str], None] = lambda line: None) -> None:
-        """Create the folder, keep other drivers out until `release`, and repair an unfinished compaction.
+        """Create the folder and reserve the run for this driver (process of a launch). Repair an unfinished compaction.
 
-        Other drivers are also let in when this process ends. Raises StudyError if another driver has the run, or if the
-        run cannot be written. In S3, the claim may have to watch a lease for a minute; `say` then receives a line.
+        Other drivers can claim the run after `release`, or after this process ends. Raises StudyError if another driver
+        has claimed the run, or if the run cannot be written. In S3, this method may have to watch the lease of another
+        driver for a minute. `say` then receives a line.
         """
         self.storage.claim(("results",), say)
         try:
@@ -156,11 +170,14 @@ class RunFolder:
             raise
 
     def release(self) -> None:
-        """Let other drivers in."""
+        """Let other drivers (processes of launches) claim the run."""
         self.storage.release()
 
     def make_folder(self, folder: StoragePath) -> None:
-        """Create a folder of the run if it does not exist; S3 has no folders. Raises StudyError if that fails."""
+        """Create a folder of the run if it does not exist. Does nothing in S3, which has no folders.
+
+        Raises StudyError if the folder cannot be created.
+        """
         if isinstance(folder, Path):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -178,9 +195,15 @@ class RunFolder:
         self.write_text(path, json.dumps(data, indent=2) + "\n")
 
     def publish(self, path: StoragePath, content: bytes | memoryview) -> None:
-        """Write a whole file, or replace it. Raises StudyError if that fails."""
+        """Write a file or replace an existing file. Readers see the whole old file or the whole new file.
+
+        Raises StudyError if the file cannot be written.
+        """
         self.storage.publish(path, content)
 
     def publish_new(self, path: StoragePath, content: bytes | memoryview) -> None:
-        """Write a file whose name belongs to this content alone, such as a part. Writing it twice is harmless."""
+        """Write a new file whose name is used only for this content, such as a part.
+
+        To write the same content twice is harmless. Raises StudyError if the file cannot be written.
+        """
         self.storage.publish_new(path, content)

@@ -1,4 +1,4 @@
-"""Writes a run to S3. Each file is one object; the PUT is conditional where needed. A lease keeps other drivers out."""
+"""Writes a run to S3: each file is one object. A lease keeps other drivers from writing to the same run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 
 class S3Storage:
-    """Writes the objects of one run. An object appears whole or not at all. Implements `Storage`."""
+    """The storage of one run in S3. Readers see a whole object or no object. Implements `Storage`."""
 
     def __init__(self, run: S3Path) -> None:
         self._run = run
         self._lease: Lease | None = None
 
     def claim(self, folders: tuple[str, ...], say: Callable[[str], None]) -> None:
-        """Take the lease of the run. If another driver may still hold it, give a line to `say` and wait."""
+        """Take the lease of the run. If another driver may still have it, first give a line to `say` and wait.
+
+        Raises StudyError if another driver has the lease and renews it. `folders` are ignored: S3 has no folders.
+        """
         lease = Lease(str(self._run), LeaseObject(self._run / "lease"))
         lease.claim(say)
         self._lease = lease
@@ -46,12 +49,12 @@ class S3Storage:
         try:
             self._put(path, lambda store: store.put(path.key, whole, mode="create", use_multipart=False))
         except AlreadyExistsError:
-            # An earlier attempt succeeded, but its answer was lost or its process died before the answer.
+            # An earlier attempt may have written the object, although its answer was lost or its process died.
             if path.read_bytes() != whole:
                 raise StudyError(f"{path} already exists with other content", status=1) from None
 
     def stage(self, path: Any, content: bytes | memoryview) -> None:
-        """Do nothing: S3 cannot rename objects, so content cannot be staged."""
+        """Do nothing. Staged content would have to be renamed later, and S3 cannot rename objects."""
 
     def commit(self, path: Any, content: Callable[[], bytes | memoryview]) -> None:
         self.publish_new(path, content())
@@ -65,7 +68,11 @@ class S3Storage:
             self._lease.check()
 
     def _put(self, path: S3Path, put: Callable[[S3Store], object]) -> None:
-        """Repeat a PUT until the store answers, for at most `TIMEOUT_SECONDS`. A repeated PUT does no harm here."""
+        """Call `put` with the store's client, and repeat the call if the store does not answer.
+
+        A repeated PUT does no harm, because it writes the same content. Raises StudyError after `TIMEOUT_SECONDS`, or
+        after an error that a repetition cannot remedy. Raises AlreadyExistsError if `put` raises it.
+        """
         from obstore.exceptions import AlreadyExistsError, GenericError
 
         timeout = s3_path.TIMEOUT_SECONDS
@@ -86,7 +93,7 @@ class S3Storage:
 
 
 class LeaseObject:
-    """The object that holds a lease; its version is its e-tag. Implements `VersionedObject`."""
+    """The S3 object that records a lease. Its version is its e-tag. Implements `VersionedObject`."""
 
     def __init__(self, path: S3Path) -> None:
         self._path = path

@@ -1,6 +1,6 @@
-"""Objects in an S3 store, with the methods of `Path` that are needed to read a run.
+"""Paths of objects in an S3 store. They have the methods of `Path` that are needed to read a run.
 
-Credentials, region and endpoint come from the AWS_* environment variables, and are never written to a file.
+Credentials, region and endpoint come from the AWS_* environment variables. They are never written to a file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 TIMEOUT_SECONDS = 30.0
-"""Longest time without an answer to a request, including the request's retries."""
+"""The longest time in seconds to wait for the answer to a request, all retries included."""
 
 _CLIENT_RETRIES = 8
-"""Largest number of retries by the client library, which does not report them."""
+"""The largest number of retries that the client library obstore makes. It does not report its retries."""
 
 _ALLOW_HTTP = "AWS_ALLOW_HTTP"
 _REJECTED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "code: 401", "code: 403")
@@ -32,7 +32,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class S3Path:
-    """An object, or all objects under a prefix."""
+    """The path of an object in S3, or of all objects under a prefix."""
 
     bucket: str
     key: str
@@ -74,11 +74,11 @@ class S3Path:
         return any(True for _ in self.rglob())
 
     def iterdir(self) -> Iterator[S3Path]:
-        """All objects under this prefix, at any depth: S3 has no folders."""
+        """Yield all objects under this prefix, at any depth, because S3 has no folders."""
         return self.rglob()
 
     def rglob(self, pattern: str = "*") -> Iterator[S3Path]:
-        """All objects under this prefix, sorted by key; `pattern` is `*` or `*.suffix`."""
+        """Yield all objects under this prefix, sorted by key. `pattern` is `*` or `*.suffix`."""
         found = request(self, lambda store: store.list(f"{self.key}/").collect())
         for key in sorted(str(entry["path"]) for entry in found):
             if key.endswith(pattern[1:]):
@@ -90,15 +90,15 @@ class S3Path:
 
 
 def scan_options() -> dict[str, str]:
-    """Return the AWS_* environment variables as polars takes them in `storage_options`, with names in lower case."""
+    """Return the AWS_* environment variables in the form of polars' argument `storage_options`: lower-case names."""
     return {name.lower(): value for name, value in driver_environment().items() if name.startswith("AWS_")}
 
 
 def request(path: S3Path, call: Callable[[S3Store], Answer]) -> Answer:
     """Return `call(store)`, where `store` is the client of `path`'s bucket.
 
-    FileNotFoundError and obstore's AlreadyExistsError and PreconditionError pass unchanged. A missing bucket and all
-    other errors of the store raise StudyError.
+    Raises StudyError for all errors of the store except three, which are raised unchanged: FileNotFoundError, and
+    obstore's AlreadyExistsError and PreconditionError. If the bucket does not exist, the error is a StudyError too.
     """
     store = client(path.bucket)
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -129,7 +129,10 @@ def client(bucket: str, retries: int = _CLIENT_RETRIES) -> S3Store:
 
 @functools.cache
 def _client(bucket: str, timeout: float, retries: int, environment: tuple[tuple[str, str], ...]) -> S3Store:
-    """The client for a bucket and environment. The client is cached, because it keeps its connections open."""
+    """Return the client for a bucket and the AWS_* variables `environment`.
+
+    Clients are cached, so that later calls use the open connections of an existing client.
+    """
     from obstore.store import S3Store
 
     allow_http = dict(environment).get(_ALLOW_HTTP.lower(), "").lower() in {"1", "true", "yes", "on"}
@@ -149,7 +152,10 @@ def _client(bucket: str, timeout: float, retries: int, environment: tuple[tuple[
 
 
 def storage_error(path: S3Path, error: Exception) -> StudyError:
-    """Return the StudyError for an error of the store, without the error's text, which quotes addresses and headers."""
+    """Return the StudyError for an error of the store.
+
+    The text of `error` is not shown, because it can quote addresses and headers, which may contain secrets.
+    """
     return known_cause(path, error) or StudyError(
         f"{path}: the object store does not answer",
         where=_endpoint(),
@@ -159,7 +165,10 @@ def storage_error(path: S3Path, error: Exception) -> StudyError:
 
 
 def known_cause(path: S3Path, error: Exception) -> StudyError | None:
-    """Return the StudyError for a failure that a retry cannot remedy; None for others, such as a broken connection."""
+    """Return the StudyError for an error that a retry cannot remedy.
+
+    Return None for any other error, such as a broken connection.
+    """
     text = str(error)
     if "NoSuchBucket" in text:
         what, todo = f"the bucket {path.bucket} does not exist", "create it, or name another bucket"
@@ -182,7 +191,7 @@ def known_cause(path: S3Path, error: Exception) -> StudyError | None:
 
 
 def _endpoint() -> str:
-    """The endpoint as the environment sets it, without a user name and password."""
+    """Return the store's address from the AWS_* environment variables, without a user name and password."""
     environment = driver_environment()
     endpoint = environment.get("AWS_ENDPOINT_URL") or environment.get("AWS_ENDPOINT") or "Amazon's endpoint"
     return endpoint.rpartition("@")[2]

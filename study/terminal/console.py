@@ -1,4 +1,4 @@
-"""The console for all output that is text, not data."""
+"""The rich console of all commands. It shows control characters as visible escapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class Console(console.Console):
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Escape before rich measures the text, so that tables have the right width."""
+        """Return rich text for `text` with control characters escaped.
+
+        Rich measures the returned text, so tables have the right width.
+        """
         return super().render_str(visible(text), **options)
 
     def render(

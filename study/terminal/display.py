@@ -1,4 +1,4 @@
-"""The display of a launch: a view that suits the output, the log, and status.json of the run."""
+"""The display of a launch: what it prints (a live view, lines or JSON events), its log, and its status.json."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ How = Literal["shown", "quiet", "json"]
 
 @dataclass(frozen=True)
 class Style:
-    """The style of the output. `how`: a readable view (`shown`), only failures (`quiet`), or JSON events (`json`).
+    """The style of the output. `how`: `shown` (readable text), `quiet` (only failures and repairs) or `json` (events).
 
-    `shared`: whether a debugger or the program that launches uses the same terminal. Then there is no live view, and
-    output of libraries is not redirected to the log.
+    `shared`: whether a debugger, or the Python program that launches the study, uses the same terminal. If it is True,
+    there is no live view, and output of libraries is not redirected to the log.
     """
 
     how: How = "shown"
@@ -46,7 +46,7 @@ class Style:
 
 
 def style(*, quiet: bool, json: bool, shared: bool = False) -> Style:
-    """The style that `--quiet` and `--json` ask for. Raises StudyError if both are given."""
+    """Return the style for the options `--quiet` and `--json`. Raises StudyError if both are given."""
     if quiet and json:
         raise StudyError(
             "--quiet and --json exclude each other",
@@ -57,11 +57,11 @@ def style(*, quiet: bool, json: bool, shared: bool = False) -> Style:
 
 
 class Display(Observer):
-    """Passes all events and lines of a launch to the view, the log and status.json.
+    """Passes all events and messages of a launch to its view (the output on the terminal), its log and its status.json.
 
-    Enter the display before the spec is read, and call `attach` once the run folder is claimed. From then on, the
-    display writes the log and status.json. It also redirects output of libraries to the log, if `console` is the
-    standard output of this process and `style` is not shared.
+    Enter the display as a context before the spec is read, and call `attach` when the run folder is claimed. From then
+    on, the display writes the log and status.json. It also redirects output of libraries to the log, if `console` is
+    the standard output of this process and `style` is not shared.
     """
 
     def __init__(self, console: AnyConsole, style: Style | None = None) -> None:
@@ -78,10 +78,10 @@ class Display(Observer):
         self._status: StatusFile | None = None
         self._refused: StudyError | None = None
         self.console: AnyConsole = console if self._how == "shown" else Console(quiet=True)
-        """The console for tables. It prints nothing if the output is quiet or JSON."""
+        """The console for tables. This console prints nothing if the output is quiet or JSON."""
 
     def __enter__(self) -> Display:
-        repairs.taken()  # repairs from before the launch
+        repairs.taken()  # This discards repairs from before the launch.
         return self
 
     def __exit__(
@@ -103,7 +103,10 @@ class Display(Observer):
             self._open.close()
 
     def attach(self, study: str, folder: RunFolder, credentials: Sequence[str] = ()) -> None:
-        """Begin the log, status.json and the live view. The log hides values of the variables in `credentials`."""
+        """Start the log, status.json and the live view.
+
+        `credentials`: names of environment variables whose values the log must not show.
+        """
         self.run_state.study = study
         self._log = log = Log(path_of(folder), secrets(credentials, os.environ), self._view.say)
         self._open.callback(log.close)
@@ -116,7 +119,7 @@ class Display(Observer):
         self._hear()
 
     def refused(self, error: StudyError) -> None:
-        """Report the error that ends the launch, before the backend is closed."""
+        """Report the error that ends the launch to the view, status.json and the log, before the backend is closed."""
         self._refused = error
         for one in (self._view, self._status):
             if isinstance(one, Events | StatusFile):
@@ -125,7 +128,7 @@ class Display(Observer):
             self._log.write(f"error: {error}")
 
     def settle(self) -> None:
-        """Remove the live view: tables and last lines follow."""
+        """Remove the live view, if there is one, before tables and the last lines are printed."""
         if isinstance(self._view, Live):
             self._view.close()
 
@@ -137,12 +140,12 @@ class Display(Observer):
 
     @property
     def gradients(self) -> int:
-        """Number of image gradients of this launch."""
+        """Number of image gradients that this launch has computed."""
         return self.run_state.gradients
 
     @property
     def seconds_crafting(self) -> float:
-        """Seconds that workers spent on attacks in this launch, without loading and prediction."""
+        """Seconds that workers spent on attacks in this launch, without the time for loading and predictions."""
         return self.run_state.seconds_crafting
 
     @property
@@ -152,7 +155,10 @@ class Display(Observer):
         return dict(self.run_state.repairs)
 
     def _hear(self) -> None:
-        """Pass repairs to all observers. Any thread can report repairs, but only the driver's thread calls this."""
+        """Pass the repairs that were reported since the last call to all observers.
+
+        Any thread can report repairs, but only the driver's thread calls this method.
+        """
         if self._log is not None:
             for repair in repairs.taken():
                 for one in self._all:
@@ -205,7 +211,7 @@ class Display(Observer):
             one.ended(event)
 
     def _chosen(self, how: How) -> Observer:
-        """The view for a style and for the console."""
+        """Return the view for the style `how` and this console: JSON events, failures only, a live view, or lines."""
         console = self._printer
         if how == "json":
             return Events(lambda: self._printer.file, self.run_state)
@@ -219,7 +225,10 @@ class Display(Observer):
         print(visible(line), file=self._stderr or sys.stderr, flush=True)
 
     def _divert(self, log: Log) -> None:
-        """Redirect output of libraries to the log. Our own output goes to copies of the original descriptors."""
+        """Redirect output of libraries to the log.
+
+        The display's own output still reaches the terminal, through copies of the original file descriptors.
+        """
         if self._shared or not _is_ours(self._printer):
             return
         out, err = (self._open.enter_context(_copied(number)) for number in (1, 2))
@@ -230,11 +239,11 @@ class Display(Observer):
 
 
 class _Apart(Console):
-    """A console on a separate descriptor, with the size of the terminal behind this descriptor.
+    """A console that prints to `stream`, with the size of the terminal to which `stream` leads.
 
-    If the terminal reports a size, COLUMNS and LINES are ignored: shells export values that can be out of date, and a
-    view that is wider than its terminal leaves fragments. The cursor is never hidden, because it would stay hidden
-    after a kill.
+    If the terminal reports a size, the variables COLUMNS and LINES are ignored. Shells export values that can be out of
+    date, and a view that is wider than its terminal leaves fragments. The cursor is never hidden, because the cursor
+    would stay hidden if the process is killed.
     """
 
     def __init__(self, like: AnyConsole, stream: IO[str]) -> None:
@@ -260,7 +269,10 @@ class _Apart(Console):
 
 @contextlib.contextmanager
 def _copied(number: int) -> Iterator[IO[str]]:
-    """A stream to the present destination of descriptor `number`. Redirecting the descriptor does not affect it."""
+    """Return a context with a stream that writes to the present destination of the file descriptor `number`, 1 or 2.
+
+    If the descriptor is redirected later, the stream still writes to this destination.
+    """
     usual = sys.__stdout__ if number == 1 else sys.__stderr__
     encoding = getattr(usual, "encoding", None) or "utf-8"
     raw = io.BufferedWriter(LossyFile(os.dup(number), "w"))
@@ -269,7 +281,7 @@ def _copied(number: int) -> Iterator[IO[str]]:
 
 
 def _is_ours(console: AnyConsole) -> bool:
-    """Whether a console prints to the standard output of this process."""
+    """Return whether a console prints to the standard output of this process, and errors go to its standard error."""
     try:
         return console.file.fileno() == 1 and sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):

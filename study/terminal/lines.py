@@ -1,4 +1,4 @@
-"""Views that print lines: messages and progress with times, at a limited rate, or only failures and repairs."""
+"""Observers that print lines: progress and messages with the time, or only failures and repairs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN_CALLS = 2
 
 
 class ProgressLines(Observer):
-    """Progress: a line every ten seconds, after five minutes one every minute, and one at the end.
+    """Writes lines on the progress: a line every ten seconds, after five minutes a line every minute, and a last line.
 
     While the launch waits, for example for workers, the line has the phase and the time since the launch began.
     """
@@ -76,12 +76,12 @@ class ProgressLines(Observer):
 
 
 class Lines(ProgressLines):
-    """Progress, messages, failures and repairs, each line with the time."""
+    """Prints progress, messages, failures and repairs. Each line begins with the time of day."""
 
     def __init__(
         self, printer: Callable[[], Console], state: RunState, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`printer` returns the console. The console may change once."""
+        """`printer` returns the console. It is called for each line, because the display may replace the console."""
         super().__init__(self.say, state, clock)
         self._printer = printer
         self._failures = 0
@@ -103,7 +103,7 @@ class Lines(ProgressLines):
 
 
 class Quiet(Observer):
-    """Failures and repairs only, on standard error."""
+    """Prints only failures and repairs, by `print_error`, which writes to standard error."""
 
     def __init__(self, print_error: Callable[[str], None], state: RunState) -> None:
         self._print = print_error
@@ -125,7 +125,10 @@ class Quiet(Observer):
 
 
 def told(event: Repair, state: RunState) -> list[str]:
-    """The lines to print for a repair that `state` has counted. Only the first 20 repairs of a launch are printed."""
+    """Return the lines to print for a repair, which `state` has counted already.
+
+    After the 20th repair of a launch, the list is empty.
+    """
     count = state.repairs.total()
     if count > _MOST_REPAIRS:
         return []

@@ -1,4 +1,4 @@
-"""The live view: messages above, the run state below, redrawn four times a second and when the terminal is resized."""
+"""The live view on a terminal: messages above, and below them the state of the launch, redrawn four times a second."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _REMEMBERED = 200
 
 
 class Live(Observer):
-    """A view for terminals that can move the cursor."""
+    """An observer that shows a launch on a terminal that can move the cursor: messages, and the state below them."""
 
     def __init__(self, printer: Callable[[], Console], state: RunState) -> None:
-        """`printer` returns the console. The console may change once, before `open`."""
+        """`printer` returns the console. The display may replace the console once, before it calls `open`."""
         self._printer = printer
         self._state = state
         self._lock = threading.RLock()
@@ -41,7 +41,7 @@ class Live(Observer):
         return self._printer()
 
     def open(self) -> None:
-        """Start drawing."""
+        """Draw the state of the launch, and start a thread that redraws it."""
         with self._lock:
             self._size = self._console.size
             self._begin_region()
@@ -49,7 +49,7 @@ class Live(Observer):
         self._thread.start()
 
     def close(self) -> None:
-        """Remove the run state from the terminal; messages stay."""
+        """Stop the thread and remove the state of the launch from the terminal. The messages stay."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -78,7 +78,10 @@ class Live(Observer):
                     self._region.update(self._drawn(), refresh=True)
 
     def _start_over(self) -> None:
-        """Draw again after a resize: the terminal has wrapped lines, and the position of the cursor is unknown."""
+        """Clear the terminal, and draw the last messages and the state again, after the terminal was resized.
+
+        A resize wraps lines, so the position of the cursor is unknown.
+        """
         self._end_region()
         self._size = self._console.size
         self._console.control(Control.clear(), Control.home())
@@ -87,7 +90,7 @@ class Live(Observer):
         self._begin_region()
 
     def _fitting(self) -> list[str]:
-        """The last messages that fit above the run state."""
+        """Return the last messages that fit above the state of the launch, the oldest of them first."""
         width, height = self._size
         room, chosen = height - len(self._drawn().renderables) - 2, deque[str]()
         for line in reversed(self._said):

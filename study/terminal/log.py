@@ -1,4 +1,4 @@
-"""Writes RUN/study.log: all messages of a study with the time, and output of libraries."""
+"""Writes RUN/study.log, which has all messages of a launch with the time, and the output of libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAST_SECRET = 6
 
 
 def path_of(folder: RunFolder) -> Path:
-    """Path of the log: in the run folder, or in the user's cache folder if the run is in an object store."""
+    """Return the path of the log. If the run is in an object store, the log is in the user's cache folder."""
     if isinstance(folder.path, S3Path):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return home / "study" / "logs" / folder.path.bucket / folder.path.key / "study.log"
@@ -31,7 +31,10 @@ def path_of(folder: RunFolder) -> Path:
 
 
 def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values to keep out of the log: of the variables `named`, and of variables with a secret-like name."""
+    """Return the values of environment variables that must not appear in the log, the longest value first.
+
+    These are the values of the variables in `named`, and of all variables whose name suggests a secret.
+    """
     found = {environment[name] for name in named if environment.get(name)}
     for name, value in environment.items():
         if len(value) >= _LEAST_SECRET and looks_secret(name):
@@ -40,7 +43,11 @@ def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
 
 
 class Log(Observer):
-    """Appends to the file at `path`. If a write fails, calls `complain` once and writes no more."""
+    """An observer that appends messages and events to the file at `path`.
+
+    `hidden`: texts that are replaced in the log, such as secrets. If the file cannot be written, the log calls
+    `complain` once with a message, and writes no more.
+    """
 
     def __init__(self, path: Path, hidden: tuple[str, ...], complain: Callable[[str], None]) -> None:
         self._path = path
@@ -49,7 +56,7 @@ class Log(Observer):
         self._file: TextIO | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Libraries write to this descriptor too. In append mode, no line overwrites another.
+            # Libraries write to this descriptor too. In append mode, no line overwrites another line.
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
             self._give_up(error)
@@ -60,7 +67,10 @@ class Log(Observer):
         return None if self._file is None else self._file.fileno()
 
     def write(self, text: str, source: str = "study") -> None:
-        """Write each line of `text` with the time and `source`; secrets are removed, control characters are shown."""
+        """Write each line of `text`, after the time and `source`, which names the origin of the text.
+
+        In the log, secrets are replaced by `…`, and control characters by visible escapes.
+        """
         for secret in self._hidden:
             text = text.replace(secret, "…")
         text = visible(text)
@@ -124,7 +134,7 @@ class _Stream(io.TextIOBase):
 
 
 class _Handler(logging.Handler):
-    """Passes Python's log records and warnings to the log."""
+    """A handler of Python's `logging` that writes records of the level WARNING or higher to the log of the study."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -136,7 +146,10 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def diverted(log: Log) -> Iterator[None]:
-    """A context in which all output of this process, including output of C++ code, goes to `log`."""
+    """Return a context in which all output of this process, including output of C++ code, goes to `log`.
+
+    If the log cannot be written, the context does nothing.
+    """
     descriptor = log.descriptor
     if descriptor is None:
         yield

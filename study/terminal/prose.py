@@ -1,4 +1,4 @@
-"""Prints lines of text. A narrow terminal gets lines wrapped between words, except lines with commands, paths, code."""
+"""Prints lines of text. On a terminal, lines are wrapped between words, except lines with commands, paths or code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from study.safe_text import visible
 
 _COPIED = re.compile(r"\bstudy [a-z]+ \S|\S/\S|\b(?:pl|study)\.[a-z]")
-"""Matches commands, paths and code. The terminal wraps such a line itself, so it can be copied as one line."""
+"""Matches lines with commands, paths or code. These lines are not wrapped, so that users can copy them as one line."""
 
 
 def say(console: Console, line: str) -> None:
@@ -20,12 +20,15 @@ def say(console: Console, line: str) -> None:
 
 
 def exactly(console: Console, text: str, end: str = "\n") -> None:
-    """Print `text` exactly, for programs and for copying."""
+    """Print `text` without wrapping and markup, for programs and for copying. Only control characters are escaped."""
     console.print(visible(text), markup=False, highlight=False, soft_wrap=True, end=end)
 
 
 def fitted(line: str, width: int) -> list[str]:
-    """Wrap a line to `width` cells; all lines have the indent of the first. A line to copy is not wrapped."""
+    """Return `line` wrapped between words to `width` columns of the terminal, as a list of lines.
+
+    All lines have the indentation of the first line. A line with a command, a path or code is not wrapped.
+    """
     if cell_len(line) <= width or _COPIED.search(line):
         return [line]
     indent = line[: len(line) - len(line.lstrip())]

@@ -1,4 +1,4 @@
-"""The run state as lines of text that fit any width and height."""
+"""Shows the state of a launch as lines of text that fit the width and the height of the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _LEAST_BAR = 8
 
 
 def lines(state: RunState, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
-    """Return at most `height` lines of at most `width` cells (columns of the terminal), the most important first."""
+    """Return the state of a launch as lines of text, the most important line first.
+
+    There are at most `height` lines. A line has at most `width` cells (columns of the terminal), or 20 if `width` is
+    smaller. With `ascii_only`, bars consist of ASCII characters.
+    """
     width, height = max(width, 20), max(height, 1)
     found = [_head(state, width)]
     spare = height - 1
@@ -75,7 +79,11 @@ def _head(state: RunState, width: int) -> Text:
 
 
 def _experiments(state: RunState, width: int, most: int, *, ascii_only: bool) -> list[Text]:
-    """A bar for each experiment. If there are too many, bars for experiments in progress, and a count of the others."""
+    """Return a line with counts and a bar for each experiment.
+
+    If there are more than `most` experiments, only some have a line: experiments in progress first, then experiments
+    that have not begun. A last line then gives the number of the other experiments.
+    """
     names = list(state.totals)
     shown = names
     if len(names) > most:
@@ -117,7 +125,7 @@ def _rate(state: RunState) -> Text | None:
 
 
 def _trouble(state: RunState) -> Text | None:
-    """Failures so far in one line; None if there are none."""
+    """Return a line with the number of failures so far; None if there are none."""
     said, loop = [], state.loop
     if state.set_aside:
         said.append(f"{state.set_aside:,} failed")
@@ -136,7 +144,11 @@ def _trouble(state: RunState) -> Text | None:
 
 
 def _slots(state: RunState, most: int) -> Iterator[Text]:
-    """A line for each actor if there are few actors; otherwise the number of actors for each set of held models."""
+    """Yield a line on all actors together, and then a line for each actor.
+
+    If there are more than four actors, or more than `most`, there are no lines for single actors. Instead, there is a
+    line for each set of models, with the number of actors that hold these models in memory.
+    """
     if state.loop is None or not state.loop.slots or most < 1:
         return
     slots = state.loop.slots
@@ -177,7 +189,10 @@ def _last(state: RunState, width: int) -> Iterator[Text]:
 
 
 def _tally(tally: Tally, width: int) -> Text:
-    """A line such as `mi  lite0 targeted   lite0 100*  lite1 75`: the targets that fit, then the number of others."""
+    """Return a line such as `mi  lite0 targeted   lite0 100*  lite1 75  +3`: attack, sources, goal, and success rates.
+
+    The line has the rates of the first targets that fit into `width` cells, then the number of all other targets.
+    """
     goal = "" if tally.goal == "untargeted" else f" {tally.goal}"
     name = f"{tally.attack}  {tally.sources}{goal}"
     line = Text(f"    {_cut(name, max(16, width // 3))} ")
@@ -194,5 +209,5 @@ def _tally(tally: Tally, width: int) -> Text:
 
 
 def _cut(text: str, width: int) -> str:
-    """`text` in exactly `width` cells: padded with spaces, or cut with an ellipsis."""
+    """Return `text` with exactly `width` cells (columns): padded with spaces, or cut and ended with an ellipsis."""
     return text + " " * (width - cell_len(text)) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

@@ -21,15 +21,17 @@ _SECONDS, _SECONDS_AWAY = 3.0, 30.0
 
 
 def path_of(folder: RunFolder) -> StoragePath:
-    """Path of status.json."""
+    """Return the path of status.json in the run folder."""
     return folder.path / "status.json"
 
 
 class StatusFile(Observer):
-    """Writes the run state every 3 s (30 s into an object store), at messages before the first unit, and at the end.
+    """An observer that writes the state of a launch to status.json.
 
-    Writing begins when the launch first waits. A launch that finds nothing to do never waits, so the status.json of the
-    launch before stays. If a write fails, the observer calls `complain` once and writes no more; the study continues.
+    The file is written every 3 s (30 s in an object store), at each message before the first unit (an attack run on one
+    shard of the images), and at the end. The observer writes for the first time when the launch waits for the first
+    time. A launch with nothing to do never waits, so the status.json of the previous launch stays unchanged. If a write
+    fails, the observer calls `complain` once and writes no more. The study continues.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class StatusFile(Observer):
         self._broken = False
 
     def say(self, line: str) -> None:
-        # Each message begins another phase of the start.
+        # Before the first unit, each message announces a new phase of the launch.
         if self._starting and self._told is not None and not isinstance(self._folder.path, S3Path):
             self._write()
 

@@ -1,4 +1,4 @@
-"""The driver's handle of the tracking process: a bounded queue of messages to it, its answers, and its end."""
+"""The driver's interface to the tracking process: starts it, sends messages through a bounded queue, reads answers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from study.process import children
 from study.tracking.messages import Message, Ready, Trouble, UnitRows
 
 MOST_WAITING = 64 * 2**20
-"""Most bytes of rows that wait to be sent. Further rows are skipped; the process reads them from Parquet later."""
+"""The largest size in bytes of the rows that wait to be sent. Further rows are skipped. The process reads the skipped
+rows from the Parquet files later."""
 
 
 class TrackingProcess:
-    """The tracking process. Only `wait_ready`, `wait` and `kill` block the caller; `kill` only for a moment."""
+    """The tracking process, seen from the driver. Only `wait_ready`, `wait` and `kill` block the caller.
+
+    `kill` blocks only until the process has ended, which takes a moment.
+    """
 
     def __init__(self, log: Path, kind: children.ProcessKind, environment: Mapping[str, str]) -> None:
-        """Start the process. Its output goes to `log`. Raises OSError if it cannot be started."""
+        """Start the process. Its output is appended to the file `log`. Raises OSError if the process cannot start."""
         self._connection, theirs = multiprocessing.Pipe()
         with theirs, log.open("ab") as output:
             self._process = children.start(
@@ -38,7 +42,7 @@ class TrackingProcess:
         self._ready = False
         self._lines: list[str] = []
         self.dropped = False
-        """Whether rows were skipped."""
+        """Whether rows were skipped because too many rows waited to be sent."""
         self._queue: deque[Message | None] = deque()
         self._changed = threading.Condition()
         self._waiting = 0
@@ -49,7 +53,7 @@ class TrackingProcess:
         return self._process.poll() is None
 
     def send(self, message: Message) -> None:
-        """Queue a message. Rows that exceed `MOST_WAITING` are skipped."""
+        """Put a message into the queue. Rows are skipped if the queue would hold more than `MOST_WAITING` bytes."""
         size = _size(message)
         with self._changed:
             if size and self._waiting + size > MOST_WAITING:
@@ -66,20 +70,23 @@ class TrackingProcess:
         return self._ready
 
     def lines(self) -> list[str]:
-        """The lines for the user that have arrived since the last call: the URL of the run, and errors."""
+        """Return the messages for the user that have arrived since the last call: the URL of the run, and errors."""
         self._receive()
         found, self._lines = self._lines, []
         return found
 
     def wait_ready(self, seconds: float) -> bool:
-        """Wait until the run has begun or the process has ended, at most `seconds`. Returns `ready`."""
+        """Wait at most `seconds` until the run has begun or the process has ended.
+
+        Returns whether the run has begun.
+        """
         deadline = time.monotonic() + seconds
         while not self.ready and self.alive and time.monotonic() < deadline:
             time.sleep(0.02)
         return self.ready
 
     def hurry(self) -> None:
-        """Give the process the normal priority, once the study's own work is done."""
+        """Give the process the normal priority. The driver calls this when the study's own work is done."""
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
 
@@ -91,7 +98,7 @@ class TrackingProcess:
             return None
 
     def kill(self) -> None:
-        """End the process at once. The service process that W&B started in it then ends by itself."""
+        """End the process at once. The service process of W&B, which it has started, then ends by itself."""
         self._process.kill()
         self._process.wait()
         with self._changed:
@@ -107,7 +114,7 @@ class TrackingProcess:
                 self._lines += [text] if text else []
 
     def _send_all(self) -> None:
-        """Send the queued messages, in a thread that ends with the process."""
+        """Send the messages in the queue to the process. A thread runs this until the process ends."""
         with contextlib.suppress(OSError):
             while True:
                 with self._changed:

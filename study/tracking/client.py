@@ -31,24 +31,28 @@ from study.tracking.tracker import RunInfo
 from study.tracking.wandb_tracker import upload_command
 
 END_SECONDS = 20.0
-"""Most seconds that the end of tracking may take."""
+"""The longest time in seconds that the end of tracking may take."""
 
 _READY_SECONDS = 8.0
-"""Longest wait, within `END_SECONDS`, for an online run that has not begun when the study ends. The wait is doubled if
-the launch had no units to do, because W&B then had no time to begin."""
+"""The longest time in seconds, within `END_SECONDS`, to wait for an online run that has not begun when the study ends.
+The time is doubled if the launch had no units to do, because W&B then had little time to begin."""
 
 _LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
-"""Time between two live rows: 5 s, and at least 1 % of the time since the launch began."""
+"""The time between two rows on the state of the launch: at least 5 s, and at least 1 % of the time since its begin."""
 
 _MOST_TOGETHER = 100
-"""Most units whose rows are sent together. Rows are also sent about once a second."""
+"""The largest number of units whose rows are sent together. Rows are also sent about once a second."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "ray", "polars", "pyarrow", "numpy", "wandb")
 
 
 @dataclass(frozen=True)
 class TrackingOptions:
-    """The options of tracking. `relaunch`: the command that launches the study again, online."""
+    """The options of tracking.
+
+    `environment`: the environment variables of the driver. `relaunch`: the command line that launches the study again,
+    with online tracking.
+    """
 
     mode: Mode
     spec: Spec
@@ -57,10 +61,10 @@ class TrackingOptions:
 
 
 class TrackingClient(Observer):
-    """Tracks the launches of a study in one W&B run.
+    """An observer that passes the events of a launch to the tracking process, which logs them to W&B.
 
     If the tracking process dies, or an online run cannot begin, a second process continues offline. This happens at
-    most once. The second process reads the data that it needs from the result rows in the run folder.
+    most once in a launch. The second process reads the result rows in the run folder, so that no data is lost.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class TrackingClient(Observer):
         self._process: TrackingProcess | None = None
         self._finished: list[UnitResult] = []
         with contextlib.suppress(OSError):
-            # The process imports W&B while the backend starts. If it cannot start, `started` tries again.
+            # The process imports W&B while the backend starts. If the process cannot start, `started` tries again.
             self._process = self._new_process()
 
     def started(self, event: Started) -> None:
@@ -116,14 +120,14 @@ class TrackingClient(Observer):
                 self._send_rows()
 
     def _send_rows(self) -> None:
-        """Send the rows of the units that have finished since the last call, in one message to save time."""
+        """Send the rows of the units that have finished since the last call, all in one message."""
         finished, self._finished = self._finished, []
         if finished and self._process is not None:
             self._process.send(UnitRows(table(finished).select(COLUMNS)))
 
     def state(self, event: State) -> None:
         if self._begin is None:
-            return  # workers of the clean pass: there is no W&B run yet
+            return  # During the clean pass, there is no W&B run yet.
         self._send_rows()
         self._print_lines()
         if self._process is not None and not self._process.alive:
@@ -141,11 +145,11 @@ class TrackingClient(Observer):
         self._end(event.status)
 
     def close(self) -> None:
-        """End the run as failed, unless `ended` was called."""
+        """End the W&B run as failed, if it has not ended yet."""
         self._end(1)
 
     def kill(self) -> None:
-        """End the process at once; the next launch logs the missing rows."""
+        """End the tracking process at once. The next launch logs the missing rows."""
         self._over = True
         if self._process is not None:
             self._process.kill()
@@ -159,15 +163,18 @@ class TrackingClient(Observer):
         return TrackingProcess(self._log, kind, given)
 
     def _start(self) -> None:
-        assert self._begin is not None, "a process is started for a run"
+        assert self._begin is not None, "`started` has set the first message"
         self._process = self._process or self._new_process()
         self._process.send(self._begin)
         self._written = False
 
     def _restart(self) -> None:
-        """Continue in a new process, offline. This happens at most once."""
+        """Replace the tracking process by a new process, which continues offline.
+
+        At the second call, tracking ends, and a message says so.
+        """
         assert self._process is not None, "there is a process to replace"
-        assert self._begin is not None, "its run is known"
+        assert self._begin is not None, "`started` has set the first message"
         self._print_lines()
         self._process.kill()
         self._process = None
@@ -206,7 +213,10 @@ class TrackingClient(Observer):
         self._say_how_to_upload(self._begin.run.id)
 
     def _finish(self, status: int, deadline: float) -> int | None:
-        """Ask the process to end the run. Returns the exit status of the process; None if it does not end in time."""
+        """Ask the tracking process to end the run. Returns the exit status of the process.
+
+        Returns None if there is no process, or if it does not end before `deadline`, a time of `time.monotonic`.
+        """
         if self._process is None:
             return None
         if not self._written:
@@ -228,14 +238,14 @@ class TrackingClient(Observer):
             return
         upload = upload_command([Path(folder) for folder in logged.offline])
         if logged.unsent:
-            # `wandb sync` would send all data, not only the missing data.
+            # The message does not suggest `wandb sync`, because it would send all data again.
             self._say(f"W&B: the server may lack some data; this command sends it: {self._options.relaunch}")
         elif upload is not None:
             self._say(f"W&B: upload the run with: {upload}")
 
 
 def _config(event: Started) -> dict[str, Any]:
-    """The config of the run: resolved spec, models, versions of packages, size of the plan, and where it runs."""
+    """Return the config of the W&B run: spec, models, package versions, size of the plan, and where the launch runs."""
     versions = {"python": sys.version.split()[0], "study": __version__}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""`study dashboard`: make a W&B workspace for one study, with its matrix, its rates and its speed."""
+"""`study dashboard`: make a W&B workspace for one study, with the study's matrix, rates and speed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _saved(spec: Spec) -> str:
 
 
 def sections(spec: Spec) -> list[Any]:
-    """The sections of the page: matrix, success rates of each experiment, speed, failures."""
+    """Return the sections of the W&B workspace: matrix, success rates of each experiment, speed, failures."""
     import wandb_workspaces.reports.v2 as reports
     from wandb_workspaces import workspaces
 

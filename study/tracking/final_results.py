@@ -1,4 +1,4 @@
-"""The final results that are logged once the study has ended: a table of all cells, and the matrix as a picture.
+"""The final results that are logged when a launch has ended: a table of all cells, and the matrix as a picture.
 
 A cell is one target and one attack run, at one number of steps and one budget.
 """
@@ -13,7 +13,7 @@ from study.analysis.rates import success_rates
 from study.results.run_reader import open_run
 
 MOST_ROWS = 10_000
-"""Most cells in the table on W&B. cells.csv has all cells."""
+"""The largest number of cells in the table on W&B. The file cells.csv has all cells."""
 
 _COLUMNS = ("sources", "attack", "goal", "seed", "steps", "budget", "target", "relation", "images", "hits", "success",
             "low", "high", "rmsd")  # fmt: skip
@@ -24,9 +24,10 @@ _CELL, _FULL = (46, 18), (20, 64, 128)
 def cells(run: str) -> pl.DataFrame:
     """Return a table with one row for each cell of the run in folder `run`.
 
-    Columns: the keys of the cell, `relation`, `images`, `hits` (successful images), `success`, `low` and `high` (rate
-    and interval, 0..1), and the mean `rmsd` (pixel values 0..255). `budget` is null if the attack searches for its
-    budget. Raises StudyError if the run cannot be read.
+    The key of a cell has the columns `sources`, `attack`, `goal`, `seed`, `steps`, `budget` and `target`. `budget` is
+    null if the attack searches for its budget. Further columns are `relation`, `images`, `hits` (the number of
+    successful images), `success` (the success rate, 0..1), `low` and `high` (its interval), and `rmsd` (the mean, in
+    pixel values 0..255). Raises StudyError if the run cannot be read.
     """
     finished = open_run(run)
     searches = [name for name, attack in finished.spec.attacks.items() if attack.budget.minimal]
@@ -37,8 +38,8 @@ def cells(run: str) -> pl.DataFrame:
 def matrix(cells: pl.DataFrame) -> bytes:
     """Draw the success rates in percent as a PNG, and return its bytes. Higher rates are darker.
 
-    The rows are the first 60 combinations of attack run, steps and budget; the columns are the first 24 targets. PIL
-    draws the picture, because the launch waits for it and matplotlib would take half a second.
+    The rows are the first 60 combinations of attack run, steps and budget. The columns are the first 24 targets. The
+    launch waits for the picture, so PIL draws it: matplotlib would take half a second.
     """
     from PIL import Image, ImageDraw, ImageFont
 

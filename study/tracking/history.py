@@ -1,6 +1,7 @@
 """The history of a study: the success rate of each cell after each finished unit, as rows of numbers by metric name.
 
-A cell is one target and one attack run, at one point: a number of steps and a budget.
+A cell is one target and one attack run, at one number of steps and one budget. A unit is one attack run on one shard of
+the images.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ COLUMNS = (
 """The columns of result rows that the history needs."""
 
 MOST_CURVES = 400
-"""With more cells than this, cells get no curves, because W&B's pages become slow. Tables and sums stay."""
+"""The largest number of cells for which each cell gets curves. With more curves, W&B's pages become slow. A larger
+study has only the curves of experiments, and the table of all cells."""
 
 _MOST_ROWS = 1000
 
@@ -41,15 +43,16 @@ class Outline:
     """The part of a plan that the history needs. It is pickled and sent to the tracking process.
 
     Attributes:
-        cells: One row for each cell. `craft` is the id of the attack run. `target`, `steps` and `budget` complete the
-            key; `budget` is null if the attack searches for its budget. `number` is the index of the attack run,
-            `column` the index of the target among its targets, and `cell` the index of the cell.
+        cells: One row for each cell. `craft` (the id of the attack run), `target`, `steps` and `budget` are the key of
+            the cell; `budget` is null if the attack searches for its budget. `number` is the index of the attack run,
+            `column` is the index of the target among the targets of the attack run, and `cell` is the index of the
+            cell.
         names: The unique name of each cell in metrics.
-        sums: By metric name, the indices of the cells whose counts are added up.
-        searches: Ids of the attack runs that search for their budget.
-        gradients: Number of gradients of one image, for each attack run.
-        targets: Number of targets, for each attack run.
-        shards: Number of images, for each shard.
+        sums: For each metric that combines cells, by metric name, the indices of these cells.
+        searches: The ids of the attack runs that search for their budget.
+        gradients: For each attack run, the number of gradients for one image.
+        targets: For each attack run, the number of targets.
+        shards: For each shard, the number of images.
     """
 
     cells: pl.DataFrame
@@ -94,27 +97,30 @@ class Outline:
 
     @property
     def units(self) -> int:
-        """Number of units of the plan."""
+        """The number of units of the plan: attack runs times shards."""
         return len(self.gradients) * len(self.shards)
 
 
 class History:
     """Adds up result rows, and yields rows of history. Each target of a unit is counted once.
 
-    The row after n finished units holds:
+    The row of history after n finished units holds:
 
-    - `units`, `images` and `gradients`: the numbers so far.
+    - `units`, `images` and `gradients`: the numbers of finished units, of their images and of their gradients.
     - `transfer/<experiment>-<goal>/black_box`, `grey_box` and `white_box`: the success rate over all attack runs of an
       experiment, on the images of the finished attacks.
     - `success/<cell>`, `success_low/<cell>`, `success_high/<cell>` (Wilson, 95 %) and `rmsd/<cell>` (mean, in pixel
       values 0..255), for each cell that has changed since the previous row.
 
-    There is at most one row for each n. A study of more than 1,000 units has a row only after every k units, and at
-    most 1,000 rows.
+    There is at most one row for each n. A study of more than 1,000 units has a row only after every k units. The number
+    k is chosen so that there are at most 1,000 rows.
     """
 
     def __init__(self, outline: Outline, logged: int) -> None:
-        """`logged`: number of units in the last row of earlier launches. The first new row has all cells."""
+        """`logged`: the number n of the last row that earlier launches logged; 0 if there is none.
+
+        The first new row has all cells.
+        """
         self._outline = outline
         self._logged = logged
         self._every = -(-outline.units // _MOST_ROWS)
@@ -123,12 +129,15 @@ class History:
         self._gradients = np.repeat(outline.gradients, len(outline.shards)) * self._images
         self._have = np.zeros((outline.units, max(outline.targets, default=0)), dtype=np.bool_)
         self.done: NDArray[np.bool_] = np.zeros(outline.units, dtype=np.bool_)
-        """For each unit of the plan, whether all its targets have answered."""
-        self._counts = np.zeros((len(outline.names), 3))  # images, successes, sum of RMSD
+        """For each unit of the plan, whether all targets of the unit have answered."""
+        self._counts = np.zeros((len(outline.names), 3))  # For each cell: images, successes, and the sum of RMSD.
         self._changed = np.ones(len(outline.names), dtype=np.bool_)
 
     def add(self, rows: pl.LazyFrame) -> Iterator[Row]:
-        """Add result rows with `COLUMNS`. Rows of other plans, and rows that were added before, are ignored."""
+        """Add result rows, which have the columns `COLUMNS`, and yield the new rows of history.
+
+        Result rows of other plans, and result rows that were added before, are ignored.
+        """
         counted = self._counted(rows).with_columns(piece=(pl.col("unit").rank("dense") - 1) // self._every)
         for piece in counted.partition_by("piece", maintain_order=True):
             self._add(piece)
@@ -138,7 +147,10 @@ class History:
                 yield self._row()
 
     def _counted(self, rows: pl.LazyFrame) -> pl.DataFrame:
-        """Sums over the images of each unit and cell, sorted by unit."""
+        """Return the number of images, the successes and the sum of RMSD for each unit and cell, sorted by unit.
+
+        The column `unit` is the index of the unit in the plan.
+        """
         outline = self._outline
         searched = pl.col("craft").is_in(outline.searches)
         # In an id `<craft>.0007-<digest>`, the number of the shard is between the last full stop and the last hyphen.
@@ -191,9 +203,9 @@ class History:
 
 
 def _experiments(spec: Spec, craft: Craft) -> dict[str, tuple[str, ...]]:
-    """The targets of each experiment that contains the attack run, by experiment.
+    """Return the targets of each experiment that contains the attack run, by experiment.
 
-    Experiments that only match a budget to this attack run do not count.
+    An experiment that only uses the RMSD of this attack run as a budget is left out.
     """
     return {
         name: spec.targets(one, craft.sources)
@@ -206,7 +218,11 @@ def _experiments(spec: Spec, craft: Craft) -> dict[str, tuple[str, ...]]:
 
 
 def _name(craft: Craft, target: str, point: tuple[int, float | None] | None) -> str:
-    """The name of a cell in metrics: letters, digits, `_`, `+` and `-`, and one `/` before the target."""
+    """Return the name of a cell in metrics: sources, attack, goal, seed and point, then `/` and the target.
+
+    All other characters are letters, digits, `_`, `+` and `-`. `point`: number of steps and budget; None if the attack
+    has a single point.
+    """
     sources = "+".join(craft.sources) or "elsewhere"
     words = [sources, craft.attack, craft.goal, f"s{craft.seed}"]
     words += [] if point is None else [f"{one:g}" for one in point if one is not None]
@@ -214,7 +230,7 @@ def _name(craft: Craft, target: str, point: tuple[int, float | None] | None) -> 
 
 
 def _unique(names: list[str]) -> list[str]:
-    """The same names, made unique: the second and later uses of a name get a number."""
+    """Return `names`, made unique: the second and each later use of a name gets a number."""
     seen: Counter[str] = Counter()
     found = []
     for name in names:

@@ -1,4 +1,4 @@
-"""The state of a launch as metrics: speed, queues, failures."""
+"""The state of a launch as metrics for W&B: speed, queues and failures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ _MOST_SLOTS = 64
 
 
 def live_row(state: RunState) -> Row:
-    """`live/…` metrics of the launch, and `slots/<id>/busy` and `queued` of the first 64 actors."""
+    """Return the state of a launch as numbers by metric name.
+
+    The metrics are `live/…` for the launch, and `slots/<id>/busy` and `slots/<id>/queued` for the first 64 actors.
+    """
     rates = state.rates
     row: Row = {
         "live/seconds": state.elapsed,

@@ -12,14 +12,14 @@ from study.tracking.tracker import RunInfo
 
 @dataclass(frozen=True)
 class Begin:
-    """The first message.
+    """The first message to the tracking process: begin a run of the tracking service.
 
     Attributes:
         run: The run of the tracking service.
-        results: The run folder, or its address.
+        results: The path of the run folder, or its address in an object store.
         outline: The part of the plan that the history needs.
-        replay: Whether the process must first add the rows of the run folder.
-        left: Number of units that the launch has to do.
+        replay: Whether the process must first read the result rows in the run folder, and log their history.
+        left: The number of units (attack runs on one shard of the images) that the launch has to do.
     """
 
     run: RunInfo
@@ -31,25 +31,27 @@ class Begin:
 
 @dataclass(frozen=True)
 class UnitRows:
-    """The result rows of some units, with `history.COLUMNS`."""
+    """A message to the tracking process: the result rows of some units, with the columns `history.COLUMNS`."""
 
     rows: pa.Table
 
 
 @dataclass(frozen=True)
 class LiveMetrics:
-    """The state of the launch, as metrics."""
+    """A message to the tracking process: the state of the launch, as numbers by metric name."""
 
     row: Row
 
 
 @dataclass(frozen=True)
 class RowsWritten:
-    """All rows of the launch are in the run folder, so the final results can be made and logged.
+    """A message to the tracking process: all rows of the launch are in the run folder.
+
+    The process can now make and log the final results.
 
     Attributes:
-        live: The last state of the launch, as metrics.
-        replay: Whether the process has missed rows and must first add the rows of the run folder.
+        live: The last state of the launch, as numbers by metric name.
+        replay: Whether the process missed result rows, and must first read the rows in the run folder.
     """
 
     live: Row
@@ -58,7 +60,10 @@ class RowsWritten:
 
 @dataclass(frozen=True)
 class End:
-    """The last message, after `RowsWritten`: the process waits for the final results and ends the run."""
+    """The last message to the tracking process, after `RowsWritten`. `status`: the exit status of the launch.
+
+    The process waits until the final results are logged, and ends the run of the tracking service.
+    """
 
     status: int
 
@@ -68,13 +73,13 @@ Message = Begin | UnitRows | LiveMetrics | RowsWritten | End
 
 @dataclass(frozen=True)
 class Ready:
-    """The run has begun."""
+    """An answer of the tracking process: the run has begun. `address`: the URL of its page; None if it is offline."""
 
     address: str | None
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A line for the user."""
+    """An answer of the tracking process: the text of a message for the user, usually an error."""
 
     text: str

@@ -3,7 +3,7 @@
     python -m study.tracking.process DESCRIPTOR
 
 DESCRIPTOR is the file descriptor of a connection to the driver. The process receives messages until `End`, or until the
-driver is gone. Its exit status is 0 if all data is written, and, if the run is online, uploaded.
+driver has ended. Its exit status is 0 if all data is written (offline) or uploaded (online).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from study.tracking.tracker import STRIDE, Tracker
 from study.tracking.wandb_tracker import WandbTracker
 
 RESULTS_SECONDS = 15.0
-"""Time for tables, picture and report after the last unit. Results that are not ready in time are left out."""
+"""The seconds for tables, picture and report after the last unit. Results that are not ready in time are left out."""
 
 
 class RunLog:
-    """Logs rows of history and live rows at ascending steps, and keeps the last step in a file."""
+    """Logs rows of history and rows on the state of the launch, at ascending steps. Keeps the last step in a file."""
 
     def __init__(self, begin: Begin, tracker: Tracker, connection: Connection) -> None:
         self._begin = begin
@@ -40,38 +40,39 @@ class RunLog:
         self._logged = Logged.read(self._path)
         on_server = tracker.begin(begin.run)
         if on_server is not None:
-            # Data that the server lacks is logged again from the result rows, so offline folders need no upload.
+            # History that is not on the server is logged again from the result rows, so folders of offline launches
+            # need no upload.
             self._logged = Logged(step=on_server, unsent=True)
             self._logged.write(self._path)
         self._history = History(begin.outline, max(self._logged.step, 0) // STRIDE)
         self._results: Results | None = None
 
     def add(self, rows: pl.LazyFrame) -> None:
-        """Add result rows, and log the rows of history that follow from them."""
+        """Add result rows to the history, and log the new rows of history."""
         for row in self._history.add(rows):
             self._write(row, int(row["units"]) * STRIDE)
 
     def replay(self) -> None:
-        """Add all result rows of the run folder."""
+        """Add all result rows in the run folder to the history, and log the new rows of history."""
         from study.results import current_plan
 
         self.add(current_plan.rows(self._begin.results))
 
     def live(self, row: Row) -> None:
-        """Log a live row, if there is a step left before the next row of history."""
+        """Log a row on the state of the launch, if a step is left before the step of the next row of history."""
         step = self._logged.step + 1
         if step % STRIDE:
             self._write({**row, "live/units_done": int(self._history.done.sum())}, step)
 
     def complete(self, event: RowsWritten) -> None:
-        """Log the last rows, and begin to make and log the tables and artifacts."""
+        """Log the last rows, and start a thread that makes and logs the final tables and artifacts."""
         if event.replay:
             self.replay()
         self.live(event.live)
         self._results = Results(self._begin, self._tracker, self._logged.step + 1)
 
     def finish(self, end: End) -> None:
-        """Wait for the tables and artifacts, and end the run."""
+        """Wait until the tables and artifacts are logged, but at most 15 s, and end the run."""
         assert self._results is not None, "RowsWritten comes before End"
         self._results.join(RESULTS_SECONDS)
         trouble = self._results.trouble
@@ -82,7 +83,7 @@ class RunLog:
             self._connection.send(Trouble(trouble))
 
     def close(self, status: int) -> None:
-        """End the run as it is."""
+        """End the run with the exit status `status`, without waiting for further results."""
         self._tracker.finish(status)
 
     def _write(self, row: Mapping[str, float | int], step: int) -> None:
@@ -95,7 +96,7 @@ class RunLog:
 
 
 class Results(threading.Thread):
-    """Logs the final tables and artifacts in a thread, because the service may wait for answers of its server."""
+    """A thread that makes and logs the final tables and artifacts, because calls of the service may block for long."""
 
     def __init__(self, begin: Begin, tracker: Tracker, step: int) -> None:
         super().__init__(daemon=True)
@@ -108,9 +109,12 @@ class Results(threading.Thread):
 
     @property
     def trouble(self) -> str:
-        """A message about results that are missing; empty if none is missing."""
+        """A message about final results that are not logged; empty if all are logged."""
         if self.is_alive():
-            return f"left out because {RESULTS_SECONDS:.0f} s were not enough: {self._doing} and later results"
+            return (
+                f"results that are not ready after {RESULTS_SECONDS:.0f} s are left out: {self._doing}, "
+                "and all later results"
+            )
         return f"{self._doing} was not uploaded: {self._error}" if self._error else ""
 
     def run(self) -> None:
@@ -146,8 +150,8 @@ def main() -> None:
     try:
         status = _track(connection)
     except EOFError:
-        pass  # the driver is gone
-    except Exception as error:  # noqa: BLE001 - the driver prints it, and decides what to do
+        pass  # The driver has ended.
+    except Exception as error:  # noqa: BLE001 - the driver prints the error, and decides what to do
         traceback.print_exc()
         connection.send(Trouble(one_line(error)))
     finally:
@@ -185,7 +189,10 @@ def _track(connection: Connection) -> int:
 
 
 def _load_report() -> None:
-    """Import the report and draw a figure, to save time after the last unit: the first figure searches for fonts."""
+    """Import the code of the report and draw an empty figure, to save time after the last unit.
+
+    The first figure in a process takes long, because matplotlib searches for fonts.
+    """
     from matplotlib.figure import Figure
 
     from study.attacks import presets
@@ -198,7 +205,7 @@ def _load_report() -> None:
 
 
 def one_line(error: Exception) -> str:
-    """An exception in one line."""
+    """Return the class and the first line of the text of an exception, with at most 300 characters of the text."""
     return f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:300]}"
 
 

@@ -1,4 +1,7 @@
-"""Our own files about the W&B runs of a study: RUN/tracked.json with their ids, and a file for each run."""
+"""The project's own files about the W&B runs of a study: RUN/tracked.json, and one file for each W&B run.
+
+tracked.json decides the ids of the W&B runs. The file of a W&B run says what this machine has logged to the run.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Tracked:
-    """Content of tracked.json: the id of the first W&B run, and a digest of each plan that was tracked."""
+    """The content of tracked.json: the id of the first W&B run, and the digest of each plan that was tracked."""
 
     id: str = ""
     plans: list[str] = field(default_factory=list)
 
 
 def run_id(folder: RunFolder, plan: Plan) -> str:
-    """The id of the W&B run of `plan`: the name of the study and eight random digits, the same in each launch.
+    """Return the id of the W&B run of `plan`: the name of the study and eight random digits.
 
-    If the plan changes (attacks or targets are added), the history starts again in another run: `…-2`. Raises
-    StudyError if tracked.json is damaged.
+    All launches of the same plan get the same id. If the plan changes, because attacks or targets were added, the
+    history starts again in another W&B run, whose id ends with `-2`, then `-3` and so on. Raises StudyError if
+    tracked.json is damaged.
     """
     try:
         known = json_file.read(folder.tracked, _Tracked, todo="remove it: the next launch begins another W&B run")
@@ -49,11 +53,11 @@ def run_id(folder: RunFolder, plan: Plan) -> str:
 
 @dataclass
 class Logged:
-    """The data that launches on this machine have logged to one W&B run.
+    """A record of what launches on this machine have logged to one W&B run.
 
     Attributes:
-        step: The last step; -1 if none.
-        offline: Folders of offline launches with history.
+        step: The last step that was logged; -1 if there is none.
+        offline: The folders of offline launches that logged history.
         unsent: Whether an online launch ended before the server confirmed all data.
     """
 
@@ -63,19 +67,22 @@ class Logged:
 
     @classmethod
     def read(cls, path: Path) -> Logged:
-        """Read the file at `path`, if there is one. Raises StudyError if it is damaged."""
+        """Read the record from the file at `path`; without a file, return an empty record.
+
+        Raises StudyError if the file is damaged.
+        """
         try:
-            return json_file.read(path, cls, todo="remove it, and tracked.json: the next launch begins another W&B run")
+            return json_file.read(path, cls, todo="remove it and tracked.json: the next launch begins another W&B run")
         except FileNotFoundError:
             return cls()
 
     def write(self, path: Path) -> None:
-        """Replace the file at `path`."""
+        """Write the record to the file at `path`. An existing file is replaced in one step."""
         new = path.with_suffix(".new")
         new.write_text(json.dumps(asdict(self)))
         os.replace(new, path)
 
 
 def logged_path(folder: Path, run: str) -> Path:
-    """Path of the file of W&B run `run` in the folder for tracking."""
+    """Return the path of the file about the W&B run `run`, in the folder for tracking."""
     return folder / f"{run}.json"

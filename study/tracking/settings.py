@@ -40,7 +40,7 @@ class Tracking(Frozen):
 
 
 def check(given: str) -> Mode:
-    """Check the name of a mode. Raises StudyError if there is no such mode."""
+    """Return `given`, which is a mode of tracking. Raises StudyError if there is no such mode."""
     for mode in MODES:
         if given == mode:
             return mode
@@ -48,9 +48,10 @@ def check(given: str) -> Mode:
 
 
 def mode(tracking: Tracking, asked: str | None, environment: Mapping[str, str]) -> Mode:
-    """The mode from the command line, else from the spec, else from `WANDB_MODE`; else `disabled`.
+    """Return the mode of tracking from the command line, else from the spec, else from `WANDB_MODE`, else `disabled`.
 
-    A W&B key alone does not switch tracking on. Any other value of `WANDB_MODE` (W&B has more modes) means `disabled`.
+    `asked`: the mode on the command line; None if there is none. A W&B key alone does not switch tracking on. W&B has
+    further modes: if `WANDB_MODE` names one of them, the mode is `disabled`.
     """
     if asked is not None:
         return check(asked)
@@ -61,13 +62,13 @@ def mode(tracking: Tracking, asked: str | None, environment: Mapping[str, str]) 
 
 
 def require_package() -> None:
-    """Raise StudyError if W&B's package is not installed."""
+    """Raise StudyError if the Python package `wandb` is not installed."""
     found = importlib.util.find_spec("wandb")
-    # A W&B run may leave a folder `wandb`, which is not a package.
+    # A W&B run may leave a folder `wandb` without code. `find_spec` finds this folder too, but without an origin.
     if found is None or found.origin is None:
         raise StudyError("tracking on Weights & Biases needs the package wandb", todo=installing("wandb"))
 
 
 def project(tracking: Tracking, environment: Mapping[str, str]) -> str:
-    """The W&B project of the run."""
+    """Return the name of the W&B project: from the spec, else from `WANDB_PROJECT`, else `study`."""
     return tracking.project or environment.get("WANDB_PROJECT") or "study"

@@ -17,19 +17,19 @@ _INIT_SECONDS, _FINISH_SECONDS = 60.0, 8.0
 _METRICS = (("success/*", "units"), ("success_low/*", "units"), ("success_high/*", "units"), ("rmsd/*", "units"),
             ("transfer/*", "units"), ("images", "units"), ("gradients", "units"),
             ("live/*", "live/units_done"), ("slots/*", "live/units_done"))  # fmt: skip
-"""Each metric, with the metric on its x axis."""
+"""Pairs of a metric, or a pattern of metrics, and the metric on the x axis of its plots."""
 
 _INTERNAL = {
-    "WANDB__DISABLE_MACHINE_INFO": "true",  # host name, user and command line are not uploaded
+    "WANDB__DISABLE_MACHINE_INFO": "true",  # Do not upload host name, user and command line.
     "WANDB__SAVE_REQUIREMENTS": "false",
-    "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # seconds of history that a kill of all processes can lose
+    "WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1",  # If all processes are killed, lose at most one second of history.
 }
 """Settings that W&B calls internal. They are set as environment variables, because a release of W&B that does not know
 such a variable ignores it."""
 
 
 class WandbTracker:
-    """A W&B run. `import wandb` takes about a second, so `load` does it in advance."""
+    """Implements `Tracker` for Weights & Biases."""
 
     def __init__(self) -> None:
         self._run: Any = None
@@ -37,7 +37,7 @@ class WandbTracker:
 
     @staticmethod
     def load() -> None:
-        """Import the SDK."""
+        """Import W&B's SDK in advance, which takes about a second."""
         os.environ.update(_INTERNAL)
         import wandb  # noqa: F401
 
@@ -109,6 +109,9 @@ class WandbTracker:
 
 
 def upload_command(folders: Sequence[Path]) -> str | None:
-    """The command that uploads the folders of offline launches; None if `wandb sync` has uploaded all of them."""
+    """Return the command that uploads the folders of offline launches; None if no folder is left to upload.
+
+    A folder that `wandb sync` has uploaded, or that no longer exists, is left out.
+    """
     left = [str(folder) for folder in folders if folder.is_dir() and not any(folder.glob("*.wandb.synced"))]
     return shlex.join(["wandb", "sync", *left]) if left else None

@@ -1,4 +1,4 @@
-"""Check the files of measures of visibility before a study starts."""
+"""Check the weights files of the measures of visibility before a study starts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from study.visibility.settings import VisibilityOptions
 
 
 def check_measures(options: VisibilityOptions, where: Callable[..., str]) -> None:
-    """Compare names, shapes and types of the tensors in the file of LPIPS with its network.
+    """Check that the names, shapes and types of the tensors in the LPIPS file fit the network of LPIPS.
 
-    `where("visibility", "lpips")` returns the place in the spec. Raises StudyError, with this place, if they differ.
+    `where("visibility", "lpips")` returns the place in the spec. Raises StudyError with this place if the file is
+    missing or does not fit.
     """
     if options.lpips is None:
         return

@@ -43,7 +43,10 @@ def lab(image: Tensor) -> Tensor:
 
 
 def ciede2000(first: Tensor, second: Tensor) -> Tensor:
-    """Return the CIEDE2000 difference (N, H, W) per pixel of images in CIELAB (N, 3, H, W): equations 2 to 22."""
+    """Return the CIEDE2000 difference (N, H, W) for each pixel of two batches of CIELAB images (N, 3, H, W).
+
+    The code follows equations 2 to 22 of the paper.
+    """
     (l1, a1, b1), (l2, a2, b2) = first.unbind(1), second.unbind(1)
     chroma = (torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2
     grey = 1 + 0.5 * (1 - _saturated(chroma))
@@ -81,7 +84,7 @@ def _saturated(chroma: Tensor) -> Tensor:
 
 
 def _hue(a: Tensor, b: Tensor) -> Tensor:
-    """The hue angle in degrees, 0 to 360; 0 for a pixel without colour."""
+    """Return the hue angle in degrees, 0 to 360; 0 for a pixel without colour."""
     return torch.rad2deg(torch.atan2(b, a)) % 360
 
 

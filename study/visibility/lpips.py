@@ -1,4 +1,7 @@
-"""LPIPS: the distance of two images in the features of a network, weighted as people judge the likeness of patches."""
+"""LPIPS: the distance between two images in the features of a network.
+
+The weights of the features were fitted to human judgements of the similarity of image patches.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,32 @@ _NETWORKS: Mapping[NetworkName, tuple[Callable[..., nn.Module], tuple[int, ...],
     "vgg": (models.vgg16, (4, 9, 16, 23, 30), (64, 128, 256, 512, 512)),
     "squeeze": (models.squeezenet1_1, (2, 5, 8, 10, 11, 12, 13), (64, 128, 256, 384, 384, 512, 512)),
 }
-"""By network: the network, where each slice of its layers ends, and the channels of the slice's output."""
+"""For each name of a network: the function that builds the network, and two tuples with an entry per slice of layers.
+
+The first tuple has the index in `features` at which the slice ends, the second the number of channels of its output."""
 
 
 class Lpips(nn.Module):
     """LPIPS, version 0.1 (Zhang et al. 2018, arXiv:1801.03924, equation 1), with the layers of the package `lpips`.
 
-    The features of each slice are divided by their L2 norm over channels. The squared differences of both images are
-    weighted by channel, and averaged over positions. The distance is the sum over slices.
+    The network's layers are divided into slices. The features after each slice are divided by their L2 norm over
+    channels. The squared differences between the features of both images are weighted by channel and averaged over
+    positions. The distance is the sum over slices.
     """
 
     def __init__(self, network: NetworkName) -> None:
         super().__init__()
         build, self._ends, channels = _NETWORKS[network]
         layers = build(weights=None).features
-        assert isinstance(layers, nn.Sequential), "all three networks have their layers in a row"
+        assert isinstance(layers, nn.Sequential), "the layers of all three networks form a sequence"
         self.features = layers[: self._ends[-1]]
         self.weights = nn.ParameterList([nn.Parameter(torch.zeros(1, count, 1, 1)) for count in channels])
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """The distances (N,) of images (N, C, H, W) in pixel values 0..255; one channel counts as three equal ones."""
+        """Return the distances (N,) between images (N, C, H, W) in pixel values 0..255.
+
+        A grey image (C = 1) counts as a colour image with three equal channels.
+        """
         distance = one.new_zeros(len(one))
         left, right = self._fitted(one), self._fitted(other)
         start = 0
@@ -67,7 +76,7 @@ def load(options: LpipsOptions, device: str) -> Lpips:
 
 
 def check_file(options: LpipsOptions) -> None:
-    """Compare names, shapes and types of the tensors in the file with the network. Raises StudyError if they differ."""
+    """Raise StudyError if the file is missing, or if names, shapes or types of its tensors do not fit the network."""
     with torch.device("meta"):
         network = Lpips(options.network)
     state = _renamed(state_dict.outline(options.file))
@@ -79,7 +88,10 @@ def _called(options: LpipsOptions) -> str:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under our names. The package stores its linear layers twice, and constants of the scaling."""
+    """Return the tensors of a file of the package `lpips` under the names of `Lpips`.
+
+    Second copies of linear layers and the constants of the scaling are left out.
+    """
     found = {}
     for name, tensor in state.items():
         if inside := re.fullmatch(r"net\.slice\d+\.(\d+\..+)", name):

@@ -1,4 +1,4 @@
-"""Compute all measures of visibility for the adversarial images of one unit."""
+"""Compute all measures of visibility for the adversarial images of one unit (one attack run on a few images)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _DIGITS = 5
 _TOGETHER = 16
-"""Number of images that a GPU computes together."""
+"""Number of images in one forward pass on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Visibility:
     """The measures of M adversarial images, float64 (M,).
 
     Attributes:
-        ssim: Structural similarity, up to 1; NaN for images smaller than its window of 11 pixels.
+        ssim: Structural similarity, at most 1; NaN for images smaller than SSIM's window of 11 pixels.
         ciede2000: Mean colour difference over the pixels, 0 or more.
-        lpips: LPIPS, 0 or more; None without a network.
+        lpips: LPIPS, 0 or more; None if the network of LPIPS was not given.
     """
 
     ssim: NDArray[np.float64]
@@ -43,9 +43,9 @@ def visibility(
 ) -> Visibility:
     """Return the measures of `adversarial` (V * N, C, H, W): V variants of all images of `clean` (N, C, H, W).
 
-    Both arrays are `uint8`; row r of `adversarial` belongs to row r modulo N of `clean`. The measures are computed in
-    float32 and rounded to 1e-5. Therefore they do not depend on how many images are computed together. A CPU computes
-    each image alone.
+    Both arrays are `uint8`. Row r of `adversarial` belongs to row r modulo N of `clean`. `network` is the network of
+    LPIPS; without it, LPIPS is not computed. The measures are computed in float32 and rounded to 1e-5. Therefore they
+    do not depend on how many images are computed in one pass. A CPU computes each image in its own pass.
     """
     together = 1 if is_host(device) else _TOGETHER
     passes = list(_computed(clean, adversarial, device, together, network))
@@ -58,7 +58,7 @@ def visibility(
 def _computed(
     clean: NDArray[np.uint8], adversarial: NDArray[np.uint8], device: str, together: int, network: Lpips | None
 ) -> Iterator[list[NDArray[np.float64]]]:
-    """Yield SSIM, CIEDE2000 and, with its network, LPIPS of the images of each pass."""
+    """Yield, for each pass of `together` images, the arrays of SSIM, CIEDE2000 and, if `network` is given, LPIPS."""
     large = min(clean.shape[2:]) >= SMALLEST
     for start in range(0, len(adversarial), together):
         rows = np.arange(start, min(start + together, len(adversarial)))

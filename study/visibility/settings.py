@@ -15,7 +15,7 @@ from study.spec.frozen import Frozen
 NetworkName = Literal["alex", "vgg", "squeeze"]
 
 SMALLEST: dict[NetworkName, int] = {"alex": 31, "vgg": 16, "squeeze": 17}
-"""The smallest side, in pixels, of the images of which each network has all features."""
+"""For each network, the smallest side of an image in pixels with which the network can compute all its features."""
 
 
 class LpipsOptions(Frozen):
@@ -37,20 +37,23 @@ class LpipsOptions(Frozen):
 
     @property
     def smallest(self) -> int:
-        """The smallest side of an image, in pixels."""
+        """The smallest side, in pixels, of an image for which the network can compute LPIPS."""
         return SMALLEST[self.network]
 
     @property
     def file(self) -> Path:
-        """The path of the weights."""
+        """The path of the weights file."""
         return Path(self.weights.removeprefix("file:"))
 
     def identity(self) -> dict[str, Any]:
-        """The part that determines the values; the path of the file is left out."""
+        """Return the options that determine the values of LPIPS: the network and the SHA-256, but not the path."""
         return {"network": self.network, "sha256": self.sha256}
 
     def with_digest(self) -> LpipsOptions:
-        """The options with the SHA-256 of the file. Raises StudyError if the file is missing or has another SHA-256."""
+        """Return the options with the SHA-256 of the weights file.
+
+        Raises StudyError if the file is missing, or if its SHA-256 differs from `sha256`.
+        """
         if not self.file.is_file():
             raise StudyError(f"the weights file {self.file} does not exist", todo="correct `weights: file:…`")
         with self.file.open("rb") as file:
@@ -70,11 +73,15 @@ class VisibilityOptions(Frozen):
     lpips: LpipsOptions | None = None
 
     def identity(self) -> dict[str, Any]:
-        """The part that determines the values of columns."""
+        """Return the options that determine the values of the measures; empty without LPIPS."""
         return {} if self.lpips is None else {"lpips": self.lpips.identity()}
 
     def with_digests(self, where: Callable[..., str]) -> VisibilityOptions:
-        """The options with the digest of the file. Raises StudyError, with the place in the spec, as `with_digest`."""
+        """Return the options with the SHA-256 of the LPIPS file.
+
+        `where("visibility", "lpips")` returns the place in the spec. Raises StudyError with this place if the file is
+        missing or has another SHA-256.
+        """
         if self.lpips is None:
             return self
         try:

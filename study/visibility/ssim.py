@@ -31,7 +31,10 @@ def ssim(clean: Tensor, adversarial: Tensor) -> Tensor:
 
 
 def _blurred(values: Tensor) -> Tensor:
-    """The Gaussian mean at each position where the window fits. The window is separable: a column times a row."""
+    """Return the Gaussian mean at each position where the window fits into the image.
+
+    The window is separable, so one pass along each axis computes the mean.
+    """
     for dim in (2, 3):
         length = values.shape[dim] - 2 * _RADIUS
         parts = (weight * values.narrow(dim, start, length) for start, weight in enumerate(_window()))

@@ -1,4 +1,8 @@
-"""The project's own components, one file each. Importing this package registers them, without importing torch."""
+"""The attack components that belong to this project, such as views, losses and steps.
+
+An import of this package imports every file in it. Each file then registers its components under their names. The
+import does not load torch.
+"""
 
 import importlib
 import pkgutil

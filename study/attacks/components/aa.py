@@ -1,4 +1,4 @@
-"""Activation attack, AA: move the features towards the features of another image."""
+"""Activation attack (AA): an objective that moves the features of an image towards the features of another image."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ if TYPE_CHECKING:
 
 @register
 class AA(GuidedFeatures):
-    """Activation attack, AA: lower |f(x + d) - f(x_guide)|_2, where the guide is an image of the target's class.
+    """Activation attack (AA): lowers the distance |f(x + d) - f(x_guide)|_2, where the guide has the target label.
 
-    Inkawhich et al. 2019, "Feature Space Perturbations Yield More Transferable Adversarial Examples", CVPR 2019. x is
-    the clean image, d the perturbation, and f the features at `layer`. For each image, the guide is drawn from a pool
-    of `pool` selected images of the study: from those with the target label. In an untargeted attack, which the paper
-    does not have, the guide is drawn from the images with other labels than the true label. The attack raises
-    StudyError if no image of the pool has the target label: choose targets among the labels of the study's images, and
-    a `pool` that contains them.
+    Source: Inkawhich et al. 2019, "Feature Space Perturbations Yield More Transferable Adversarial Examples", CVPR
+    2019. x is the clean image, d the perturbation, and f the features at `layer`.
 
-    - `layer`: `middle` unless given; the authors choose the layer by a measurement. Other values: `stage 3`, or a
-      layer's name.
+    The guide x_guide is another image of the study. For each image, the guide is drawn from a pool of `pool` images. In
+    a targeted attack, the guide has the target label. In an untargeted attack, the guide has any label but the true
+    label (the paper has no untargeted attack). The attack raises StudyError if the pool has no such image. To prevent
+    this, choose targets among the labels of the study's images, and a `pool` that is large enough to contain them.
 
-    The authors have a library of images of the target's class, and take the image whose features are furthest.
-    TransferAttack takes the image of its data set that has the target's label. It uses layer2, 300 steps of 2 pixel
-    values, and momentum.
+    - `layer`: `middle` by default. The authors choose the layer by a measurement. Other values: `stage 3` (the end of
+      the third stage), or the name of a layer.
+
+    Other code: The authors have a library of images of the target's class. From this library, they take the image with
+    the most distant features. TransferAttack takes the image of its data set that has the target label. TransferAttack
+    uses layer2, 300 steps of 2 pixel values, and momentum.
     """
 
     name: ClassVar[str] = "aa"

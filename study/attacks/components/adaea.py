@@ -1,4 +1,7 @@
-"""Adaptive ensemble attack, AdaEA: models whose images transfer better weigh more; disputed pixels do not move."""
+"""Adaptive ensemble attack (AdaEA): models whose images transfer better get larger weights.
+
+Where the models' gradients disagree, the ensemble's gradient is 0.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LEAST = 1e-12
-"""Cross-entropies below this value are set to this value, so that ratios are finite."""
+"""Cross-entropies below this value are replaced by this value. Ratios of cross-entropies are then finite."""
 
 
 @register
 class AdaptiveEnsemble(EnsembleRule):
-    """Adaptive ensemble, AdaEA: models whose images transfer better weigh more; disputed pixels get no gradient.
+    """Adaptive ensemble (AdaEA): weights by how well each model's images transfer; gradient 0 where models disagree.
 
-    Chen et al. 2023, arXiv:2308.02897. Each model j of the K models makes an image x_j from the image x, by one step of
-    the attack's size along the sign of the model's gradient. L_i is the cross-entropy of the labels at model i. The
-    weights are the softmax over j of `beta` x sum over i != j of L_i(x_j) / L_i(x_i). The rule's gradient is the
-    gradient of the objective of the weighted mean logits. At each pixel, the rule also computes the cosine of two
-    models' gradients over the channels, averaged over the pairs of models. Where this mean is below `threshold`, the
-    rule's gradient is 0. Each image has its own weights. They follow from the cross-entropy even if the objective is
-    another loss. For a targeted goal, where a small cross-entropy is a success, the ratios are inverted (the paper is
-    about untargeted attacks).
+    Source: Chen et al. 2023, arXiv:2308.02897. The rule has K source models.
 
-    `variant: authors` computes the mean cosine as the authors' code does: it averages the cosines of each model with
-    the others, leaves out the last model in the sum over models, and still divides by K. In the authors' code and in
-    TransferAttack, losses are means over a batch, a batch shares its weights, and the attack starts with noise of 0.001
-    (values in 0..1). The authors' MI version keeps the weights of the first step, and its default threshold is 0.
-    TransferAttack's threshold is -0.3. With one model, the rule's gradient is that model's gradient.
+    Weights: each model j makes an image x_j. This image is one step away from the current image, along the sign of
+    model j's gradient, and is projected onto the budget. The step has the length of the attack's steps. L_i(x_j) is the
+    cross-entropy of model i at x_j. The weights are the softmax over j of `beta` times the sum of L_i(x_j) / L_i(x_i)
+    over i != j. Each image of the batch has its own weights. The weights use the cross-entropy even if the objective is
+    another loss. In a targeted attack, a small cross-entropy is a success, so the ratios are inverted. (The paper has
+    untargeted attacks only.)
+
+    Gradient: the rule takes the weighted mean of the models' logits, and returns the gradient of the objective of this
+    mean. At each pixel, the rule also computes the cosine between the gradients of two models over the channels. This
+    cosine is averaged over all pairs of models. Where the average is below `threshold`, the returned gradient is 0.
+    With one model, the rule returns the gradient of that model.
+
+    `variant: authors` computes the average cosine as the authors' code does. For each model, the code averages the
+    cosines with the other models. Then it sums these averages over all models except the last one, and divides by K.
+
+    Other code: In the authors' code and in TransferAttack, losses are means over a batch, and a batch shares its
+    weights. Both codes start the attack with noise of 0.001 (for pixel values in 0..1). The authors' version with
+    momentum (MI) keeps the weights of the first step, and its default threshold is 0. TransferAttack's threshold is
+    -0.3.
     """
 
     name: ClassVar[str] = "adaea"
@@ -44,7 +54,7 @@ class AdaptiveEnsemble(EnsembleRule):
     variant: Literal["paper", "authors"] = "paper"
 
     def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
-        assert isinstance(objective, Objective), "losses of features are averaged before"
+        assert isinstance(objective, Objective), "an ensemble rule never fuses losses of features"
         return objective.loss((shares[..., None] * logits).sum(0), labels, goal)
 
     def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:
@@ -58,7 +68,7 @@ class AdaptiveEnsemble(EnsembleRule):
         return torch.where(agree, models.weighted(image, weights, sample), 0)
 
     def _weights(self, image: Tensor, models: ModelsAt, single: list[Tensor]) -> Tensor:
-        """The models' weights for each image, (K, N)."""
+        """Return the weights of the K models for each image, (K, N). `single` has the gradient of each model."""
         import torch
 
         begun = image - models.origin
@@ -77,7 +87,7 @@ class AdaptiveEnsemble(EnsembleRule):
         return (self.beta * sums).softmax(0)
 
     def _cosines(self, single: list[Tensor]) -> Tensor:
-        """The mean cosine of the models' gradients at each pixel, (N, 1, H, W)."""
+        """Return the cosine of two models' gradients at each pixel, averaged over the pairs of models: (N, 1, H, W)."""
         import torch
 
         count = len(single)

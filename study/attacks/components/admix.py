@@ -1,4 +1,4 @@
-"""Admix: copies of the image, each mixed with a part of an image of another class."""
+"""Admix: a view that makes copies of the image and adds a part of an image of another class to each copy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @register
 class Admix(View):
-    """Admix: `copies` of the image, each plus `strength` times an image of another class.
+    """Admix: makes `copies` copies of the image, and adds `strength` times an image of another class to each copy.
 
-    Wang et al. 2021, arXiv:2102.00436, equation 3. The images of other classes come from a pool of `pool` selected
-    images of the study. The seed determines the pool.
+    Source: Wang et al. 2021, arXiv:2102.00436, equation 3. The images of other classes are drawn from a pool of `pool`
+    images of the study. The study's seed determines which images are in the pool.
     """
 
     name: ClassVar[str] = "admix"
@@ -40,5 +40,5 @@ class Admix(View):
 
     def _others(self, image: Tensor, given: ViewContext) -> Tensor:
         pool = given.pool
-        assert pool is not None, "the views have checked that there is a pool"
+        assert pool is not None, "an attack with a component that declares `others` has a pool"
         return pool.taken(pool.of_other_labels(given.true, given.draws.words(1)[:, 0]), image.dtype)

@@ -1,4 +1,8 @@
-"""Adaptive token tuning, ATT: damp gradients in a transformer by their variance, and leave out random patches."""
+"""Adaptive token tuning (ATT) for vision transformers.
+
+`TokenTuning` multiplies the gradients inside a transformer by factors. `PatchPacing` leaves out the perturbation on
+random patches.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ Factor = Annotated[float, Field(ge=0, le=10)]
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The numbers that the authors chose for a family of networks."""
+    """The defaults of `TokenTuning` and `PatchPacing` for one family of networks, such as PiT."""
 
     attention: float
     qkv: float
@@ -49,24 +53,32 @@ def _numbers_of(model: nn.Module) -> _Numbers:
 
 @register
 class TokenTuning(BackwardChange):
-    """Adaptive token tuning, ATT: gradients of attention, QKV and MLPs are damped, at extreme tokens more.
+    """Adaptive token tuning (ATT): damps gradients of attention maps, QKV and MLPs, and damps extreme tokens again.
 
-    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The gradients of attention maps are multiplied by `attention` in
-    the first blocks and by 0 in the later blocks; `kept` is the fraction of blocks that count as first. Gradients of
-    queries, keys and values are multiplied by `qkv`, and gradients of the MLPs' outputs by `mlp`.
+    Source: Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). In the backward pass, each gradient is first multiplied
+    by a factor:
 
-    Then the extremes are damped. In an attention map, the extremes are the rows and columns with the largest or
-    smallest gradient. In the other gradients, they are, for each channel, the tokens with the largest or smallest
-    gradient. Extremes are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1). Here v is the variance of
-    the gradient before this damping, and v' is the variance, after the damping, of the gradient in the following block.
-    In the last block, and where v' is 0, extremes are multiplied by `gamma`.
+    - gradients of attention maps: by `attention` in the first blocks, and by 0 in the later blocks. `kept` is the
+      fraction of blocks that count as first;
+    - gradients of queries, keys and values: by `qkv`;
+    - gradients of the outputs of MLPs: by `mlp`.
 
-    Unless given, the numbers are those of torchattack for ViT, PiT, CaiT and Visformer; other networks get the numbers
-    for ViT. Extremes and variances are computed for each image by itself.
+    Then the extremes of each gradient are damped. In an attention map, the extremes are the rows and columns with the
+    largest or smallest gradient. In the other gradients, each channel has its own extremes: the tokens with the largest
+    or smallest gradient.
 
-    TransferAttack and torchattack are ports of the authors' code. They change the gradient of the scores before the
-    softmax in place of the map's gradient; `variant: authors` does the same. Their batches have one image.
-    TransferAttack damps attention by `gamma`, and sets the gradients of no block to 0.
+    All extremes are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1). v is the variance of this
+    block's gradient before its extremes are damped. v' is the variance of the following block's gradient after its
+    extremes are damped. In the last block, and where v' is 0, extremes are multiplied by `gamma`.
+
+    The defaults of `attention`, `qkv`, `mlp` and `kept` depend on the network. ViT, PiT, CaiT and Visformer get the
+    numbers of torchattack, and other networks get the numbers for ViT. Extremes and variances are computed for each
+    image separately.
+
+    Other code: TransferAttack and torchattack are ports of the authors' code. Both ports change the gradient of the
+    attention scores (before the softmax), not the gradient of the attention map. `variant: authors` does the same. Both
+    ports run with one image per batch. TransferAttack damps attention by `gamma`, and sets the gradients of no block to
+    0.
     """
 
     name: ClassVar[str] = "att"
@@ -105,9 +117,10 @@ class TokenTuning(BackwardChange):
 
 
 class _Tuned:
-    """The damping of one kind of gradient, from the last block to the first.
+    """Damps the extremes of one kind of gradient (attention maps, QKV, or MLPs) in one backward pass.
 
-    `before` (N,) is the variance of the damped gradient in the following block, which the backward pass reaches first.
+    The object is called once for each block, from the last block to the first. `before` (N,) is the variance of the
+    damped gradient of the following block. It is None in the last block, which comes first in the backward pass.
     """
 
     def __init__(self, gamma: float, adapt: float) -> None:
@@ -131,23 +144,27 @@ class _Tuned:
 
 @register
 class PatchPacing(ForwardChange):
-    """The second part of adaptive token tuning, ATT: each step leaves out the perturbation on more patches.
+    """Adaptive token tuning (ATT), part two: leaves out the perturbation on random patches, on more in later steps.
 
-    Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). The importance of a patch of `patch` x `patch` pixels follows
-    from the clean image's features at `layer`. The features are multiplied by the gradient of the summed logits. The
-    products are summed over channels, resized to the image, averaged over the patch, and scaled to 0..1. In step i of
-    `pace`, counted from 1, a patch is left out with the probability 0.01 + (0.99 - t) i / `pace`, where
-    t = `scale` x importance + `offset`. Later steps have the probability of step `pace`. Patches are drawn for each
-    image and step. Unless given, `scale` and `offset` are the authors' numbers for the network's family.
+    Source: Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). A patch has `patch` x `patch` pixels. Let t =
+    `scale` x importance + `offset`. In step i, counted from 1, a patch is left out with the probability
+    0.01 + (0.99 - t) i / `pace`. Steps after step `pace` have the probability of step `pace`. Patches are drawn for
+    each image and step. By default, `scale` and `offset` are the authors' numbers for the network's family.
 
-    Without `layer`, `variant: authors` takes the block before the last, as the authors' code does, and `variant: paper`
-    the block before that one. At the authors' block, the patches of a ViT reach the logits through a layer norm only.
-    Features times gradient therefore sum to 0 except for the norm's epsilon, and in float32 the importance is mostly
-    rounding error.
+    Importance: the importance of a patch is computed once for each clean image, from the features at `layer`. The
+    features are multiplied by the gradient of the summed logits with respect to the features. The products are summed
+    over channels, resized to the size of the image, averaged over each patch, and scaled to 0..1.
 
-    In TransferAttack, one draw of patches serves all images, with the importance of the first image. torchattack draws
-    for each pixel, but its importances are NaN, and it leaves nothing out. As in both ports, the gradient for the
-    importance includes the attack's other changes.
+    - `layer`: by default, the block before the last with `variant: authors`, as in the authors' code. With
+      `variant: paper`, the default is the block before that block.
+
+    At the authors' layer, the patch tokens of a ViT reach the logits through a layer norm only. A layer norm ignores
+    the scale of its input, so features times gradient sum to 0, except for the norm's epsilon. In float32, the
+    importance at the authors' layer is therefore mostly rounding error.
+
+    Other code: In TransferAttack, all images share one draw of patches, with the importance of the first image.
+    torchattack draws for each pixel, but its importances are NaN, so no pixel is left out. In both ports and here, the
+    attack's other changes are active while the gradient for the importance is computed.
     """
 
     name: ClassVar[str] = "att-patches"
@@ -165,7 +182,7 @@ class PatchPacing(ForwardChange):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if attack.parts.get("view"):
-            yield "`att-patches` leaves out patches of the unchanged image, and views change the image: remove `views`"
+            yield "`att-patches` needs images that no view has changed: remove `views`"
 
     @contextlib.contextmanager
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:
@@ -178,7 +195,7 @@ class PatchPacing(ForwardChange):
 
 
 class _Masking:
-    """A forward pre-hook of one model, which leaves out the perturbation on some patches."""
+    """A forward pre-hook of one model that replaces the input by the clean image on random patches."""
 
     def __init__(self, pacing: PatchPacing, model: nn.Module, layer: str, number: int, draws: PassDraws) -> None:
         from study.models.layers.catalogue import layers_of
@@ -201,7 +218,7 @@ class _Masking:
         draws, pacing = self._draws, self._pacing
         if draws.batch != self._batch:
             self._batch, self._kept = draws.batch, self._of_batch(model)
-        assert self._kept is not None, "the first pass of a batch has prepared it"
+        assert self._kept is not None, "the first pass of a batch computes the probabilities"
         (image,) = inputs
         kept = draws.of_images(self._kept)
         start = 0.99
@@ -214,7 +231,10 @@ class _Masking:
         return (origin + mask * (image - origin),)
 
     def _of_batch(self, model: nn.Module) -> Tensor:
-        """The probability that a patch is kept from step `pace` on, (N, patches down, patches right)."""
+        """Return the probabilities with which patches keep their perturbation from step `pace` on.
+
+        The shape is (N, patches down, patches right).
+        """
         import torch
         from torch.nn import functional
 
@@ -236,7 +256,11 @@ class _Masking:
         return self._scale * importance + self._offset
 
     def _by_place(self, products: Tensor) -> Tensor:
-        """Features times gradients, summed over channels, as an image (N, height, width)."""
+        """Return `products` (features times gradients), summed over channels, as an image (N, height, width).
+
+        `products` are (N, C, height, width), or (N, tokens, C) in a transformer. Raises StudyError if the patch tokens
+        do not form a square.
+        """
         if products.ndim == 4:
             return products.sum(1)
         tokens = products[:, self._prefix :].sum(-1)
@@ -251,9 +275,10 @@ class _Masking:
 
 
 def _near_the_end(model: nn.Module, place: int) -> str:
-    """The name of the block at position `place` from the end, where 1 is the last block.
+    """Return the name of the block at position `place` from the end, where 1 is the last block.
 
-    CaiT's last two blocks, which process the class token alone, count as one block.
+    The last two blocks of CaiT, which process the class token alone, count as one block together. If the network has
+    fewer blocks than `place`, the first block is returned. Raises StudyError if the network is no transformer.
     """
     from study.models.layers.catalogue import layers_of
     from study.models.token_gradients import transformer_of

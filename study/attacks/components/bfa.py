@@ -1,4 +1,4 @@
-"""Black-box feature attack, BFA: features weighted by gradients at images moved far along their own gradients."""
+"""Black-box feature attack (BFA): an objective of features, weighted by gradients at strongly perturbed images."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
 @register
 class BFA(WeightedFeatures):
-    """Black-box feature attack, BFA: as feature importance-aware attack (FIA), with fitted images in place of masks.
+    """Black-box feature attack (BFA): like FIA (`fia`), but with fitted images in place of masked images.
 
-    Wang et al. 2024, "Improving the transferability of adversarial examples through black-box feature attacks",
-    Neurocomputing 2024. The attack lowers the sum of W f, where f are the features at `layer`. Fitted image n is
-    x + `length` g_n, where x is the clean image. g_n is the gradient of the cross-entropy at fitted image n - 1
-    (at first, at x), divided by its L2 norm. W is the sum of d score / d f over the `images` fitted images, divided by
-    its L2 norm.
+    Source: Wang et al. 2024, "Improving the transferability of adversarial examples through black-box feature attacks",
+    Neurocomputing 2024. An untargeted attack lowers the sum of W f, where f are the features at `layer`. A targeted
+    attack raises this sum. x is the clean image.
+
+    Fitted images: fitted image n is x + `length` g_n, for n = 1 ... `images`. g_n is the gradient of the cross-entropy
+    at fitted image n - 1, divided by its L2 norm. The first gradient g_1 is taken at x. W is the sum of d score / d f
+    over all fitted images, divided by its L2 norm.
 
     - `layer`: `authors` is Mixed_5b of Inception-v3, features.9 of Inception-v4, conv2d_4a of Inception-ResNet-v2, and
-      layer2.7 of ResNet-152. In other networks it is the layer of `middle`: conv3_3 of VGG-16, as in the paper, or
-      layer2 of ResNet-50. Other values: `stage 2`, or a layer's name;
-    - `length`: an L2 norm in pixel values; the authors' 28 is for pixels of 0..1;
-    - `score`: the label's logit, as in the authors' code, or its probability.
+      layer2.7 of ResNet-152. In other networks, `authors` is the layer of `middle`: conv3_3 of VGG-16, as in the paper,
+      or layer2 of ResNet-50. Other values: `stage 2` (the end of the second stage), or the name of a layer;
+    - `length`: an L2 norm in pixel values of 0..255. The authors have 28 for pixel values of 0..1;
+    - `score`: the label's logit, as in the authors' code, or the label's probability.
 
-    Fitted images are not clipped to 0..255. The authors' code takes the image's gradient with respect to the normalised
+    Fitted images are not clipped to 0..255. In the authors' code, g_n is the gradient with respect to the normalised
     image.
     """
 
@@ -59,5 +61,5 @@ class BFA(WeightedFeatures):
             image = source.origin + self.length * unit(source.image_gradient(image, entropy))
             gradient = only(source.feature_gradients(image, score))
             total = gradient if total is None else total + gradient
-        assert total is not None, "there is an image"
+        assert total is not None, "`images` is at least 1"
         return total

@@ -1,4 +1,4 @@
-"""Backward propagation attack, BPA: ReLUs and max-poolings get smoother derivatives."""
+"""Backward propagation attack (BPA): in the backward pass, ReLUs and max-poolings have smoother derivatives."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 
 @register
 class SmoothBackward(BackwardChange):
-    """Backward propagation attack, BPA: smooth derivatives for the ReLUs after `layer`, and for all max-poolings.
+    """Backward propagation attack (BPA): smooth derivatives for the ReLUs after `layer`, and for all max-poolings.
 
-    Wang et al. 2023, arXiv:2306.12685. The derivative of a ReLU becomes the derivative of x sigmoid(x). This includes
-    the ReLU after the addition of a residual block. All max-poolings of the network give their gradient to all pixels
-    of a window, in shares softmax(`temperature` * pixel): the authors use 10 for ResNet-50, and 1 for VGG-19. Without
-    `layer`, the ReLUs change after the authors' layer for ResNet-50, which is the first block of the third stage
-    (`layer3.0`), and after the middle layer of other networks.
+    Source: Wang et al. 2023, arXiv:2306.12685. The derivative of a ReLU becomes the derivative of x sigmoid(x). This
+    includes the ReLU after the addition at the end of a residual block. Each max-pooling distributes the gradient of a
+    window over all pixels of the window. The shares of the pixels are softmax(`temperature` * pixel). The authors use a
+    temperature of 10 for ResNet-50, and of 1 for VGG-19.
 
-    If a window extends beyond the border, pixels outside the image get no share. In the authors' code and in
-    TransferAttack, such pixels count as zeros, and their share is lost; `variant: authors` does the same.
-    TransferAttack changes only the first ReLU of a block, and leaves out the third convolution of a bottleneck.
+    - `layer`: by default, the authors' layer for ResNet-50, which is the first block of the third stage (`layer3.0`).
+      For other networks, the default is the middle layer.
+
+    A window of a max-pooling may extend beyond the border of the image. Pixels outside the image get no share. In the
+    authors' code and in TransferAttack, pixels outside count as zeros, and the gradient of their share is lost.
+    `variant: authors` does the same. TransferAttack changes only the first ReLU of a block, and leaves out the third
+    convolution of a bottleneck.
     """
 
     name: ClassVar[str] = "bpa"

@@ -1,4 +1,4 @@
-"""Block shuffle and rotation, BSR: copies whose blocks are shuffled and turned."""
+"""Block shuffle and rotation (BSR): a view whose copies have their blocks shuffled and rotated."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ if TYPE_CHECKING:
 
 @register
 class BlockShuffleRotation(View):
-    """Block shuffle and rotation, BSR: rows and columns of blocks in random order, each block turned at random.
+    """Block shuffle and rotation (BSR): rows and columns of blocks in random order, each block rotated at random.
 
-    Wang et al. 2024, arXiv:2308.10299, section 3.3. The image is cut into `blocks` x `blocks` blocks, whose heights and
-    widths are in proportion to uniform random numbers. The order of the rows of blocks, the order of the columns of
-    blocks, and the angle of each block are random. Pixels are interpolated (bilinear); values from outside the block
-    are 0.
+    Source: Wang et al. 2024, arXiv:2308.10299, section 3.3. The image is cut into `blocks` x `blocks` blocks. The
+    heights and widths of the blocks are in proportion to uniform random numbers. The rows of blocks are put in random
+    order, and so are the columns of blocks. Each block is rotated by a random angle. Pixels are interpolated
+    (bilinear). Values from outside the block are 0.
 
-    Angles are uniform from -`angle` to `angle` degrees (`variant: paper`), or normal with a standard deviation of
-    `deviation` radians, redrawn beyond two deviations (`variant: authors`). The authors draw lengths and orders once
-    for a batch; here each image has its own. TransferAttack and torchattack cut 3 x 3 blocks. They cut each strip on
-    its own, and turn whole strips before they cut them.
+    With `variant: paper`, angles are uniform from -`angle` to `angle` degrees. With `variant: authors`, angles are
+    normal with a standard deviation of `deviation` radians. An angle beyond two standard deviations is drawn again.
+
+    Other code: The authors draw lengths and orders once for a whole batch; here, each image has its own draws.
+    TransferAttack and torchattack cut 3 x 3 blocks. They cut each strip separately, and rotate whole strips before they
+    cut them.
     """
 
     name: ClassVar[str] = "bsr"
@@ -55,7 +57,7 @@ class BlockShuffleRotation(View):
         return turned(image, Turns(rows, columns, cosine, sine))
 
     def _angles(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """An angle in radians for each word."""
+        """Return one angle in radians for each of `words`, which are random 64-bit integers."""
         shares = (words >> np.uint64(11)) / 2**53
         if self.variant == "paper":
             return math.radians(self.angle) * (2 * shares - 1)
@@ -63,7 +65,7 @@ class BlockShuffleRotation(View):
 
 
 def truncated_normal(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a standard normal number within two deviations for each of the uniform numbers `shares` in 0..1."""
+    """Return a standard normal number in -2..2 for each of the uniform numbers `shares` in 0..1."""
     table = normal_quantiles()
     table = table[np.abs(table) <= 2]
     found: NDArray[np.float64] = table[(shares * len(table)).astype(np.int64).clip(max=len(table) - 1)]
@@ -71,7 +73,10 @@ def truncated_normal(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _lengths(words: NDArray[np.uint64], total: int) -> NDArray[np.int64]:
-    """Lengths (N, blocks) in proportion to uniform numbers, rounded. The longest one is adjusted to reach `total`."""
+    """Return lengths (N, blocks) in pixels, in proportion to the random integers `words` (N, blocks), and rounded.
+
+    The longest block of each image is adjusted, so that the lengths of the image sum to `total`.
+    """
     shares = (words >> np.uint64(11)).astype(np.float64) + 1
     lengths: NDArray[np.int64] = np.round(shares / shares.sum(1, keepdims=True) * total).astype(np.int64)
     rows = np.arange(len(lengths))

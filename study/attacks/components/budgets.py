@@ -1,4 +1,4 @@
-"""The budgets that have keys of their own in a spec: epsilon, L2, RMSD, the search of the minimal RMSD, and none."""
+"""The budgets that need no `rule` in a spec: epsilon (L-infinity), L2, RMSD, the smallest successful RMSD, and none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rounding = Literal["measured", "nearest", "ray", "ray or nearest"]
 
 @register
 class NoBudget(BudgetRule):
-    """No budget: only the pixel box 0..255 limits an image."""
+    """No budget: only the range of pixel values, 0..255, limits an image."""
 
     name: ClassVar[str] = "none"
     rounding: ClassVar[Rounding] = "nearest"
@@ -31,7 +31,7 @@ class NoBudget(BudgetRule):
 
 @register
 class EpsilonBudget(BudgetRule):
-    """The L-infinity norm: no pixel value moves by more than epsilon."""
+    """A limit on the L-infinity norm: no pixel value changes by more than epsilon."""
 
     name: ClassVar[str] = "epsilon"
     in_pixel_values: ClassVar[bool] = True
@@ -46,13 +46,16 @@ class EpsilonBudget(BudgetRule):
     def projection(self, origin: Tensor, levels: Sequence[float | None], radius: Tensor | None) -> Projecting:
         low, high = -origin, 255 - origin
         if len(levels) == 1 and levels[0] is not None:
-            # One clamp does both projections, because the pixel box contains the zero perturbation.
+            # One clamp projects onto the budget and onto 0..255, because both ranges contain the zero perturbation.
             low, high = low.clamp(min=-levels[0]), high.clamp(max=levels[0])
         return lambda delta: delta.clamp(low, high)
 
 
 class _RootMeanSquare(BudgetRule):
-    """A budget measured as an RMSD: the root of the mean square over all pixel values."""
+    """The base of budgets that measure the RMSD of a perturbation.
+
+    The RMSD is the square root of the mean of all squared changes of pixel values.
+    """
 
     in_pixel_values: ClassVar[bool] = True
 
@@ -69,7 +72,10 @@ class _RootMeanSquare(BudgetRule):
 
 @register
 class RmsdBudget(_RootMeanSquare):
-    """The RMSD over all pixel values. A finished image has exactly this RMSD (Liu et al. 2017, section 3.2.1)."""
+    """A fixed RMSD over all pixel values.
+
+    A finished image has this RMSD, up to the rounding of one pixel (Liu et al. 2017, section 3.2.1).
+    """
 
     name: ClassVar[str] = "rmsd"
     rounding: ClassVar[Rounding] = "ray"
@@ -77,7 +83,7 @@ class RmsdBudget(_RootMeanSquare):
 
 @register
 class L2Budget(_RootMeanSquare):
-    """The L2 norm. The rule's radius is the RMSD of a perturbation with this norm."""
+    """A limit on the L2 norm, applied as a limit on the RMSD: RMSD = L2 norm / sqrt(number of pixel values)."""
 
     name: ClassVar[str] = "l2"
     rounding: ClassVar[Rounding] = "ray or nearest"
@@ -88,7 +94,10 @@ class L2Budget(_RootMeanSquare):
 
 @register
 class MinimalBudget(NoBudget):
-    """The smallest RMSD that fools a target. It is searched for each target, along the direction of one step."""
+    """The smallest RMSD at which an image fools a target model.
+
+    The RMSD is searched for each target model separately, along the direction of one step.
+    """
 
     name: ClassVar[str] = "minimal"
     in_pixel_values: ClassVar[bool] = True

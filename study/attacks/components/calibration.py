@@ -1,4 +1,4 @@
-"""Calibrated logits: a cross-entropy whose gradient does not vanish when the model is certain."""
+"""Calibrated logits: a cross-entropy whose gradient does not vanish when the model is certain of a label."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @register
 class CalibratedCrossEntropy(Objective):
-    """Cross-entropy of logits divided by the margin between the two largest logits, or by a fixed temperature.
+    """Cross-entropy after the logits are divided by the margin of the two largest logits, or by a temperature.
 
-    Weng et al. 2023, arXiv:2303.03680: margin-based and temperature-based calibration. The margin counts as a constant:
-    no gradient passes through it. Where the two largest logits are equal, the logits are not divided. With
-    `by: temperature` the divisor is `temperature`, without a unit; the paper's best temperature is 5.
+    Source: Weng et al. 2023, arXiv:2303.03680, which calls this margin-based and temperature-based calibration.
 
-    The paper's third calibration takes the cosine of the last features and the target's weights. It is the component
-    `cosine-head`.
+    - `by: margin`: the divisor is the largest logit minus the second largest logit of the image. The margin counts as a
+      constant, so no gradient passes through it. If the two logits are equal, the logits are not divided;
+    - `by: temperature`: the divisor is `temperature`, which has no unit. The paper's best temperature is 5.
+
+    The third calibration of the paper is the component `cosine-head`. It uses the cosine of the last features and the
+    target's weights.
     """
 
     name: ClassVar[str] = "calibrated"
@@ -38,7 +40,7 @@ class CalibratedCrossEntropy(Objective):
         return value if goal == "targeted" else -value
 
     def _divisor(self, logits: Tensor) -> Tensor | float:
-        """The divisor of the logits (..., N, classes): (..., N, 1), or one number."""
+        """Return the divisor of `logits` (..., N, classes): a tensor (..., N, 1), or the number `temperature`."""
         import torch
 
         if self.by == "temperature":

@@ -1,4 +1,4 @@
-"""Clean feature mixup, CFM: mix features of other clean images into randomly chosen layers."""
+"""Clean feature mixup (CFM): mixes the features of other clean images into random layers of a source model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class FeatureMixup(ForwardChange):
-    """The base of clean feature mixup and its successors: draws the layers, the images, and the features to mix in."""
+    """The base of clean feature mixup (`cfm`) and of feature tuning mixup (`ftm`), with their common parameters.
+
+    The base computes the clean features of the images in the pool. It draws the layers and the images whose features
+    are mixed in.
+    """
 
     probability: Annotated[float, Field(ge=0, le=1)] = 0.1
     strength: Annotated[float, Field(ge=0, le=1)] = 0.75
@@ -49,7 +53,7 @@ class FeatureMixup(ForwardChange):
         from study.models.layers.named import network_of
 
         pool = draws.pool
-        assert pool is not None, "a component that declares `others` has a pool"
+        assert pool is not None, "an attack with a component that declares `others` has a pool"
         example = next(model.parameters())
         clean = clean_features(model, uploaded(pool.pixels, example.device).float(), self.divisor)
         mixup = Mixup(self, number, draws, clean.features)
@@ -58,14 +62,17 @@ class FeatureMixup(ForwardChange):
             yield
 
     def mixing(self, mixup: Mixup) -> Any:
-        """Return the function (layer, output) -> changed output."""
+        """Return a function (layer name, output) -> changed output.
+
+        The function is called with the output of each layer that may be mixed.
+        """
         raise NotImplementedError
 
 
 class Mixup:
-    """The draws for one pass of one model: whether a row is mixed at a layer, with which image, and with which share.
+    """The draws of one model: for each pass and layer, the rows to mix, the features to mix in, and their shares.
 
-    A row is one copy of one image in the pass.
+    A row is one copy of one image in the pass. `begin` makes new draws at the start of each pass.
     """
 
     def __init__(
@@ -84,15 +91,16 @@ class Mixup:
         self._runs: dict[str, int] = {}
 
     def begin(self, *_: Any) -> None:
-        """Draw for a new pass."""
+        """Make new draws for the pass that begins. The network calls this method before each pass, as a hook."""
         self._runs = {}
         self._words = self.draws.integers(self._component, 2 * len(self._places), f"layers.{self._number}")
 
     def of(self, name: str, features: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Return the rows (M,) that are mixed at this run of layer `name`, the features to mix in, and the shares.
+        """Return the rows to mix (M,), the features to mix in (M, …), and their shares; None if no row is mixed.
 
-        The features to mix in (M, …) are those of other clean images. The shares can be multiplied with features of M
-        rows. Returns None if no row is mixed.
+        Call this method each time that layer `name` runs, with the layer's output `features`. The features to mix in
+        are those of other clean images at the same layer. The shares have a shape that can multiply the features of M
+        rows.
         """
 
         from study.models.clean_features import by_channel, channels_of
@@ -115,18 +123,21 @@ class Mixup:
 
 @register
 class CleanFeatureMixup(FeatureMixup):
-    """Clean feature mixup, CFM: features of another clean image are mixed in, in layers that are drawn for each pass.
+    """Clean feature mixup (CFM): in layers that are drawn for each pass, features of another clean image are mixed in.
 
-    Byun et al. 2023, arXiv:2305.14846. Linear layers are mixed with `probability`, and so are convolutions whose output
-    is at most as wide as the image divided by `divisor`. Mixing replaces the layer's features f by (1 - a) f + a f'.
-    Here f' are the features of another clean image at this layer, from one pass before the attack, and a is uniform in
-    0 .. `strength`, drawn for each channel. Layers, images and numbers are drawn for each image, step and copy. The
-    other images come from a pool of `pool` selected images of the study. The seed determines the pool, and the features
-    of its images stay in memory.
+    Source: Byun et al. 2023, arXiv:2305.14846. Each linear layer is mixed with the probability `probability`. The same
+    holds for each convolution whose output is at most as wide as the image divided by `divisor`. Mixing replaces the
+    layer's features f by (1 - a) f + a f'. f' are the features of another clean image at this layer, from one pass
+    before the attack. The share a is uniform in 0 .. `strength`, and is drawn for each channel.
 
-    The authors draw layers for a whole batch, and mix its images with each other; an image is sometimes mixed with
-    itself. They count the pass before the attack as one of the 300 iterations. In a transformer, with features
-    (N, tokens, C), their code draws a for each token instead of each channel; `variant: authors` does the same.
+    Layers, other images and shares are drawn for each image, step and copy. The other images come from a pool of `pool`
+    images of the study. The study's seed determines which images are in the pool. The features of these images stay in
+    memory.
+
+    Other code: The authors draw layers for a whole batch, and mix the images of the batch with each other. An image is
+    then sometimes mixed with itself. The authors count the pass before the attack as one of the 300 steps. In a
+    transformer, whose features are (N, tokens, C), the authors' code draws a share for each token, not for each
+    channel. `variant: authors` does the same.
     """
 
     name: ClassVar[str] = "cfm"

@@ -1,4 +1,4 @@
-"""The cosine head: it replaces the logits by the cosines of the last features with the weights of each class."""
+"""The cosine head: the logits become cosines between the last features and the weights of each class."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class CosineHead(ForwardChange):
     """The cosine head of logit calibration: the last layer returns the cosine of its input and each class's weights.
 
-    Weng et al. 2023, arXiv:2303.03680: the third calibration, beside margin and temperature. The layer's bias is
-    ignored. With the objective `logit`, a targeted attack turns the last features towards the target's weights,
-    whatever the lengths of the features and weights are. Features or weights of length 0 have the cosine 0. In a
-    distilled transformer, both heads are changed.
+    Source: Weng et al. 2023, arXiv:2303.03680, the third calibration of the paper. (The first two are the objective
+    `calibrated`.) The bias of the last layer is ignored. With the objective `logit`, a targeted attack turns the last
+    features towards the target's weights. The lengths of the features and of the weights have no influence. Features or
+    weights of length 0 have the cosine 0. In a distilled transformer, which has two last layers, both are changed.
 
-    The last layer of the network must be linear. The last layer of a SqueezeNet is not: it is a convolution.
+    The last layer must be linear; otherwise StudyError is raised. A SqueezeNet, for example, ends with a convolution.
     """
 
     name: ClassVar[str] = "cosine-head"

@@ -1,4 +1,4 @@
-"""Random crops: a part of the image, resized to the whole image."""
+"""Random crops: a view that resizes a random part of the image to the size of the whole image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Area = Annotated[float, Field(gt=0, le=1)]
 
 @register
 class Crop(View):
-    """A crop with a random share of the image's area, `low` to `high`, at a random place, resized back (bilinear).
+    """A crop at a random place, with a random share of the image's area from `low` to `high`, resized back (bilinear).
 
-    The crops of M-Attack (Li et al. 2025, arXiv:2503.10635) are those of torchvision's `RandomResizedCrop`. A crop is
-    up to `ratio` times as wide as high, or as high as wide. Here this ratio is uniform in 1..`ratio`, and each of both
-    cases has the probability 1/2; torchvision draws the logarithm of width / height. A side that would be longer than
-    the image has the image's length; torchvision draws again.
+    Source: M-Attack (Li et al. 2025, arXiv:2503.10635), which uses `RandomResizedCrop` of torchvision. The longer side
+    of a crop is up to `ratio` times as long as the shorter side. This ratio of sides is uniform in 1..`ratio`. The
+    longer side is the width or the height, with probability 1/2 each. In torchvision, the logarithm of width / height
+    is uniform instead. A side that would be longer than the image gets the length of the image. torchvision draws again
+    in this case.
     """
 
     name: ClassVar[str] = "crop"
@@ -46,7 +47,10 @@ class Crop(View):
         return rows @ image @ columns.transpose(-1, -2)
 
     def sides(self, size: int, words: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For rows and columns: the length (N,) and the first pixel (N,) of each image's crop. `words`: (N, 5)."""
+        """Return two pairs, for rows and for columns: the length (N,) and the first pixel (N,) of each image's crop.
+
+        `size` is the side of the images in pixels. `words` (N, 5) are the bits of random integers.
+        """
         from study.reproducibility.words import below, shares
 
         area = self.low + (self.high - self.low) * shares(words[:, 0])
@@ -58,7 +62,10 @@ class Crop(View):
 
 
 def _matrices(size: int, length: Tensor, start: Tensor) -> Tensor:
-    """The matrices (N, size, size), float64, that resize `length` (N,) pixels from `start` (N,) to `size` pixels."""
+    """Return matrices (N, size, size), float64, that resize a part of an axis to the whole axis (bilinear).
+
+    The part of image n has `length[n]` pixels, from pixel `start[n]` on. The whole axis has `size` pixels.
+    """
     import torch
 
     found = torch.zeros(len(length), size, size, dtype=torch.float64, device=length.device)
@@ -68,7 +75,7 @@ def _matrices(size: int, length: Tensor, start: Tensor) -> Tensor:
     near = centre.long().minimum(last)
     far = (near + 1).minimum(last)
     share = centre - near
-    # Each call adds one number to each row, so the order of additions is fixed.
+    # Each call adds only one number to each row of a matrix, so the order of additions is fixed.
     for column, weight in ((near, 1 - share), (far, share)):
         found.scatter_add_(2, (column + start[:, None])[:, :, None], weight[:, :, None])
     return found

@@ -1,4 +1,4 @@
-"""Common weakness attack, CWA: a step down the ensemble's gradient, then steps up each model's normalised gradient."""
+"""Common weakness attack (CWA): one step down the gradient of the ensemble, then one step up each model's gradient."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _REVERSE = 15
-"""The length of the first step is epsilon divided by this number."""
+"""The default length of the first step is epsilon divided by this number."""
 
 
 @register
 class CommonWeakness(EnsembleRule):
-    """Common weakness attack, CWA: a step down the ensemble's gradient, then one up each model's normalised gradient.
+    """Common weakness attack (CWA): one step down the ensemble's gradient, then one step up each model's gradient.
 
-    Chen et al. 2024, arXiv:2303.09105, algorithm of MI-CWA. From the image x, the first step is y <- x - `reverse`
-    sign(g(x)), with the gradient g of the mean loss. Then, for each model k in turn, with its gradient g_k:
-    m <- `decay` m + g_k(y) / ||g_k(y)||_2 and y <- y + `size` m. Every y is projected onto the budget. The rule's
-    gradient is y - x at the end. The momentum m is kept from step to step. The models are taken in the order of their
-    names. `reverse` is in pixel values; its default is epsilon / 15. `size` is an L2 length in pixel values. Its
-    default is the authors' 250 for values in 0..1, so large that nearly every pixel ends at the edge of the budget.
+    Source: Chen et al. 2024, arXiv:2303.09105, algorithm of MI-CWA. The rule starts at the image x:
 
-    The authors normalise y - x by its L1 norm over the whole batch before the outer momentum; here the attack's
-    momentum normalises each image. In `variant: authors`, g is the gradient for the models' summed logits, as in the
-    authors' code; in TransferAttack, it is the gradient for the mean logits. With one model, the rule takes a step down
-    and then a step up this model's gradient.
+    - First step: y <- x - `reverse` sign(g(x)), where g is the gradient of the models' mean loss;
+    - Then, for each model k in turn: m <- `decay` m + g_k(y) / ||g_k(y)||_2 and y <- y + `size` m, where g_k is the
+      gradient of model k.
+
+    After each step, y is projected onto the budget. The rule returns the final y - x as the gradient. The momentum m is
+    kept from one step of the attack to the next. Models are taken in the order of their names.
+
+    - `reverse`: the length of the first step in pixel values; by default epsilon / 15;
+    - `size`: an L2 length in pixel values. The default is the authors' 250 for pixel values in 0..1. This length is so
+      large that nearly every pixel ends at the edge of the budget.
+
+    Other code: The authors divide y - x by its L1 norm over the whole batch before the outer momentum. Here, the
+    attack's own momentum normalises each image. `variant: authors` takes g for the models' summed logits, as the
+    authors' code does. TransferAttack takes g for the mean logits. With one model, the rule takes one step down and one
+    step up the gradient of that model.
     """
 
     name: ClassVar[str] = "cwa"
@@ -51,7 +57,7 @@ class CommonWeakness(EnsembleRule):
     def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
         if self.variant == "paper" or len(logits) == 1:
             return super().loss(objective, logits, shares, labels, goal)
-        assert isinstance(objective, Objective), "losses of features are averaged before"
+        assert isinstance(objective, Objective), "an ensemble rule never fuses losses of features"
         return objective.loss((len(logits) * shares[..., None] * logits).sum(0), labels, goal)
 
     def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:

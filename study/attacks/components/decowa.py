@@ -1,4 +1,4 @@
-"""DeCoWA: random warps of the image, each adjusted against the attack before it is used."""
+"""DeCoWA: a view that warps the image at random. Each warp is first adjusted so that it lowers the attack's loss."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ if TYPE_CHECKING:
 
 @register
 class ConstrainedWarp(View):
-    """DeCoWA: `copies` of the image under random thin-plate warps, after one step of each warp that lowers the loss.
+    """DeCoWA: `copies` random thin-plate warps of the image, each changed by one step that lowers the loss.
 
-    Lin et al., AAAI 2024, arXiv:2402.03951, algorithm 1. A mesh of `mesh` x `mesh` control points covers the image.
-    Each inner point moves by theta, which is uniform from -`reach` to `reach` along both axes; the image is 2 wide and
-    2 high in this unit. The outer points stay. A thin-plate spline through the control points moves every pixel. The
-    attack maximises the loss, so theta first takes one step down the loss: theta - `rate` * d loss / d theta. The copy
-    is warped by this theta.
+    Source: Lin et al., AAAI 2024, arXiv:2402.03951, algorithm 1. A mesh of `mesh` x `mesh` control points covers the
+    image. The outer points stay in place. Each inner point moves by theta, which is uniform from -`reach` to `reach`
+    along both axes. The unit of `reach` is half the side of the image. A thin-plate spline through the control points
+    moves every pixel.
 
-    Every image and copy has its own theta, with the gradient of the image's own loss. In the authors' code,
-    TransferAttack and torchattack, all images of a batch share theta, with the gradient of their mean loss.
-    `variant: authors` samples on their grid, which extends half a pixel beyond the centres of the outermost pixels. A
-    warp by 0 then shrinks the image's content by 1 / size, and mixes zeros into its edges.
+    The attack maximises the loss, and the warp opposes the attack: theta takes one step down the loss. The new theta is
+    theta - `rate` * d loss / d theta. The copy is the image, warped with the new theta.
+
+    Every image and copy has its own theta, which follows the gradient of the image's own loss. In the authors' code,
+    TransferAttack and torchattack, all images of a batch share one theta, which follows the gradient of their mean
+    loss.
+
+    `variant: authors` uses the sampling grid of the authors' code. This grid extends half a pixel beyond the centres of
+    the outermost pixels. Even a warp by 0 then shrinks the content of the image by 1 / (side in pixels), and mixes
+    zeros into the edges.
     """
 
     name: ClassVar[str] = "decowa"
@@ -62,23 +67,25 @@ class ConstrainedWarp(View):
 
 
 def warped(image: Tensor, theta: Tensor, mesh: int, *, aligned: bool) -> Tensor:
-    """Return the images (N, C, H, W) under the warp of a `mesh` whose inner points move by `theta` (N, points, 2).
+    """Return the images (N, C, H, W) after a thin-plate warp of a mesh of `mesh` x `mesh` control points.
 
-    Points are ordered row by row. A movement is (right, down), in units in which the image is 2 wide and 2 high. If
-    `aligned`, the centres of the outermost pixels are at -1 and 1; otherwise their outer edges are.
+    The inner points of the mesh, in row order, move by `theta` (N, points, 2). A movement is (right, down), in half
+    sides of the image. If `aligned`, the coordinates -1 and 1 are the centres of the outermost pixels; otherwise they
+    are the edges of the image.
     """
     height, width = image.shape[2:]
     still, basis = _plate(mesh, height, width, image.device, image.dtype)
-    # One product for each image: the rounding of one large product may depend on the number of images.
+    # Each image has a product of its own, because the rounding of one large product may depend on the number of images.
     moved = basis.expand(len(image), -1, -1) @ theta
     return sampled(image, (still + moved).view(len(image), height, width, 2), aligned=aligned)
 
 
 def sampled(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
-    """Return `image` (N, C, H, W) at the places of `grid` (N, H, W, 2), bilinear, with zeros outside.
+    """Return the values of `image` (N, C, H, W) at the positions `grid` (N, H, W, 2), bilinear, with zeros outside.
 
-    On a CPU this is torch's `grid_sample`. On a GPU the gradient of `grid_sample` sums in random order, so
-    `sampled_in_order` is used there.
+    Positions are (x, y). If `aligned`, -1 and 1 are the centres of the outermost pixels; otherwise they are the edges
+    of the image. On a CPU, the function calls torch's `grid_sample`. On a GPU, the gradient of `grid_sample` sums in
+    random order, so the function calls `sampled_in_order`.
     """
     import torch
 
@@ -88,7 +95,7 @@ def sampled(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
 
 
 def sampled_in_order(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
-    """Return what `sampled` returns, by operations whose gradients sum in a fixed order on every device."""
+    """Return the values that `sampled` describes, by operations whose gradients sum in a fixed order on any device."""
     import torch
 
     batch, channels, height, width = image.shape
@@ -108,16 +115,17 @@ def sampled_in_order(image: Tensor, grid: Tensor, *, aligned: bool) -> Tensor:
             along = share[..., 1] if down else 1 - share[..., 1]
             weights.append(across * along * inside)
     pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)
-    # The gradient of an index is a sum in the order of the index.
+    # The backward pass of this indexing sums gradients in the order of the index, which is always the same.
     values = pixels[torch.stack(taken)] * torch.stack(weights).unsqueeze(-1)
     return values.sum(0).permute(0, 3, 1, 2)
 
 
 @kept
 def _plate(mesh: int, height: int, width: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The positions of all pixels (H * W, 2), and each pixel's movement per inner point's movement (H * W, points).
+    """Return the positions of all pixels (H * W, 2), and the matrix (H * W, points) that gives their movements.
 
-    The movement of a pixel is linear in the movements of the control points.
+    The movement of a pixel is linear in the movements of the inner control points. The matrix times the movements
+    (points, 2) of the inner points gives the movements (H * W, 2) of all pixels.
     """
     line = np.linspace(-1, 1, mesh)
     control = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
@@ -132,7 +140,11 @@ def _plate(mesh: int, height: int, width: int, device: torch.device, dtype: torc
 
 
 def _terms(places: NDArray[np.float64], control: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The terms of a thin-plate spline at places (P, 2): r^2 log r^2 for each control point, 1, x and y."""
+    """Return the terms of a thin-plate spline at `places` (P, 2), for control points (K, 2): (P, K + 3).
+
+    The terms are r^2 log r^2 for each control point, then 1, x and y. r is the distance of the place from the control
+    point.
+    """
     squared = np.square(places[:, None] - control).sum(-1)
     radial = squared * np.log(np.where(squared > 0, squared, 1))
     return np.concatenate([radial, np.ones((len(places), 1)), places], axis=1)

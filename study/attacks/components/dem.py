@@ -1,4 +1,4 @@
-"""Diversity ensemble, DEM: copies in frames of several sizes, whose logits are averaged."""
+"""Diversity ensemble (DEM): a view with one copy for each of several frame sizes, whose logits are averaged."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ Frame = Annotated[float, Field(ge=1, le=4)]
 
 @register
 class DiversityEnsemble(View):
-    """Diversity ensemble, DEM: one copy for each of `frames`; the loss is computed from the copies' mean logits.
+    """Diversity ensemble (DEM): one copy for each of `frames`; the loss is computed from the copies' mean logits.
 
-    Zou et al. 2020, arXiv:2112.06011. Each copy is a resized-diverse input, RDI. The image is always resized to a
-    random size between its own and the frame's, put at a random place of the frame, and the frame is resized back.
-    `frames` are sizes in multiples of the image's size. `interpolation` is used for the first resizing; the second one
-    is bilinear. The paper moves by the whole epsilon in each step ("region fitting"), so the preset's step size is
-    epsilon.
+    Source: Zou et al. 2020, arXiv:2112.06011. Each copy is a resized-diverse input (RDI), made in three steps. The
+    image is resized to a random size between the image's own size and the size of the frame. The resized image is put
+    at a random place of the frame. The frame is resized back to the size of the image. Unlike in `diversity`, every
+    copy is changed.
 
-    Every image has draws of its own; TransferAttack draws one size and place for a whole batch.
+    - `frames`: the sizes of the frames, in multiples of the image's size;
+    - `interpolation`: that of the first resizing. The second resizing is bilinear.
+
+    In the paper, each step moves by the whole epsilon ("region fitting"), so the preset `dem` has epsilon as its step
+    size. Every image has its own draws. TransferAttack draws one size and one place for a whole batch.
     """
 
     name: ClassVar[str] = "dem"

@@ -1,4 +1,4 @@
-"""Depth-first sampling: the mean gradient along a random walk from the image."""
+"""Depth-first sampling: the mean gradient along a random walk that starts at the image."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class DepthFirstSampling(Point):
     """Depth-first sampling: the mean of the gradients at the image and at `samples` places of a random walk.
 
-    Han et al. 2023, arXiv:2307.02828. The walk begins at the image. Each place is the place before it plus uniform
-    noise within `beta` times epsilon. The paper and the authors' code take `samples` + 1 gradients. TransferAttack
-    takes `samples` gradients in all, including the one at the image.
+    Source: Han et al. 2023, arXiv:2307.02828. The walk starts at the image. Each place is the previous place plus
+    uniform noise within `beta` times epsilon. The paper and the authors' code take `samples` + 1 gradients.
+    TransferAttack takes `samples` gradients in all, including the gradient at the image.
     """
 
     name: ClassVar[str] = "depth-first-sampling"

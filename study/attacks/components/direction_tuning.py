@@ -1,4 +1,4 @@
-"""Direction tuning, DTA: the gradient of a step is the mean gradient of small steps within it."""
+"""Direction tuning (DTA): the gradient of a step is the mean gradient over smaller inner steps."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ if TYPE_CHECKING:
 
 @register
 class DirectionTuning(Point):
-    """Direction tuning, DTA: the mean gradient of `inner` inner steps, each 1 / `inner` of the step's size.
+    """Direction tuning (DTA): the mean gradient of `inner` inner steps, each 1 / `inner` of the length of a step.
 
-    Yang et al. 2023, arXiv:2303.15109, algorithm 1. An inner step takes the gradient at its place plus `ahead` times
-    the step's size times the inner momentum. It divides this gradient by its mean absolute value, and adds `decay`
-    times the inner momentum; the result is the new inner momentum. The place moves along the sign of the inner
-    momentum. The inner momentum starts as the attack's momentum. The rule's gradient is the mean of the inner momenta.
-    The attack's momentum must not normalise this mean again: `{momentum: {normalise: none}}`.
+    Source: Yang et al. 2023, arXiv:2303.15109, algorithm 1. Let a be the length of the attack's step. The inner place e
+    starts at the attack's perturbation. The inner momentum m starts as the attack's momentum. Each inner step has four
+    parts:
 
-    Defaults are those of the authors' code: K = 10 inner steps, inner decay 0, and `ahead` is the outer decay of 1.
+    - Take the gradient at e + `ahead` * a * m;
+    - Divide this gradient by its mean absolute value. The result is h;
+    - Set m to h + `decay` * m;
+    - Move e by a / `inner` along the sign of m, and project e onto the budget.
 
-    TransferAttack takes another gradient at the start of each step and adds it unnormalised. It looks ahead along a sum
-    that begins with that gradient. It has an inner decay of 0.8, whole steps in place of 1 / K, and norms over the
-    whole batch. It takes 110 gradients.
+    The rule returns the mean of m over the inner steps. The attack's momentum must not normalise this mean again, so
+    the attack needs `{momentum: {normalise: none}}`. The defaults are those of the authors' code: 10 inner steps, and
+    an inner decay of 0. The default of `ahead` is 1, the decay of the outer momentum.
+
+    Other code: TransferAttack takes one more gradient at the start of each step, and adds it without normalisation. It
+    looks ahead along a sum that begins with that gradient. It has an inner decay of 0.8, inner steps of the full length
+    a, and norms over the whole batch. In ten steps, TransferAttack takes 110 gradients.
     """
 
     name: ClassVar[str] = "direction-tuning"

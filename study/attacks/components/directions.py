@@ -1,4 +1,4 @@
-"""The step rules: sign, l2 and Adam."""
+"""The step rules sign, l2 and Adam."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BETA1, _BETA2, _ADAM_EPSILON = 0.9, 0.999, 1e-8
 
 @register
 class Sign(Step):
-    """The sign of the gradient."""
+    """The sign of the gradient, for each pixel value."""
 
     name: ClassVar[str] = "sign"
 
@@ -26,7 +26,7 @@ class Sign(Step):
 
 @register
 class L2(Step):
-    """The gradient scaled to an RMSD of 1."""
+    """The gradient of each image, scaled to an RMSD of 1 (the root of the mean square over its pixel values)."""
 
     name: ClassVar[str] = "l2"
 
@@ -36,7 +36,7 @@ class L2(Step):
 
 @register
 class Adam(Step):
-    """Adam with a learning rate of 1 (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1, with their numbers)."""
+    """Adam with a learning rate of 1 (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1, with the default numbers)."""
 
     name: ClassVar[str] = "adam"
 
@@ -58,7 +58,7 @@ def l2_normalised(gradient: Tensor) -> Tensor:
     """Divide each image's gradient (N, C, H, W) by its L2 norm. A zero gradient stays zero."""
     import torch
 
-    # Divide by the largest entry first: squares of a saturated model's gradient underflow in float32.
+    # Divide by the largest entry first, because the squares of a very small gradient underflow in float32.
     peak = gradient.abs().amax((1, 2, 3), keepdim=True)
     scaled = gradient / torch.where(peak > 0, peak, 1)
     norm = torch.linalg.vector_norm(scaled, 2, dim=(1, 2, 3), keepdim=True)

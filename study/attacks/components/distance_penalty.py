@@ -1,4 +1,4 @@
-"""A penalty that holds the perturbation near an RMSD."""
+"""A penalty that keeps the RMSD of a perturbation close to a given RMSD."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class DistancePenalty(Penalty):
     """Distance penalty: the loss minus `below` ReLU(rmsd - d) and minus `above` ReLU(d - rmsd), where d is the RMSD.
 
-    Liu et al. 2017 (arXiv:1611.02770), appendix. d is the RMSD of the perturbation. The penalty's gradient is 0 at a
-    zero perturbation.
+    Source: Liu et al. 2017 (arXiv:1611.02770), appendix. d is the RMSD of the perturbation, and `rmsd` is the wanted
+    RMSD. At a zero perturbation, the gradient of the penalty is 0.
     """
 
     name: ClassVar[str] = "distance"

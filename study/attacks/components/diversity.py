@@ -1,4 +1,4 @@
-"""Input diversity, DI: the image resized and padded at random."""
+"""Input diversity (DI): a view that resizes the image to a random size and pads it at random."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 @register
 class Diversity(View):
-    """Input diversity, DI (Xie et al. 2019, arXiv:1803.06978).
+    """Input diversity (DI): with `probability`, the image is resized and padded at random, and then resized back.
 
-    With `probability`, the image is resized to a random size between `low` and `high` times its own, and put at a
-    random place of a frame filled with `padding` (a pixel value). The frame has `high` times the image's size, but at
-    least the image's size, and is resized back (bilinear). Xie et al. use sizes 299 to 330 for images of 299.
+    Source: Xie et al. 2019, arXiv:1803.06978. The image is resized to a random size between `low` and `high` times its
+    own size. The resized image is put at a random place of a frame. The rest of the frame is filled with `padding` (a
+    pixel value). The size of the frame is `high` times the size of the image, but at least the size of the image. Last,
+    the frame is resized back to the size of the image (bilinear). `interpolation` is that of the first resizing. Xie et
+    al. use sizes from 299 to 330 for images of size 299.
     """
 
     name: ClassVar[str] = "diversity"
@@ -47,11 +49,12 @@ class Diversity(View):
 
 
 def diversify(image: Tensor, diversity: Diversity, words: Tensor) -> Tensor:
-    """Resize and pad every image of a batch (N, C, S, S) by its own four random `words` (N, 4), and resize back to S.
+    """Resize and pad every image of a batch (N, C, S, S) at random, and resize the results back to S.
 
-    Xie et al. 2019 (arXiv:1803.06978). Resizing is linear along each axis: each image is multiplied by one matrix from
-    the left and by one matrix from the right. This handles a whole batch at once and is deterministic on every device.
-    `words` hold the bits of unsigned integers, on the image's device.
+    Source: Xie et al. 2019 (arXiv:1803.06978). `words` (N, 4) are four random words for each image: the bits of
+    unsigned integers, on the image's device. Resizing is linear along each axis, so each image is multiplied by one
+    matrix from the left and by one matrix from the right. These products treat a whole batch at once, and are
+    deterministic on every device.
     """
     from study.reproducibility.words import below, shares
 
@@ -77,22 +80,24 @@ def diversify(image: Tensor, diversity: Diversity, words: Tensor) -> Tensor:
 def _by_taps(
     sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor, interpolation: Interpolation
 ) -> Tensor:
-    """The matrices (N, size, size) of one axis, float64. A row has up to 2 nonzero numbers; for "bilinear", up to 4.
+    """Return the matrices (N, size, size), float64, that resize, pad and resize back along one axis.
 
-    `sizes` are the sizes of the image and of the frame. Each image is resized to `inner` (N,) and put at `start` (N,)
-    of the frame; the frame is resized back (bilinear). An image that is not `changed` (N,) gets the identity matrix.
+    `sizes` are the sizes of the image and of the frame. Each image is resized to `inner` (N,) pixels by
+    `interpolation`, and put at pixel `start` (N,) of the frame. The frame is resized back (bilinear). An image whose
+    `changed` (N,) is false gets the identity matrix. Each row of a matrix has up to 2 nonzero numbers for "nearest",
+    and up to 4 for "bilinear".
     """
     import torch
 
     size, frame = sizes
     near, far, share = _back(frame, size, inner.device)
-    # `size / tensor` would be a product with the reciprocal, which rounds twice.
+    # torch computes `size / tensor` as a product with the reciprocal, which rounds twice. So divide two tensors.
     inside = inner.to(torch.float64)
     ratio = (torch.full_like(inside, size) / inside)[:, None]
     found = torch.zeros(len(inner), size, size, dtype=torch.float64, device=inner.device)
 
     def add(column: Tensor, weight: Tensor) -> None:
-        # Each call adds one number to each row, so the order of additions is fixed.
+        # Each call adds only one number to each row of a matrix, so the order of additions is fixed.
         found.scatter_add_(2, column.clamp(0, size - 1)[:, :, None], weight[:, :, None])
 
     for tap, weight in ((near, 1 - share), (far, share)):
@@ -111,13 +116,20 @@ def _by_taps(
 
 @kept
 def _back(frame: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each pixel, the two positions in the frame that are mixed, and the weight of the second position."""
+    """Return two positions in the frame for each pixel of the image, and the weight of the second position.
+
+    When the frame is resized back, the pixel becomes the weighted mean of the values at these positions. All three
+    tensors are (size,).
+    """
     below, above, share = taps(frame, size)
     return uploaded(below, device), uploaded(above, device), uploaded(share, device)
 
 
 def _by_products(sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor) -> Tensor:
-    """The matrices of `_by_taps` for "bilinear", as products of two matrices. Their last bits may differ."""
+    """Return the matrices of `_by_taps` for "bilinear", computed on a CPU as products of two matrices.
+
+    The last bits of the numbers may differ from those of `_by_taps`.
+    """
     size, frame = sizes
     back = resized(frame, size, "bilinear")
     found = [

@@ -1,4 +1,4 @@
-"""Drawn weights, LGV: each step takes the gradient of a network with the next weights of a set, in random order."""
+"""Drawn weights (LGV): each step takes the gradient of a network with the next weights of a set, in random order."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @register
 class DrawnWeights(ForwardChange):
-    """Drawn weights, LGV: in each step, a source model has the next weights of its set, in random order.
+    """Drawn weights (LGV): in each step, a source model has the next weights of its set of weights, in random order.
 
-    Gubri et al. 2022, arXiv:2207.13129, section 4: the weights are those that SGD passes through at a high learning
-    rate. The order is drawn once for an attack run, without replacement, and starts again after the last weights. All
-    images, copies and neighbours of a step have the same weights; if an ensemble's sets have equal sizes, they have the
-    same order.
+    Source: Gubri et al. 2022, arXiv:2207.13129, section 4. In the paper, the set has the weights through which SGD
+    passes at a high learning rate. The order of the weights is drawn once for an attack run, without replacement. After
+    the last weights, the order starts again. Within a step, the weights stay the same for all images, copies and
+    further gradients (neighbours). If all sets of an ensemble have the same size, they also have the same order.
 
-    The codes of the authors and of TransferAttack take the next weights in each forward pass. In a step with views or
-    neighbours, several weights are therefore used, and the next batch of images continues with the next weights.
+    Other code: The codes of the authors and of TransferAttack take the next weights in each forward pass. A step with
+    views or neighbours therefore uses several weights. The next batch of images continues with the next weights.
     """
 
     name: ClassVar[str] = "drawn_weights"

@@ -1,4 +1,4 @@
-"""DP: the perturbation is kept on some patches of a grid, and dropped elsewhere."""
+"""Dropped patches (DP): a view that keeps the perturbation on some patches of a grid, and drops it elsewhere."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
 @register
 class DroppedPatches(View):
-    """DP: the clean image with the perturbation on `kept` random patches of a grid of `grid` x `grid` patches.
+    """Dropped patches (DP): the clean image with the perturbation on `kept` random patches of `grid` x `grid` patches.
 
-    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323. The gradient is taken at the view, as in the authors' code:
-    dropped patches get a gradient, too. `variant: authors` draws the patches with replacement, as their code does: 128
-    draws keep about 101 of 256 patches. If `grid` does not divide the image's size, patches have two sizes; the
-    authors' code always drops the remaining rows and columns. Each image draws its own patches; in the authors' code, a
-    batch shares them.
+    Source: Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323. The attack uses the gradient at the view as the
+    gradient at the image, as the authors' code does. Dropped patches therefore get a gradient, too. If `grid` does not
+    divide the size of the image, patches have two sizes. Each image draws its own patches.
+
+    `variant: authors` draws the patches with replacement, as the authors' code does: 128 draws keep about 101 of 256
+    patches.
+
+    Other code: In the authors' code, a batch shares its patches. If the grid does not divide the image's size, the
+    authors' code always drops the remaining rows and columns.
     """
 
     name: ClassVar[str] = "dropped-patches"

@@ -1,4 +1,4 @@
-"""Dual examples: gradients are taken along separate paths, which begin at random within the budget."""
+"""Dual examples: a rule that takes gradients at other perturbations than the attack's own perturbation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 
 @register
 class DualExamples(Point):
-    """Dual examples: the mean gradient at `examples` perturbations that are not the attack's own.
+    """Dual examples: the mean gradient at `examples` perturbations that are not the attack's own perturbation.
 
-    Wang et al. 2024, "Bag of tricks to boost the adversarial transferability" (arXiv:2401.08734). Each dual example
-    begins uniform within epsilon and the pixel box. With `path: i-fgsm`, it then moves by sign steps along its own
-    gradient. These steps have the length of the attack's steps, and stay within the budget. With `path: fgsm`, each
-    dual example is drawn anew at each step. No gradient is taken at the attack's own image: it moves along the mean
-    gradient of the dual examples, by momentum and sign.
+    Source: Wang et al. 2024, "Bag of tricks to boost the adversarial transferability" (arXiv:2401.08734). Each dual
+    example is first drawn uniformly within epsilon, and projected onto the pixel values 0..255.
 
-    The authors' text was not at hand. Both paths are those of TransferAttack's port, whose table calls them "FGSM" and
-    "I-FGSM". The class in this port draws dual examples anew at each step, and moves none of them.
+    - `path: i-fgsm`: after each step, the dual example moves by a sign step along its own gradient. This sign step has
+      the length of the attack's steps, and stays within the budget;
+    - `path: fgsm`: each dual example is drawn anew at each step.
+
+    The attack takes no gradient at its own image. The image moves along the mean gradient of the dual examples, by the
+    attack's momentum and sign step.
+
+    Other code: The text of the paper was not available. This rule follows the port of TransferAttack, whose table has
+    both paths, as "FGSM" and "I-FGSM". The class in this port draws dual examples anew at each step, and moves none of
+    them.
     """
 
     name: ClassVar[str] = "dual"
@@ -47,7 +52,7 @@ class DualExamples(Point):
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
         import torch
 
-        assert step.epsilon is not None, "a conflict otherwise"
+        assert step.epsilon is not None, "conflicts() requires an epsilon"
         total = torch.zeros_like(delta)
         for number in range(self.examples):
             place: Tensor | None = state.get(str(number)) if self.path == "i-fgsm" else None

@@ -1,4 +1,4 @@
-"""Enhanced momentum, EMI: gradients at several places along the last mean gradient."""
+"""Enhanced momentum (EMI): the mean gradient at several places along the last mean gradient."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @register
 class EnhancedMomentum(Point):
-    """Enhanced momentum, EMI: the mean gradient at delta + c_i * size * n(g), where g is the last step's mean gradient.
+    """Enhanced momentum (EMI): the mean gradient at d + c_i * size * n(g), where g is the last step's mean gradient.
 
-    Wang et al. 2021, arXiv:2103.10609, with the linear sampling that the authors chose. n(g) is g / mean |g| of each
-    image, and size is the length of a step. In the first step, which has no g, all places are equal; views draw anew at
-    each place.
+    Source: Wang et al. 2021, arXiv:2103.10609, with the linear sampling that the authors chose. d is the perturbation,
+    size is the length of a step, and n(g) is g / mean |g| for each image. In the first step, there is no g, and all
+    gradients are taken at d. Views draw anew for each gradient.
 
-    - `samples`: the number of factors c_i, evenly spaced, both ends included;
-    - `reach`: the largest factor: c_i are from -`reach` to `reach`.
+    - `samples`: the number of factors c_i. They are evenly spaced from -`reach` to `reach`, both ends included;
+    - `reach`: the largest factor.
     """
 
     name: ClassVar[str] = "emi"

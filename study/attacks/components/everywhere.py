@@ -1,4 +1,4 @@
-"""Everywhere: the image, and copies that each keep only one of its blocks."""
+"""Everywhere: a view that returns the image, and copies that each keep only one block of the image."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ Level = Annotated[float, Field(ge=0, le=255)]
 class Everywhere(View):
     """Everywhere attack: the image, and `samples` copies that each keep one block of a `grid` x `grid` division.
 
-    Zeng et al. 2025, arXiv:2501.00707. In each step, every image draws its blocks anew, without repetition. Outside its
-    block, a copy has the colour `fill` (pixel values; by default ImageNet's mean, which is 0 after normalisation).
+    Source: Zeng et al. 2025, arXiv:2501.00707. In each step, every image draws `samples` different blocks. Outside its
+    block, a copy has the colour `fill`, in pixel values. The default colour is ImageNet's mean, which is 0 after
+    normalisation.
 
-    The authors' demo draws 9 of 16 blocks. Their code with CFM, which TransferAttack has taken over, draws 4 of 9
-    blocks. Both codes draw one set of blocks for a whole batch.
+    Other code: The authors' demo draws 9 of 16 blocks. The authors' code with CFM draws 4 of 9 blocks, and
+    TransferAttack has adopted this code. Both codes of the authors draw one set of blocks for a whole batch.
     """
 
     name: ClassVar[str] = "everywhere"
@@ -61,13 +62,16 @@ class Everywhere(View):
         return torch.where(rows[:, None, :, None] & columns[:, None, None, :], image, fill)
 
     def _blocks(self, given: ViewContext) -> NDArray[np.int64]:
-        """For each image, the index of the block that this copy keeps, (N,)."""
-        assert isinstance(given.draws, StepDraws), "all copies of a step share one order of the blocks"
+        """Return the index of the block that this copy keeps, for each image: (N,)."""
+        assert isinstance(given.draws, StepDraws), "the draws of a view have a number"
         draws = dataclasses.replace(given.draws, number=given.draws.number - given.copy)
         return np.argsort(draws.integers(self.grid**2), axis=1)[:, given.copy - 1]
 
     def _inside(self, size: int, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each row or column of pixels of an axis is inside the blocks at `places` (N,): (N, size)."""
+        """Return whether each row (or column) of pixels lies inside the block of each image: (N, size).
+
+        `places` (N,) are the indices of the blocks along the axis, and `size` is the number of pixels of the axis.
+        """
         starts, ends = (-(-(places + more) * size // self.grid)[:, None] for more in (0, 1))
         lines = np.arange(size)
         return (starts <= lines) & (lines < ends)

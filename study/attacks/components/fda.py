@@ -1,4 +1,4 @@
-"""Feature disruptive attack, FDA: in all layers, lower features above their position's mean, and raise the others."""
+"""Feature disruptive attack (FDA): lowers features above the mean of their position, and raises the other features."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _LEAST = 1e-30
-"""Below this sum of squares, the logarithm of the norm has no gradient."""
+"""Sums of squares below this value are replaced by this value, so the logarithm of their norm has no gradient."""
 
 
 @register
 class FDA(FeatureObjective):
-    """Feature disruptive attack, FDA: raise the mean over layers of log |f below C| - log |f above C|, L2 norms.
+    """Feature disruptive attack (FDA): raises the mean over layers of log |f below C| - log |f above C| (L2 norms).
 
-    Ganeshan et al. 2019 (arXiv:1909.04385), section 3. f are the features of the attacked image, and C is the mean of
-    the clean image's features over the channels at each position (of tokens: of each token). "Below" and "above" are
-    the places where the clean image's features are below or above C. Labels have no influence, so a targeted attack
-    gives the same images as an untargeted one.
+    Source: Ganeshan et al. 2019 (arXiv:1909.04385), section 3. f are the features of the attacked image. C is the mean
+    of the clean image's features over the channels, at each position or token. "f below C" are the features at the
+    places where the clean image's features are below C. "f above C" are those where the clean image's features are
+    above C. Labels have no influence, so a targeted attack gives the same images as an untargeted attack.
 
-    - `read`: `blocks` are the outputs of all residual blocks, as in the authors' code for ResNet-152. In a network
-      without residual blocks, `blocks` are its activations that are modules (all ReLUs of a VGG) or, without such
-      modules, the ends of its stages (an Inception). The authors' code reads 20 to 50 layers: ReLUs and concatenations.
-      Other values: `stages`, or a list of layers;
-    - `variant`: with `paper`, features equal to C are neither below nor above. With `authors`, as in their code, such
-      features count as above; for example, these are the zeros at a position where all features are zero.
+    - `read`: the layers whose features are used. `blocks` are the outputs of all residual blocks, as in the authors'
+      code for ResNet-152. In a network without residual blocks, `blocks` are all activations that are modules (all
+      ReLUs of a VGG). In a network without such modules, `blocks` are the ends of the stages (an Inception). Other
+      values: `stages`, or a list of layers. The authors' code reads 20 to 50 layers: ReLUs and concatenations;
+    - `variant`: with `paper`, features equal to C are neither below nor above. With `authors`, such features count as
+      above, as in the authors' code. An example is a position where all features are 0.
 
-    The authors' code takes norms over the whole batch. So does torchattack, where C is the mean over the positions of a
-    channel.
+    Other code: The authors' code takes norms over the whole batch. torchattack does the same, and its C is the mean
+    over the positions of a channel.
     """
 
     name: ClassVar[str] = "fda"
@@ -72,5 +72,8 @@ class FDA(FeatureObjective):
 
 
 def _log_norm(squares: Tensor, chosen: Tensor) -> Tensor:
-    """The logarithm of the L2 norm (N,) of features, from their `squares` (N, …), over entries where `chosen` is 1."""
+    """Return the logarithm of the L2 norm (N,) of those features where `chosen` (N, …) is 1.
+
+    `squares` (N, …) are the squares of the features.
+    """
     return 0.5 * summed(squares * chosen).clamp_min(_LEAST).log()

@@ -1,4 +1,4 @@
-"""Find the layers that a loss of features reads, from their names in a spec."""
+"""Functions that translate the layer names of a spec into layers of a network, for objectives of features."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Layer = Annotated[str, Field(min_length=1, max_length=200)]
-"""`authors`, `middle`, `stage 2`, `depth 0.75`, or a layer's own name such as `layer2.3`."""
+"""One layer in a spec: `authors`, `middle`, `stage 2`, `depth 0.75`, or a layer's own name. `layer_of` explains them.
+"""
 
 LayerSet = Literal["blocks", "stages"] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)]
-"""`blocks`, `stages`, or a list of layers."""
+"""Several layers in a spec: `blocks`, `stages`, or a list of layers. `layers_in` explains these values."""
 
 _STAGE = re.compile(r"stage (\d+)")
 _DEPTH = re.compile(r"depth (\d*\.?\d+)")
 
 
 def layer_of(network: nn.Module, layer: str, method: str) -> str:
-    """Return the name of one layer of `network`.
+    """Return the name, in `network`, of the layer that `layer` describes.
 
-    - `authors`: the layer that the authors of `method` chose for this network; the middle one if they chose none;
+    - `authors`: the layer that the authors of `method` chose for this network, or the middle layer if they chose none;
     - `middle`: the end of the middle stage;
     - `stage 2`: the end of the second stage;
-    - `depth 0.75`: the end of the stage at this relative depth: stage number ceil(0.75 n) of n;
-    - any other text: the name of a layer, which is looked up when the network runs.
+    - `depth 0.75`: the end of the stage at this relative depth: of n stages, the stage with the number ceil(0.75 n);
+    - any other text: the name of a layer, which is returned without a check.
 
-    Raises StudyError if the network's stages are not known, if it has fewer stages, or for a depth above 1.
+    Raises StudyError if the stages of the network are not known, if it has fewer stages, or if the depth is above 1.
     """
     from study.models.layers.catalogue import layers_of
 
@@ -58,14 +59,15 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
 
 
 def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the layers of `network` that `chosen` selects, in the order of the network.
+    """Return the names of the layers of `network` that `chosen` selects.
 
-    - `blocks`: the residual blocks, or the layers of a DenseNet's blocks. In a network without such blocks, the
-      activations that are modules; in a network without such modules, the ends of the stages;
+    - `blocks`: the residual blocks, or the layers of a DenseNet's blocks. In a network without such blocks, all
+      activations that are modules. In a network without such modules, the ends of the stages;
     - `stages`: the ends of the stages;
-    - a list: each entry as in `layer_of`.
+    - a list: the layer that `layer_of` returns for each entry, in the order of the list.
 
-    Raises StudyError if the network's blocks or stages are not known.
+    Blocks, activations and stages are in the order of the network. Raises StudyError if the blocks or stages of the
+    network are not known.
     """
     from study.models.layers.catalogue import layers_of
 
@@ -79,10 +81,11 @@ def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, .
 
 
 def channel_axis(features: Tensor) -> int:
-    """The axis of the channels: 1 for (N, C, H, W) and (N, C), the last axis for (N, H, W, C) and for tokens (N, T, C).
+    """Return the axis of the channels of `features`.
 
-    Images are square. Features with four axes therefore have the channels last if axes 1 and 2 have equal lengths, and
-    axes 2 and 3 do not.
+    The axis is 1 for (N, C, H, W) and (N, C). It is the last axis for (N, H, W, C) and for tokens (N, T, C). Images are
+    square. If features have four axes, the channels are therefore last if axes 1 and 2 have equal lengths, and axes 2
+    and 3 do not.
     """
     shape = features.shape
     if len(shape) == 4:

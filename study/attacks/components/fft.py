@@ -1,4 +1,4 @@
-"""Feature space fine-tuning, FFT: a targeted attack's image moves further towards features that support the target."""
+"""Feature space fine-tuning (FFT): an objective that moves an attacked image further towards the target's features."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ if TYPE_CHECKING:
 
 @register
 class FFT(WeightedFeatures):
-    """Feature space fine-tuning, FFT: raise the sum of W f, where W supports the target and opposes the true label.
+    """Feature space fine-tuning (FFT): raises the sum of W f, where W supports the target and opposes the true label.
 
-    Zeng et al. 2024 (arXiv:2401.02727): W = A(x_first, target) - `against` A(x, true). x is the clean image, x_first
-    the image of the attack's first stage, and f the features at `layer`. A(x, y) is the mean of d z_y(x * M_n) / d f
-    over `masks` masks M_n, divided by its L2 norm, where z_y is the logit of label y. As in FIA, masks drop pixels with
-    probability `drop`. The attack fine-tunes an image: `start: first-stage` begins at x_first.
+    Source: Zeng et al. 2024 (arXiv:2401.02727). W = A(x_first, target) - `against` A(x, true). The symbols are:
 
-    - `layer`: `depth 0.75` is the third of four stages, as in the paper: layer3 of a ResNet, the third block of a
-      DenseNet, conv4 of a VGG, Mixed_6e of Inception-v3. The code in circulation takes Mixed_6b of Inception-v3, and a
-      DenseNet's second transition. Other values: `stage 3`, or a layer's name.
+    - x: the clean image; x_first: the finished image of the attack's first stage; f: the features at `layer`;
+    - A(x, y): the mean of d z_y(x * M_n) / d f over `masks` random masks M_n, divided by its L2 norm. z_y is the logit
+      of label y. As in `fia`, a mask sets each value of the image to 0 with probability `drop`.
 
-    An untargeted attack, which the paper does not have, lowers the sum for W = A(x_first, true) + `against` A(x, true).
-    TransferAttack drops pixels of the normalised image to 0, the mean colour; here they become black, as in FIA.
+    FFT fine-tunes an image that another attack has made. The attack therefore needs `start: first-stage`, which begins
+    at x_first.
+
+    - `layer`: the default `depth 0.75` is the third of four stages, as in the paper. This is layer3 of a ResNet, the
+      third block of a DenseNet, conv4 of a VGG, or Mixed_6e of Inception-v3. The published code takes Mixed_6b of
+      Inception-v3, and the second transition of a DenseNet. Other values: `stage 3` (the end of the third stage), or
+      the name of a layer.
+
+    In an untargeted attack, W is A(x_first, true) + `against` A(x, true), and the sum is lowered. (The paper has no
+    untargeted attack.) In TransferAttack, masked pixels of the normalised image are 0, which is the mean colour. Here,
+    masked values are black, as in `fia`.
     """
 
     name: ClassVar[str] = "fft"
@@ -51,7 +57,7 @@ class FFT(WeightedFeatures):
         return 2 * self.masks
 
     def weights(self, source: PreparingSource) -> Tensor:
-        assert source.first is not None, "a recipe with this part has a first stage"
+        assert source.first is not None, "an attack with this objective has a first stage"
         target = self._aggregated(source, source.first, score_of(source.labels, "logit"), "first")
         true = self._aggregated(source, source.origin, score_of(source.true, "logit"), "clean")
         return target - self.against * true if source.goal == "targeted" else target + self.against * true
@@ -67,5 +73,5 @@ class FFT(WeightedFeatures):
             masked = torch.where(drawn < 2 * self.drop - 1, 0, image)
             gradient = only(source.feature_gradients(masked, score))
             total = gradient if total is None else total + gradient
-        assert total is not None, "there is a mask"
+        assert total is not None, "`masks` is at least 1"
         return unit(total)

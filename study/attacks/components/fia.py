@@ -1,4 +1,4 @@
-"""Feature importance-aware attack, FIA: features weighted by gradients averaged over images with dropped pixels."""
+"""Feature importance-aware attack (FIA): an objective of features, weighted by gradients at randomly masked images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @register
 class FIA(WeightedFeatures):
-    """Feature importance-aware attack, FIA: lower the sum of W f, where W is the score's mean gradient over masks.
+    """Feature importance-aware attack (FIA): lowers the sum of W f, where W is the score's mean gradient over masks.
 
-    Wang et al. 2021 (arXiv:2107.14185), algorithm 1. x is the clean image, and f are the features at `layer`. W = sum_n
-    d score(x * M_n) / d f, divided by its L2 norm. The `masks` masks M_n set single values of the image to 0 (black)
-    with probability `drop`.
+    Source: Wang et al. 2021 (arXiv:2107.14185), algorithm 1. x is the clean image, and f are the features at `layer`.
+    W = sum_n d score(x * M_n) / d f, divided by its L2 norm. The sum is over `masks` random masks M_n. A mask sets each
+    single value of the image to 0 (black) with probability `drop`. A targeted attack raises the sum of W f.
 
     - `layer`: `authors` is Mixed_5b of Inception-v3, Conv2d_4a of Inception-ResNet-v2, conv3_3 of VGG-16, and layer2.7
-      of ResNet-152 (conv3_8). In other networks it is the layer of `middle`, such as features.9 (Mixed_5e) of
-      Inception-v4, and layer2 of ResNet-50, which the authors did not use. `middle` is also the authors' layer in
-      VGG-16 and ResNet-152; it is Mixed_5d in Inception-v3, and `repeat` in Inception-ResNet-v2. Other values:
-      `stage 2`, or a layer's name;
-    - `score`: the label's logit, as in the paper and the authors' code; TransferAttack and torchattack take its
-      probability;
-    - `drop`: 0.3 in the paper (0.1 against defences); the default of the authors' code is 0.1.
+      of ResNet-152 (conv3_8). In networks that the authors did not use, `authors` is the same layer as `middle`, such
+      as features.9 (Mixed_5e) of Inception-v4, or layer2 of ResNet-50. `middle` is also the authors' layer in VGG-16
+      and ResNet-152. In Inception-v3, `middle` is Mixed_5d, and in Inception-ResNet-v2 it is `repeat`. Other values:
+      `stage 2` (the end of the second stage), or the name of a layer;
+    - `score`: the label's logit, as in the paper and the authors' code, or the label's probability, as in
+      TransferAttack and torchattack;
+    - `drop`: 0.3 in the paper (0.1 against defences). The default of the authors' code is 0.1.
 
     TransferAttack takes the steps without momentum.
     """
@@ -55,5 +55,5 @@ class FIA(WeightedFeatures):
             masked = torch.where(drawn < 2 * self.drop - 1, 0, source.origin)
             gradient = only(source.feature_gradients(masked, score))
             total = gradient if total is None else total + gradient
-        assert total is not None, "there is a mask"
+        assert total is not None, "`masks` is at least 1"
         return total

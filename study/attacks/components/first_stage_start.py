@@ -10,7 +10,7 @@ from study.attacks.registry import register
 
 @register
 class FirstStageStart(Start):
-    """A start at the finished images of the attack's `first` stage, which the attack then changes further."""
+    """A start at the finished images of the attack's `first` stage. The attack then changes these images further."""
 
     name: ClassVar[str] = "first-stage"
     uses_first: ClassVar[bool] = True

@@ -1,4 +1,7 @@
-"""Feature tuning mixup, FTM: clean feature mixup, with small feature perturbations tuned against the attack."""
+"""Feature tuning mixup (FTM): clean feature mixup (`cfm`) with an additional small perturbation of the features.
+
+The perturbation of the features is tuned so that it works against the attack.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,21 @@ if TYPE_CHECKING:
 
 @register
 class FeatureTuningMixup(FeatureMixup):
-    """Feature tuning mixup, FTM: clean feature mixup, with a perturbation of features that is tuned against the attack.
+    """Feature tuning mixup (FTM): clean feature mixup, with a small change of features tuned against the attack.
 
-    Liang et al. 2025, arXiv:2411.15553. In every pass, each layer that CFM may mix also gets a perturbation p. It has a
-    direction t, and a length of `size` times the L2 norm of the layer's features. The features f become (1 - a)
-    (f + p) + a f', where f' are clean features of another image, and a = 0 if the layer is not mixed. If the layer is
-    mixed, t then takes a step against the attack: it becomes t minus the gradient of the loss with respect to p. For
-    every image, t starts at 0.
+    Source: Liang et al. 2025, arXiv:2411.15553. In every pass, each layer that `cfm` may mix also gets a perturbation p
+    of its features f. p has a direction t, and a length of `size` times the L2 norm of f. The features become
+    (1 - a) (f + p) + a f'. f' are the features of another clean image. If the layer is not mixed in this pass, a is 0.
 
-    Features are taken after a convolution's batch norm. TransferAttack's port of the authors' code takes them before
-    the batch norm. In the port, the step is the gradient with respect to t, and 1e-7 is added to the length of t: the
-    first step is then 1e7 times as long as the following ones, and t never changes its direction again.
-    `variant: authors` takes this gradient. The port itself requests no gradient with respect to t, so that it remains
-    CFM. The step along the gradient with respect to p is our reading of the paper.
+    Tuning: for every image, t starts at 0. After each pass in which the layer is mixed, t takes a step against the
+    attack. The new t is t minus the gradient of the loss with respect to p. This step is our reading of the paper.
+
+    Features are taken after the batch norm of a convolution. TransferAttack's port of the authors' code takes features
+    before the batch norm.
+
+    `variant: authors` takes the step of this port: the gradient with respect to t, with 1e-7 added to the length of t.
+    The first step is then 1e7 times as long as the following steps, so t never changes its direction again. The port
+    itself requests no gradient with respect to t. Its t stays 0, and its images are those of CFM.
     """
 
     name: ClassVar[str] = "ftm"
@@ -69,7 +74,7 @@ class FeatureTuningMixup(FeatureMixup):
 
 
 class _Tuning:
-    """The directions of the perturbations of one model's features, for the images of one batch."""
+    """The directions t of the feature perturbations in one model, for the images of one batch."""
 
     def __init__(self, draws: PassDraws) -> None:
         self._draws = draws
@@ -77,7 +82,11 @@ class _Tuning:
         self._directions: dict[str, Tensor] = {}
 
     def of(self, name: str, features: Tensor) -> tuple[Tensor, Tensor]:
-        """For each row of the pass, the index of its image in the batch (rows,), and the direction for it (rows, …)."""
+        """Return the index (rows,) of each row's image in the batch, and the direction (rows, …) for this image.
+
+        A row is one copy of one image in the pass. The direction is that of layer `name`. It is 0 at the start of a
+        batch.
+        """
         import torch
 
         if self._draws.batch != self._batch:
@@ -90,6 +99,6 @@ class _Tuning:
         return images, held[images]
 
     def move(self, name: str, images: Tensor, step: Tensor) -> None:
-        """Move the directions of these `images` by -`step`."""
+        """Move the directions of layer `name` by -`step` (M, …), for the images with the indices `images` (M,)."""
         held = self._directions[name]
         held[images] -= step.to(held.dtype)

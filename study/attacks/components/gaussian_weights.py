@@ -1,4 +1,4 @@
-"""Gaussian weights, MBA: gradients of networks whose weights are normal samples around the mean of a set."""
+"""Gaussian weights (MBA): gradients of networks with random weights, normal around the mean of a set of weights."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _Sample = dict[str, "Tensor"]
 
 @register
 class GaussianWeights(ForwardChange):
-    """Gaussian weights, MBA: a source model's weights are a normal sample around the mean of its set of weights.
+    """Gaussian weights (MBA): a source model's weights are a normal sample around the mean of its set of weights.
 
-    Li et al. 2023, arXiv:2302.05086. A sample is mean + `scale` x standard deviation x N(0, 1), for each parameter by
-    itself, with the set's mean and standard deviation. Buffers, such as those of batch norms, are those of the mean.
-    `samples` samples are drawn once for an attack run. Copy c of step t has sample (c + t) modulo `samples`. With
-    `samples` copies (`views: [{repeat: 20}]`), each step averages the gradients of all samples; without copies, each
-    step has the next sample. All images have the same samples. The samples stay in memory: `samples` times the
-    parameters of a source model.
+    Source: Li et al. 2023, arXiv:2302.05086. A sample is mean + `scale` x standard deviation x N(0, 1), for each single
+    weight. Mean and standard deviation are those of the set. Buffers, such as those of batch norms, are those of the
+    mean.
 
-    The authors' code draws 20 samples anew in each step and takes the gradient of one of them; TransferAttack draws 20
-    once, and takes the gradient for their mean logits. Both codes read mean and variance from the file of a training
-    run.
+    For each attack run, `samples` samples are drawn once. Copy c of step t has the sample with the number
+    (c + t) modulo `samples`. With `samples` copies (`views: [{repeat: 20}]`), each step averages the gradients of all
+    samples. Without copies, each step has the next sample. All images have the same samples. The samples stay in
+    memory, and take `samples` times the memory of a source model's parameters.
+
+    Other code: The authors' code draws 20 new samples in each step, and takes the gradient of one of them.
+    TransferAttack draws 20 samples once, and takes the gradient for their mean logits. Both codes read the mean and the
+    variance from the file of a training run.
     """
 
     name: ClassVar[str] = "gaussian_weights"

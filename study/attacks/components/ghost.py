@@ -1,4 +1,4 @@
-"""Ghost networks: skip connections weighted at random, or features dropped in networks without skip connections."""
+"""Ghost networks: random weights of skip connections, or dropout of features in networks without skip connections."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 
 @register
 class Ghost(ForwardChange):
-    """Ghost networks: every step attacks another network, made from the source by small random changes.
+    """Ghost networks: in every step, small random changes turn the source model into another network.
 
-    Li et al. 2020, arXiv:1812.03413. In a network with residual blocks, the value of each skip connection is multiplied
-    by a number that is uniform in 1 - `spread` .. 1 + `spread`. Other networks get dropout: VGG, Inception, and
-    DenseNets, whose layers concatenate. After every activation, pooling and block of their trunk, each value is set to
-    0 with probability `dropout`, and the other values are divided by 1 - `dropout`. All numbers are drawn anew for each
-    image, step and copy.
+    Source: Li et al. 2020, arXiv:1812.03413. In a network with residual blocks, the value of each skip connection is
+    multiplied by a random number. This number is uniform in 1 - `spread` .. 1 + `spread`.
 
-    The paper draws one number for each block, for all images. The authors' code and TransferAttack draw one for each
-    channel, and so does `variant: authors`. The authors' readme has a spread of 0.22 for ResNet-50 v2, and a dropout of
-    0.006 for Inception v3.
+    VGG, Inception and DenseNets (whose layers concatenate) have no such skip connections, and get dropout instead.
+    Dropout acts after every activation, pooling and block at the top level of the network. It sets each value to 0 with
+    probability `dropout`, and divides the other values by 1 - `dropout`. All numbers are drawn anew for each image,
+    step and copy.
+
+    In the paper, each block has one number, which all images share. In the authors' code and in TransferAttack, each
+    channel has its own number. `variant: authors` does the same. The authors' readme has a spread of 0.22 for ResNet-50
+    v2, and a dropout of 0.006 for Inception v3.
     """
 
     name: ClassVar[str] = "ghost"
@@ -53,7 +55,8 @@ class Ghost(ForwardChange):
 
         def drop(stream: str, features: Tensor) -> Tensor:
             if features.ndim != 4:
-                # These features come after the trunk, where the authors drop nothing.
+                # Features without four axes come after the trunk (the blocks and poolings). The authors do not drop
+                # them.
                 return features
             kept = draws.uniform(self, features.shape[1:], stream) < 1 - 2 * self.dropout
             return features * kept.to(features.dtype) / (1 - self.dropout)
@@ -77,5 +80,8 @@ def _at(change: Change, stream: str) -> Callable[[Tensor], Tensor]:
 
 
 def _by_channel(drawn: Tensor, features: Tensor) -> Tensor:
-    """Numbers (rows, 1 or channels), shaped to multiply features (rows, C, H, W) or (rows, tokens, C)."""
+    """Return `drawn` (rows, 1 or channels) in a shape that can multiply `features`.
+
+    `features` are (rows, C, H, W) or (rows, tokens, C).
+    """
     return drawn[:, None, :] if features.ndim == 3 else drawn[..., *[None] * (features.ndim - 2)]

@@ -1,4 +1,4 @@
-"""Global momentum initialisation, GI: large steps warm the momentum up, and the attack begins again."""
+"""Global momentum initialisation (GI): some long steps build up the momentum, and then the attack starts again."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 @register
 class GlobalMomentum(Step):
-    """Global momentum initialisation, GI: sign steps; the first `warmup` steps are `factor` times as long.
+    """Global momentum initialisation (GI): sign steps, of which the first `warmup` steps are `factor` times as long.
 
-    Wang et al. 2022, arXiv:2211.11236, algorithm 1. After the warm-up, the attack returns to its first image, and keeps
-    the momentum. The attack's `steps` include the warm-up. An attack of at most `warmup` steps does not begin again.
+    Source: Wang et al. 2022, arXiv:2211.11236, algorithm 1. After the warm-up, the attack returns to its first image,
+    and keeps the momentum. The attack's `steps` include the warm-up. An attack with at most `warmup` steps does not
+    return to its first image.
 
     - `warmup`: the number of long steps;
     - `factor`: the length of a long step, in multiples of the attack's step size;
-    - `variant`: where the first gradient after the warm-up is taken. `paper` (and TransferAttack) takes it at the first
-      image, `authors` (their code) at the image at the end of the warm-up.
+    - `variant`: the image at which the first gradient after the warm-up is taken. With `paper`, it is the attack's
+      first image, as in TransferAttack. With `authors`, it is the image at the end of the warm-up, as in the authors'
+      code.
     """
 
     name: ClassVar[str] = "gi"

@@ -1,4 +1,4 @@
-"""Gradient norm penalty, GNP: a penalty on the gradient's norm, by one finite difference."""
+"""Gradient norm penalty (GNP): a rule that penalises the norm of the gradient, by one finite difference."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 
 @register
 class GradientNormPenalty(Point):
-    """A penalty on the gradient's norm, GNP: (1 + beta) g - beta g', where g' is the gradient at delta + reach * n(g).
+    """Gradient norm penalty (GNP): (1 + beta) g - beta g', with gradients g at d and g' at d + reach * n(g).
 
-    Wu et al. 2023, arXiv:2307.04099. g is the gradient at delta. The result is the gradient of loss - lambda |g|,
-    because (g' - g) / reach has about the direction of the gradient of |g|. n(g) = g / mean |g| of each image, as in
-    TransferAttack, so lambda is beta * reach * |g| / mean |g|. With n(g) = g / |g|, lambda would be beta * reach.
+    Source: Wu et al. 2023, arXiv:2307.04099. d is the perturbation. n(g) is g / mean |g| for each image, as in
+    TransferAttack.
 
-    - `reach`: the mean absolute difference between the two places, in pixel values (0.01 of 255);
+    The result approximates the gradient of loss - lambda |g|, where |g| is the L2 norm. The reason is that
+    (g' - g) / reach has about the direction of the gradient of |g|. lambda is beta * reach * |g| / mean |g|. If n(g)
+    were g / |g|, lambda would be beta * reach.
+
+    - `reach`: the mean absolute difference between the two images at which g and g' are taken, in pixel values. The
+      default is 0.01 of 255;
     - `beta`: the weight of the penalty;
-    - `variant`: `paper` subtracts the penalty; `transferattack` is (1 + beta) g + beta g', as in TransferAttack, which
-      rewards a large norm instead.
+    - `variant`: `paper` subtracts the penalty. `transferattack` returns (1 + beta) g + beta g', as in TransferAttack,
+      and so rewards a large norm.
     """
 
     name: ClassVar[str] = "gnp"

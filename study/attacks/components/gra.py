@@ -1,4 +1,7 @@
-"""Gradient relevance, GRA: mix the gradient with its neighbours' mean; pixels with changing signs move less."""
+"""Gradient relevance (GRA): a rule that mixes the gradient with the mean gradient at random places near the image.
+
+`DecayIndicator` is the step rule of the same paper. It moves pixel values less if the sign of their gradient changes.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,15 @@ if TYPE_CHECKING:
 
 @register
 class GradientRelevance(Point):
-    """Gradient relevance, GRA: s g + (1 - s) m, with the mean gradient m of random neighbours, and s = cosine(g, m).
+    """Gradient relevance (GRA): s g + (1 - s) m, with the mean gradient m of random neighbours, and s = cosine(g, m).
 
-    Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". g is the gradient at
-    the image. The authors combine the rule with the step `decay-indicator`. For a targeted goal, the library
-    torchattack 1.7.2 does not change the sign of the neighbours' loss.
+    Source: Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". g is the
+    gradient at the attacked image. Neighbours are the attacked image plus uniform noise. The authors combine this rule
+    with the step `decay-indicator`. For a targeted goal, the library torchattack 1.7.2 has the wrong sign for the loss
+    of the neighbours.
 
     - `samples`: the number of neighbours;
-    - `radius`: neighbours are uniform within `radius` times epsilon.
+    - `radius`: the noise is within `radius` times epsilon.
     """
 
     name: ClassVar[str] = "gra"
@@ -59,11 +63,15 @@ class GradientRelevance(Point):
 
 @register
 class DecayIndicator(Step):
-    """The sign, times a factor of each pixel. The factor is multiplied by `eta` whenever the pixel's sign changes.
+    """Sign steps with a factor for each pixel value; the factor shrinks each time that the sign changes.
 
-    Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". The factor starts at
-    1 / `eta`, and the sign before the first step is 0, so the first step of a pixel has length 1. The library
-    torchattack 1.7.2 compares the momentum itself and not its sign, so that each step is shorter than the one before.
+    Source: Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". The sign is
+    that of the gradient at the pixel value. Each time that the sign changes, the factor is multiplied by `eta`. The
+    factor starts at 1 / `eta`, and the sign before the first step counts as 0. The first sign is therefore a change,
+    and the first step has the factor 1.
+
+    The library torchattack 1.7.2 compares the values of the momentum, not their signs. These values differ in every
+    step, so each step of torchattack is shorter than the step before.
 
     - `eta`: the factor for a change of the sign.
     """

@@ -1,4 +1,4 @@
-"""Guides: images of the study's pool towards which an attack moves the features."""
+"""Guides: other images of the study, towards whose features an attack moves the features of its images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class GuidedFeatures(FeatureObjective):
-    """An objective of the features at one layer and those of a guide, prepared once as `guide`."""
+    """The base of objectives that compare the features at one layer with the features of a guide at this layer.
+
+    A guide is an image of the study, drawn from a pool of `pool` images. The guide's features are computed once, before
+    the attack. `loss` gets them as the tensor `guide`.
+    """
 
     layer: Layer = "middle"
     pool: Annotated[int, Field(ge=2, le=1000)] = 100
@@ -40,13 +44,14 @@ class GuidedFeatures(FeatureObjective):
 
 
 def _guides(source: PreparingSource, method: str) -> Tensor:
-    """Draw a guide from the pool for each image of the batch, (N, C, H, W).
+    """Return one guide for each image of the batch, drawn from the pool: (N, C, H, W).
 
-    In a targeted attack, the guide has the image's target label; in an untargeted attack, another label than the true
-    one. Raises StudyError, which names the component `method`, if the pool has no such image.
+    In a targeted attack, the guide has the image's target label. In an untargeted attack, the guide has any label but
+    the image's true label. If the pool has no such image, this function raises StudyError. The error names the
+    component `method`.
     """
     pool = source.pool
-    assert pool is not None, "the loop has checked that there is a pool"
+    assert pool is not None, "an attack with a component that declares `others` has a pool"
     targeted, chosen = source.goal == "targeted", []
     for label, word in zip(source.wanted.tolist(), source.draws.integers(1)[:, 0].tolist(), strict=True):
         fitting = np.flatnonzero((pool.labels == label) == targeted)

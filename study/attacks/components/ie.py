@@ -1,4 +1,4 @@
-"""The improved Euler method, IE: the mean of the gradient here and the gradient a step further."""
+"""Improved Euler method (IE): a rule that averages the gradient at the image and the gradient one step ahead."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @register
 class EulersMethod(Point):
-    """The improved Euler method, IE: (n(g) + n(g')) / 2, with the gradients g at delta and g' at delta + size * n(g).
+    """Improved Euler method (IE): (n(g) + n(g')) / 2, with the gradients g at d and g' at d + size * n(g).
 
-    Peng et al., ICASSP 2023, "Boosting Transferability of Adversarial Example via an Enhanced Euler's Method".
-    n(g) = g / mean |g| of each image, and size is the length of a step. The attack's momentum accumulates the result.
-    TransferAttack sums the results without normalisation, like `{momentum: {decay: 1, normalise: none}}`.
+    Source: Peng et al., ICASSP 2023, "Boosting Transferability of Adversarial Example via an Enhanced Euler's Method".
+    d is the perturbation, size is the length of a step, and n(g) is g / mean |g| for each image. The attack's momentum
+    accumulates the result. TransferAttack accumulates the results without normalisation, like
+    `{momentum: {decay: 1, normalise: none}}`.
     """
 
     name: ClassVar[str] = "ie"

@@ -1,4 +1,4 @@
-"""Intermediate level attack, ILA: features move on in the direction in which another attack has moved them."""
+"""Intermediate level attack (ILA): moves features further in the direction in which another attack has moved them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
 @register
 class ILA(FeatureObjective):
-    """Intermediate level attack, ILA: raise <f(x + d) - f(x), v>, with v = f(first stage's image) - f(x), per image.
+    """Intermediate level attack (ILA): raises <f(x + d) - f(x), v>, where v = f(x_first) - f(x), for each image.
 
-    Huang et al. 2019 (arXiv:1907.10823), algorithm 1. x is the clean image, d the perturbation, and f the features at
-    `layer`. The attack needs a first stage, such as `first: bim`, and starts from the clean image again. Labels are
-    used in the first stage only. The inner product is divided by |v|^2, which changes no sign step on one model.
+    Source: Huang et al. 2019 (arXiv:1907.10823), algorithm 1. x is the clean image, d the perturbation, and f the
+    features at `layer`. x_first is the finished image of the attack's first stage, such as `first: bim`. The attack
+    itself starts from the clean image again. Only the first stage uses labels. The inner product is divided by |v|^2.
+    With one source model and sign steps, this division changes nothing.
 
-    - `layer`: `authors` is layer3 of ResNet-18, and `middle` in other networks, where the authors chose layers by a
-      measurement (section 4). `middle` is layer2 of ResNet-50 and ResNet-152, conv3_3 of VGG-16, Mixed_5d of
-      Inception-v3, Mixed_5e of Inception-v4. Other values: `stage 3`, or a layer's name;
-    - `form`: `projection` is the paper's ILAP, the inner product above. `flexible` is its ILAF: the cosine of the two
-      vectors plus `magnitude` times |f(x + d) - f(x)| / |v|;
-    - `magnitude`: alpha in the paper, 1 in its code.
+    - `layer`: `authors` is layer3 of ResNet-18, and `middle` in other networks. For these networks, the authors chose
+      layers by a measurement (section 4). `middle` is layer2 of ResNet-50 and ResNet-152, conv3_3 of VGG-16, Mixed_5d
+      of Inception-v3, and Mixed_5e of Inception-v4. Other values: `stage 3` (the end of the third stage), or the name
+      of a layer;
+    - `form`: `projection` is the inner product above, which the paper calls ILAP. `flexible` is the paper's ILAF: the
+      cosine of f(x + d) - f(x) and v, plus `magnitude` times |f(x + d) - f(x)| / |v|;
+    - `magnitude`: the paper calls this parameter alpha. The default 1 is the number of the authors' code.
 
-    The authors' code and TransferAttack take one inner product over the whole batch. For the projection, their steps
-    are the same as here. For the flexible form, their steps depend on the other images of the batch.
+    Other code: The authors' code and TransferAttack take one inner product over the whole batch. For `projection`, this
+    gives the same steps as here. For `flexible`, the steps depend on the other images of the batch.
     """
 
     name: ClassVar[str] = "ila"
@@ -50,7 +52,7 @@ class ILA(FeatureObjective):
         return 2
 
     def prepare(self, source: PreparingSource) -> Mapping[str, Tensor]:
-        assert source.first is not None, "a recipe with this part has a first stage"
+        assert source.first is not None, "an attack with this objective has a first stage"
         clean = only(source.features(source.origin))
         return {"clean": clean, "way": only(source.features(source.first)) - clean}
 
@@ -66,7 +68,8 @@ class ILA(FeatureObjective):
         along: Tensor = (moved * way).sum(1) / length
         if self.form == "projection":
             return along / length
-        # At the clean image, the gradient of the length is 0, and the cosine has the gradient of the projection.
+        # At the clean image, `own` is 0, and its gradient is 0. The gradient of the sum then has the direction of the
+        # projection's gradient.
         own = torch.linalg.vector_norm(moved, dim=1)
         found: Tensor = along / torch.where(own > 0, own, 1) + self.magnitude * own / length
         return found

@@ -1,4 +1,4 @@
-"""ILA++: move features along the direction that best explains how the loss grew on another attack's path."""
+"""ILA++: moves features along the direction that best explains the growth of the loss in another attack's steps."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ if TYPE_CHECKING:
 
 @register
 class ILAPlus(FeatureObjective):
-    """ILA++: raise <f(x + d) - f(x), w>, where w is the linear regression of the loss on the features, for each image.
+    """ILA++: raises <f(x + d) - f(x), w>, where w comes from a linear regression of the loss on the features.
 
-    Guo et al. 2022 (arXiv:2203.10723), after Li et al. 2020 (arXiv:2008.08847). x is the clean image, d the
-    perturbation, and f the features at `layer`. x_t is the first stage's image after step t. h_t is f(x_t) - f(x)
-    divided by its L2 norm, and r_t is the cross-entropy at x_t (for a targeted goal, the log probability of the
-    target). The rows of the matrix H are the h_t, and the entries of the vector r are the r_t. Then w = (H^T H + lambda
-    I)^-1 H^T r, divided by its L2 norm. For a large lambda, w has the direction of sum_t r_t h_t. The attack starts
-    from the clean image again.
+    Source: Guo et al. 2022 (arXiv:2203.10723), after Li et al. 2020 (arXiv:2008.08847). Each image has its own w. The
+    symbols are:
 
-    - `layer`: `middle` unless given. The authors use the first block of layer3 of ResNet-50, `layer3.0`;
-    - `iterates`: the number of images x_t. The first stage must have this number of steps, and `checkpoints` at all of
-      them but the last;
-    - `ridge`: lambda. Without `ridge`, w has the direction for a large lambda, as in the authors' code. The paper
-      describes both cases.
+    - x: the clean image; d: the perturbation; f: the features at `layer`;
+    - x_t: the image of the attack's first stage after step t;
+    - h_t: f(x_t) - f(x), divided by its L2 norm. The rows of the matrix H are the h_t;
+    - r_t: the cross-entropy at x_t (for a targeted goal, the log probability of the target). The entries of the vector
+      r are the r_t;
+    - w: (H^T H + lambda I)^-1 H^T r, divided by its L2 norm. For a large lambda, w has the direction of sum_t r_t h_t.
 
-    x_t are the 8-bit images that the first stage would return at these steps; the authors use floats.
+    The attack itself starts from the clean image again.
+
+    - `layer`: `middle` by default. The authors use the first block of layer3 of ResNet-50, `layer3.0`;
+    - `iterates`: the number of images x_t. The first stage must have this number of steps. Its `checkpoints` must be
+      all steps except the last;
+    - `ridge`: lambda. By default, w has the direction for a large lambda, as in the authors' code. The paper describes
+      both cases.
+
+    The x_t are the 8-bit images that the first stage would return at these steps. The authors use float images.
     """
 
     name: ClassVar[str] = "ila++"
@@ -65,13 +70,13 @@ class ILAPlus(FeatureObjective):
         return {"clean": clean, "way": unit(self._regression(ways, losses))}
 
     def _regression(self, ways: Sequence[Tensor], losses: Sequence[Tensor]) -> Tensor:
-        """The direction w (N, …), at any scale, for the h_t (N, …) in `ways` and the r_t (N,) in `losses`."""
+        """Return w (N, …) before its normalisation, for the h_t (N, …) in `ways` and the r_t (N,) in `losses`."""
         import torch
 
         if self.ridge is not None:
             rows = torch.stack([way.flatten(1) for way in ways], 1).double()
             gram = rows @ rows.mT + self.ridge * torch.eye(len(ways), dtype=rows.dtype, device=rows.device)
-            # The ridge keeps the matrix regular. `solve` would check this, and wait for the device.
+            # The ridge makes the matrix regular. `solve` would check whether it is regular, and wait for the device.
             solved = torch.linalg.solve_ex(gram, torch.stack(list(losses), 1).double()).result
             losses = solved.to(ways[0].dtype).unbind(1)
         total = torch.zeros_like(ways[0])

@@ -1,4 +1,4 @@
-"""Intermediate-level perturbation decay, ILPD: features are pulled towards those of the clean image."""
+"""Intermediate-level perturbation decay (ILPD): mixes features of the attacked image with those of the clean image."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 @register
 class PerturbationDecay(ForwardChange):
-    """Intermediate-level perturbation decay, ILPD: f = `keep` f(x + d) + (1 - `keep`) f(x + noise) at `layer`.
+    """Intermediate-level perturbation decay (ILPD): f = `keep` f(x + d) + (1 - `keep`) f(x + noise) at `layer`.
 
-    Li et al. 2023, arXiv:2304.13410. f are the features at `layer`, x is the clean image, and d the perturbation. The
-    noise is normal with a standard deviation of `sigma` pixel values, drawn anew for each image, step and copy. Each
-    gradient therefore takes one more forward pass. Without `layer`, the layer is that of the authors for ResNet-50, the
-    last block of the second stage (`layer2.3`), and the middle layer for other networks. The attack's views change
-    x + d, but not x.
+    Source: Li et al. 2023, arXiv:2304.13410. f are the features at `layer`, x is the clean image, and d the
+    perturbation. The noise is normal with a standard deviation of `sigma` pixel values. The noise is drawn anew for
+    each image, step and copy. Each gradient therefore takes one more forward pass. The attack's views change x + d, but
+    they do not change x.
 
-    The authors' code and torchattack agree with this rule; torchattack adds momentum.
+    - `layer`: by default, the authors' layer for ResNet-50, which is the last block of the second stage (`layer2.3`).
+      For other networks, the default is the middle layer.
+
+    The authors' code and torchattack compute the same features. torchattack adds momentum.
     """
 
     name: ClassVar[str] = "ilpd"
@@ -51,7 +53,10 @@ class PerturbationDecay(ForwardChange):
         inside = False
 
         def look(*_: Any) -> None:
-            """Before each pass, run the model on the noisy clean images; `change` stores their features."""
+            """Run the model on the clean images plus noise.
+
+            This hook runs before each pass. During this additional run, `change` stores the features at `layer`.
+            """
             nonlocal inside
             if inside:
                 return

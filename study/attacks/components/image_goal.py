@@ -1,4 +1,4 @@
-"""The goal is another image: raise the cosine of both images' embeddings."""
+"""An objective that makes the embedding of an image similar to the embedding of a goal image."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ _SMALLEST = 1e-12
 
 @register
 class ImageGoal(GuidedFeatures):
-    """Raise cos(f(x + d), f(x_goal)), where the goal image x_goal is an image of the target's class.
+    """M-Attack: raises the cosine cos(f(x + d), f(x_goal)), where the goal image x_goal has the target label.
 
-    The objective of M-Attack: Li et al. 2025, arXiv:2503.10635. x is the clean image, d the perturbation, and f the
-    embedding. For each image, the goal image is drawn from a pool of `pool` selected images of the study: from those
-    with the target label. In an untargeted attack, which the paper does not have, it is drawn from the images with
-    other labels than the true label. The attack raises StudyError if no image of the pool has the target label: choose
-    targets among the labels of the study's images, and a `pool` that contains them.
+    Source: Li et al. 2025, arXiv:2503.10635. x is the clean image, d the perturbation, and f the embedding.
 
-    - `layer`: `embedding` unless given: the output of the image encoder of a zero-shot classifier such as CLIP, and the
-      end of the last stage of another network. Other values: `middle`, `stage 3`, or a layer's name.
+    The goal image is another image of the study. For each image, the goal image is drawn from a pool of `pool` images.
+    In a targeted attack, the goal image has the target label. In an untargeted attack, the goal image has any label but
+    the true label (the paper has no untargeted attack). The attack raises StudyError if the pool has no such image. To
+    prevent this, choose targets among the labels of the study's images, and a `pool` that is large enough to contain
+    them.
 
-    The embedding of x_goal is computed once, for the whole image. The authors crop x_goal anew in each step, as they do
-    with x + d (see `crop`).
+    - `layer`: the default `embedding` is the output of the image encoder in a zero-shot classifier such as CLIP. In
+      other networks, `embedding` is the end of the last stage. Other values: `middle`, `stage 3` (the end of the third
+      stage), or the name of a layer.
+
+    The embedding of x_goal is computed once, for the whole image. The authors crop x_goal anew in each step, as they
+    crop x + d (see the view `crop`).
     """
 
     name: ClassVar[str] = "image-goal"

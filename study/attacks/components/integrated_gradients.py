@@ -1,4 +1,4 @@
-"""Integrated gradients: the mean gradient on the path from a black image to the image, times the image."""
+"""Integrated gradients: a rule that averages the gradients between a black image and the image, times the image."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ if TYPE_CHECKING:
 
 @register
 class IntegratedGradients(Point):
-    """Integrated gradients from a black image: (x + d) times the mean gradient at k / samples of the image.
+    """Integrated gradients from a black image: (x + d) times the mean gradient at the points k / `samples` of x + d.
 
-    x is the clean image and d the perturbation. Ma et al. 2023 (MIG, ICCV 2023) take k = 1 ... samples. Huang and Kong
-    2022 (TAIG, arXiv:2205.13152) take k = 0 ... samples, which is `first: 0`. Their TAIG-R adds uniform noise within
-    `noise` times epsilon to each point, and multiplies by the last point minus the first in place of x + d. So does the
-    authors' code, which calls this an approximation of their random broken line.
+    x is the clean image and d the perturbation. The gradients are taken at the images (k / `samples`) (x + d), for
+    these k:
 
-    With `weighting: scaled`, the gradient at k / samples has the weight k / samples, which comes from differentiation
-    through the scaling of the image. torchattack and TransferAttack do this for MIG. In the integral, and in the
-    authors' code for TAIG, all points have the same weight.
+    - Ma et al. 2023 (MIG, ICCV 2023): k = 1 ... `samples`, which is `first: 1`;
+    - Huang and Kong 2022 (TAIG, arXiv:2205.13152): k = 0 ... `samples`, which is `first: 0`.
+
+    `noise` above 0 gives the TAIG-R of Huang and Kong: each point gets uniform noise within `noise` times epsilon. In
+    place of x + d, the factor is then the last point minus the first point. The authors' code does the same. The
+    authors call this an approximation of the paper's path, a random broken line.
+
+    `weighting: scaled` gives the gradient at point k the weight k / `samples`. This weight arises if the gradient is
+    taken with respect to x + d, not with respect to the point. torchattack and TransferAttack do this for MIG. In the
+    definition of integrated gradients, and in the authors' code for TAIG, all points have the same weight.
     """
 
     name: ClassVar[str] = "integrated-gradients"

@@ -1,4 +1,4 @@
-"""Translation invariance, TI: gradients convolved with a kernel, in place of an average over shifted images."""
+"""Translation invariance, TI: gradients are convolved with a kernel, which approximates a mean over shifted images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Kernel(Update):
     """Translation invariance, TI: gradients are convolved with this kernel (Dong et al. 2019, arXiv:1904.02884).
 
-    The kernel is that of section 3.3. `size` is 2k + 1 pixels. `sigma` belongs to the Gaussian kernel. Unless given, it
-    is k / sqrt(3) pixels as in the paper; the authors' code has k / 3.
+    Section 3.3 of the paper defines the three values of `shape`. `size` is the width of the kernel in pixels, 2k + 1.
+    `sigma` is the standard deviation of the Gaussian kernel in pixels. The default of `sigma` is k / sqrt(3), as in the
+    paper. The authors' code uses k / 3.
     """
 
     name: ClassVar[str] = "kernel"
@@ -38,7 +39,7 @@ class Kernel(Update):
         if self.size % 2 == 0:
             raise PydanticCustomError("parts", "a kernel's `size` must be odd: 2k + 1 for shifts by up to k pixels")
         if self.sigma is not None and self.shape != "gaussian":
-            raise PydanticCustomError("parts", "only a gaussian kernel has a `sigma`: remove it, or use that shape")
+            raise PydanticCustomError("parts", "only a gaussian kernel has a `sigma`: remove `sigma` or use that shape")
         return self
 
     def update(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:
@@ -48,9 +49,12 @@ class Kernel(Update):
 def profile(kernel: Kernel) -> Tensor:
     """Return the profile of the kernel along one axis, float64 (size,), with the sum 1.
 
-    The kernel is the outer product of the profile with itself. With k = (size - 1) / 2 and shifts i, j from -k to k,
-    the kernel is proportional to: uniform 1; linear (1 - |i| / (k + 1)) (1 - |j| / (k + 1)); gaussian
-    exp(-(i^2 + j^2) / (2 sigma^2)), with sigma = k / sqrt(3) unless given.
+    The kernel is the outer product of the profile with itself. Let k be (size - 1) / 2, and let the shifts i and j go
+    from -k to k. At (i, j), the kernel is proportional to:
+
+    - `uniform`: 1;
+    - `linear`: (1 - |i| / (k + 1)) (1 - |j| / (k + 1));
+    - `gaussian`: exp(-(i^2 + j^2) / (2 sigma^2)). The default of sigma is k / sqrt(3).
     """
     import torch
 
@@ -67,7 +71,10 @@ def profile(kernel: Kernel) -> Tensor:
 
 
 def convolve(gradient: Tensor, kernel: Kernel) -> Tensor:
-    """Convolve `gradient`, float (N, C, H, W), with the kernel along both axes, with zero padding."""
+    """Return `gradient`, float (N, C, H, W), convolved with the kernel along both axes.
+
+    The result has the same shape. Values outside the image are 0.
+    """
     import torch
 
     line = _line(kernel, gradient.device, gradient.dtype)

@@ -1,4 +1,4 @@
-"""L2T: image operations whose probabilities are learnt during the attack, for each image."""
+"""L2T: random chains of image operations, whose probabilities are learnt for each image during the attack."""
 
 from __future__ import annotations
 
@@ -28,19 +28,27 @@ _FAMILIES: tuple[Family, ...] = tuple(dict.fromkeys(one.family for one in LEARNT
 class LearnedTransforms(Point):
     """L2T: the mean gradient over `samples` random chains of `length` image operations, whose probabilities are learnt.
 
-    Zhu et al., CVPR 2024, arXiv:2405.14077. Every operation has a parameter, which is 0 at first. A chain draws its
-    operations from the softmax of the parameters, with replacement. After each step, the parameters take a step up the
-    expected loss J with learning rate `rate`, by the policy gradient: `rate` * mean of J * d log p, where p is the
-    probability of the chain. There are 98 operations in several families, and `families` names the families to use. The
-    family "mix" adds other images, from a pool of `pool` images.
+    Zhu et al., CVPR 2024, arXiv:2405.14077. A chain applies `length` operations to the image, one after the other.
+    Every operation has a parameter, which is 0 at first. The probabilities of the operations are the softmax of the
+    parameters. A chain draws its operations with these probabilities, with replacement. After each step, the policy
+    gradient changes the parameters to raise the expected loss. The change is `rate` times the mean over the chains of
+    J * d log p. J is the loss of a chain, and p is the probability of the chain. There are 98 operations in several
+    families, and `families` names the families to use. The family "mix" adds other images, from a pool of `pool`
+    images.
 
     `variant: authors` takes the gradient of the mean of J * p, as the authors' code does. p is about 1 / 10,000, so the
-    parameters practically stay 0 and the operations are drawn uniformly. In their code, one operation makes up to ten
-    copies, and two make up to a hundred: the gradient of one step costs a random number of passes. Here, a chain makes
-    one image; it draws one of the copies. This has the same mean, at a fixed cost. Here, translations are fractions of
-    the image's size; their code takes the fractions as pixels, so it moves an image by a pixel at most. Here,
-    probabilities, chains and losses belong to each image; in their code, to a batch. TransferAttack has 3 samples,
-    torchattack 5.
+    parameters stay close to 0, and the operations are drawn almost uniformly.
+
+    The authors' code differs in three more points:
+
+    - In their code, an operation makes up to ten copies of the image, and a chain of two operations makes up to a
+      hundred. The number of passes in a step is therefore random. Here, an operation makes one of these copies, chosen
+      at random. The mean gradient is the same, and the cost is fixed;
+    - In their code, a translation by the fraction f moves the image by f pixels, which is at most one pixel. Here, the
+      image moves by f times its size;
+    - In their code, all images of a batch share probabilities, chains and losses. Here, each image has its own.
+
+    TransferAttack uses 3 samples, and torchattack uses 5.
     """
 
     name: ClassVar[str] = "l2t"
@@ -64,13 +72,13 @@ class LearnedTransforms(Point):
 
     @property
     def operations(self) -> list[Operation]:
-        """The operations that take part, in the order of their parameters."""
+        """The operations of the chosen `families`, in the order of their parameters."""
         return [one for one in LEARNT if one.family in self.families]
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         yield from not_innermost(self.name, attack)
         if attack.parts.get("penalty"):
-            yield "l2t takes gradients at changed images, where a penalty has no meaning: remove `penalties`"
+            yield "l2t takes gradients at transformed images, where a penalty has no meaning: remove `penalties`"
 
     def calls(self, steps: int) -> tuple[int, int]:
         return 0, self.samples * steps
@@ -100,7 +108,10 @@ class LearnedTransforms(Point):
         return total / self.samples
 
     def _chain(self, step: StepContext, sample: int, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The indices (N, length) of the operations that each image draws."""
+        """Return the operations of chain number `sample` of each image, as indices (N, length) into `operations`.
+
+        `probabilities` (N, K) are the probabilities of the K operations.
+        """
         words = step.draws(self, sample).integers(self.length, "chain")
         shares = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
         below = probabilities.cumsum(1)[:, None, :-1] <= shares[:, :, None]
@@ -112,8 +123,9 @@ class LearnedTransforms(Point):
     ) -> NDArray[np.float64]:
         """Return the gradient (N, K) of the expected loss with respect to the parameters of K operations.
 
-        `probabilities` (N, K) are those of the operations, `chains` (M, N, length) the indices of the operations of M
-        samples, and `gains` (M, N) the losses of the samples.
+        `probabilities` (N, K) are the probabilities of the operations. `chains` (M, N, length) are the indices of the
+        operations in M chains per image. `gains` (M, N) are the losses of these chains. For `variant: authors`, each
+        loss is multiplied by the probability of its chain.
         """
         drawn = (chains[..., None] == np.arange(probabilities.shape[1])).sum(2)
         score = drawn - chains.shape[2] * probabilities
@@ -125,7 +137,7 @@ class LearnedTransforms(Point):
 
 
 def softmax(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the softmax over the last axis."""
+    """Return the softmax of `parameters` over the last axis."""
     powers: NDArray[np.float64] = np.exp(parameters - parameters.max(-1, keepdims=True))
     powers /= powers.sum(-1, keepdims=True)
     return powers

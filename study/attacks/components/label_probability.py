@@ -1,4 +1,4 @@
-"""The label's probability as an objective."""
+"""An objective that is the softmax probability of the label."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @register
 class LabelProbability(Objective):
-    """The label's softmax probability: untargeted -p_y, targeted p_t (Ma et al. 2023, ICCV 2023, MIG).
+    """The softmax probability of the label: the attack maximises -p_y if untargeted, and p_t if targeted.
 
-    y is the true label and t the target label.
+    Ma et al. 2023 (MIG, ICCV 2023). p are the probabilities, y is the true label and t the target label.
     """
 
     name: ClassVar[str] = "probability"

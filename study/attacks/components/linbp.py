@@ -1,4 +1,4 @@
-"""Linear backpropagation, LinBP: gradients pass the ReLUs of later layers unchanged."""
+"""Linear backpropagation, LinBP: in the backward pass, gradients go unchanged through the ReLUs of later layers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 @register
 class LinearBackpropagation(BackwardChange):
-    """Linear backpropagation, LinBP: after `layer`, the derivative of a ReLU is 1.
+    """Linear backpropagation, LinBP: in the backward pass, ReLUs after `layer` have the derivative 1.
 
-    Guo et al. 2020, arXiv:2012.03528. In residual networks, this holds for the ReLUs inside the branches, but not for
-    those after an addition. For each image, the gradient that a branch passes to its input keeps the L2 norm of the
-    true gradient. Without `layer`, the layer is that of the authors for ResNet-50, the first block of the third stage
-    (`layer3.0`), and the middle layer for other networks. A network without ReLUs after this layer raises StudyError.
+    Guo et al. 2020, arXiv:2012.03528. In a residual network, only the ReLUs inside the residual branches are changed.
+    ReLUs after an addition keep their own derivative. The gradient that a branch passes to its input is then scaled,
+    for each image, to the L2 norm of the true gradient. In ResNet-50, the default of `layer` is the authors' layer: the
+    first block of the third stage (`layer3.0`). In other networks, the default is the middle layer. StudyError is
+    raised if the network runs no ReLU after `layer` that this rule changes.
 
-    The authors' code and TransferAttack agree. Both codes support ResNet-50 only, and divide 0 by 0 where a branch has
-    no gradient. Here such a gradient stays 0.
+    The authors' code and TransferAttack follow the same rule, for ResNet-50 only. Both codes divide 0 by 0 if the
+    gradient of a branch is 0. Here, such a gradient stays 0.
     """
 
     name: ClassVar[str] = "linbp"

@@ -1,4 +1,4 @@
-"""A penalty term that rewards smooth perturbations, which a blur hardly reduces."""
+"""A term of the objective that rewards smooth perturbations: perturbations that a blur hardly reduces."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NOTHING = 1e-5
-"""Means with a smaller absolute value, in pixel values, count as 0: they come from rounding."""
+"""Threshold in pixel values. Means with a smaller absolute value count as 0, because they come from rounding."""
 
 
 @register
 class LowFrequency(Penalty):
-    """Raise `weight` times the sum of |R(delta / 255)|, where R is the mean over squares of `size` x `size` pixels.
+    """A term that is added to the loss: `weight` times the sum of |R(d / 255)|, for a blur R.
 
-    This is the third term of Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018. There, R is a
-    convolution with a box of size 3 and zero padding, and `weight` is called eta. The code in circulation takes the
-    mean of squares that do not overlap, and of images that are normalised by a standard deviation.
+    d is the perturbation. R replaces each pixel by the mean over a square of `size` x `size` pixels around the pixel.
+    This is the third term of Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018. In the paper, R is
+    a convolution with a box of size 3 and zero padding, and `weight` is called eta. In the public code, the squares do
+    not overlap, and the images are normalised by a standard deviation.
     """
 
     name: ClassVar[str] = "low-frequency"
@@ -39,8 +40,8 @@ class LowFrequency(Penalty):
 
     def gradient(self, delta: Tensor) -> Tensor:
         blurred = self._blurred(delta)
-        # Where pixels cancel each other out, rounding would give their sum a sign. The box is symmetric: the adjoint of
-        # R is R.
+        # If pixels cancel each other out, their mean should be 0, but rounding would give it a sign. Such means are
+        # therefore dropped. The box is symmetric, so R is its own adjoint: the gradient is blurred with R again.
         return self.weight / 255 * self._blurred(blurred.sign() * (blurred.abs() > _NOTHING))
 
     def _blurred(self, images: Tensor) -> Tensor:

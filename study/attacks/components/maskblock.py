@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @register
 class MaskBlock(View):
-    """MaskBlock: one copy for each block of a `grid` x `grid` division of the image, with this block set to 0.
+    """MaskBlock: `grid` x `grid` copies of the image, each with a different block of the image set to 0.
 
-    Fan et al. 2022, arXiv:2208.06538. With 4 x 4 blocks, an image of 224 x 224 pixels has blocks of 56 x 56 pixels, as
-    in TransferAttack. In TransferAttack, a larger image has more blocks, and pixels after the last whole block are
-    never masked.
+    Fan et al. 2022, arXiv:2208.06538. The image is divided into `grid` x `grid` blocks. With the default `grid: 4`, an
+    image of 224 x 224 pixels has blocks of 56 x 56 pixels, as in TransferAttack. In TransferAttack, a larger image has
+    more blocks, and pixels after the last whole block are never set to 0.
     """
 
     name: ClassVar[str] = "maskblock"

@@ -1,4 +1,4 @@
-"""Maximin expected flatness, MEF: gradients at random neighbours that are moved by their earlier gradients."""
+"""Maximin expected flatness, MEF: gradients at random neighbours, each moved along its earlier gradients."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ if TYPE_CHECKING:
 
 @register
 class MaximinFlatness(Point):
-    """Maximin expected flatness, MEF: the mean gradient at random neighbours, each moved down the loss by a memory.
+    """Maximin expected flatness, MEF: the mean gradient at random neighbours, each moved along its earlier gradients.
 
-    Qiu et al. 2024, arXiv:2405.16181 (its first version calls the method NCS). The attack maximises the expectation,
-    over neighbours, of the lowest loss near each neighbour. A step against the neighbour's gradient would lead to this
-    lowest loss, but would cost another gradient. In its place, neighbour i moves by its memory G_i. This memory is 0 at
-    first. After each step it becomes n(g_i) - decay G_i, where g_i is the gradient at neighbour i, and n(g) = g / mean
-    |g| of each image.
+    Qiu et al. 2024, arXiv:2405.16181 (the first version of the paper calls the method NCS). A neighbour is the image
+    plus uniform noise. The attack maximises the expectation, over neighbours, of the lowest loss near each neighbour. A
+    step against the gradient at the neighbour would lead to this lowest loss, but would take a second gradient.
+    Instead, neighbour i is moved along G_i, which combines the earlier gradients at neighbour i. G_i is 0 in the first
+    step. After each step, G_i becomes n(g_i) - decay * G_i. g_i is the gradient at neighbour i, and n(g) = g / mean |g|
+    for each image.
 
-    - `samples`: the number of neighbours. The memory of each neighbour has the size of the image;
-    - `radius`: neighbours are uniform within `radius` times epsilon;
-    - `reach`: the length of the move by memory, as a multiple of epsilon;
-    - `decay`: the factor of the old memory;
-    - `variant`: the sign of the move. `paper` moves by -reach * epsilon * G_i. This is our derivation: the inner
-      problem is a minimum, and G_i contains gradients of the loss. `authors` (their code, and TransferAttack) moves by
-      +reach * epsilon * G_i.
+    - `samples`: the number of neighbours. For each neighbour, a tensor G_i of the size of the images is kept in memory;
+    - `radius`: the noise is uniform within +-`radius` times epsilon;
+    - `reach`: the length of the move along G_i, as a multiple of epsilon;
+    - `decay`: the factor of the old G_i;
+    - `variant`: the sign of the move. `paper` moves a neighbour by -reach * epsilon * G_i. We derived this sign: the
+      inner problem is a minimum, and G_i contains gradients of the loss. `authors` moves a neighbour by
+      +reach * epsilon * G_i, as the authors' code and TransferAttack do.
     """
 
     name: ClassVar[str] = "mef"

@@ -1,4 +1,4 @@
-"""Momentum, MI: gradients accumulated from step to step."""
+"""Momentum, MI: an update that accumulates gradients from step to step."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class Momentum(Update):
     """Momentum, MI: m <- decay m + g / mean |g|, with the gradient g (Dong et al. 2018, arXiv:1710.06081, equation 6).
 
-    The equation divides by the L1 norm of g. The authors' code divides by the mean of |g|, which is the L1 norm divided
-    by the number of pixel values. This factor changes no sign or l2 step, but it changes Nesterov's look-ahead.
-    `normalise` names the divisor of a gradient: `mean`, the norms `l1` or `l2`, or `none`, as in Zhao et al. 2021,
+    m replaces the gradient in the step. Equation 6 divides g by its L1 norm. The authors' code divides g by the mean of
+    |g|, which is the L1 norm divided by the number of pixel values. The choice between these two divisors changes no
+    sign step and no l2 step, but it changes the length of Nesterov's look-ahead. `normalise` names the divisor of g:
+    `mean` for the mean of |g|, `l1` or `l2` for a norm, or `none` for no division, as in Zhao et al. 2021,
     arXiv:2012.11207.
     """
 

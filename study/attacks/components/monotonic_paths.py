@@ -1,4 +1,4 @@
-"""Monotonic paths, MuMoDIG: integrated gradients that begin at quantised images, for several transformed copies."""
+"""Monotonic paths, MuMoDIG: integrated gradients of transformed copies, on paths that start at quantised copies."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ _DEGREES = 45
 class MonotonicPaths(Point):
     """Monotonic paths, MuMoDIG: the sum of integrated gradients of the image and of `transforms` random copies.
 
-    Ren et al. 2025, arXiv:2412.18844. Each path leads to t, which is the image or a transformed copy of the image, from
-    b, which is a quantised version of t. The `points` gradients of a path are taken at b + share (t - b), with
-    share = (k + position) / points for k from 0 to points - 1. The gradients are weighted by their shares and summed.
-    The sum, propagated back through the transform, is multiplied by t - b. Each transformed copy, and the image itself,
-    has `bases` paths. Quantisation cuts each channel's range at `regions` - 1 uniform places, and lowers each value to
-    the lower end of its region. b is therefore nowhere above t, and the path is monotonic.
+    Ren et al. 2025, arXiv:2412.18844. A path leads from b to t. t is the image or a transformed copy of the image, and
+    b is a quantised version of t. The image and each copy have `bases` paths. A path takes `points` gradients, at the
+    places b + share (t - b). The shares are (k + position) / points, for k from 0 to points - 1. Each gradient is
+    multiplied by its share, and the products are summed. The sum is propagated back through the transform, and then
+    multiplied by t - b.
 
-    Half of the transforms are enlargements to at most 245/224, at a random place. The other half are one of five
-    changes: roll down, roll right, two flips, and a rotation by up to 45 degrees.
+    Quantisation cuts the range of values of each channel at `regions` - 1 uniformly random places. Each value is
+    replaced by the lower end of the region that contains the value. Every value of b is therefore at most the
+    corresponding value of t, and the path is monotonic.
+
+    With probability 1/2, a transform is an enlargement to at most 245/224, at a random place of a frame. Otherwise, the
+    transform is one of five changes: a roll downwards, a roll to the right, one of two flips, or a rotation by up to 45
+    degrees.
 
     The rule is that of the authors' code, but all numbers are drawn for each image. In their code, the enlarged image
-    never touches the lower and the right edge of the frame; here it may. torchattack takes the gradient of the
-    untransformed image in all paths, and only quantises the transformed copy. Its paths are neither monotonic nor
-    diverse.
+    never touches the lower and the right edge of the frame. Here, the enlarged image may touch these edges. In all
+    paths, torchattack takes the gradient of the untransformed image, and uses the transformed copy only for the
+    quantisation. The paths of torchattack are therefore neither monotonic nor diverse.
     """
 
     name: ClassVar[str] = "monotonic-paths"
@@ -74,7 +78,7 @@ class MonotonicPaths(Point):
         return total
 
     def _transformed(self, image: Tensor, draws: Draws) -> Tensor:
-        """A random copy of each image (N, C, H, W), differentiable in the image."""
+        """Return a randomly transformed copy of each image (N, C, H, W). The result is differentiable in `image`."""
         import torch
 
         words = draws.integers(7)
@@ -87,10 +91,11 @@ class MonotonicPaths(Point):
 
 
 def quantised(image: Tensor, ends: Tensor) -> Tensor:
-    """Lower each value of `image` (N, C, H, W) to the lower end of its region.
+    """Return `image` (N, C, H, W) with each value lowered to the lower end of its region.
 
-    The lower ends of the regions are the minimum of each channel, and R cuts. `ends` (N, C, R), in -1..1, are the
-    places of the cuts in the channel's range: -1 is its minimum, and 1 its maximum.
+    R cuts divide the range of values of each channel of an image into R + 1 regions. `ends` (N, C, R), in -1..1, are
+    the positions of the cuts in this range: -1 is the minimum of the channel, and 1 is the maximum. The lowest region
+    begins at the minimum.
     """
     low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
     lowered = low.expand_as(image)
@@ -101,9 +106,10 @@ def quantised(image: Tensor, ends: Tensor) -> Tensor:
 
 
 def _affine(image: Tensor, which: int, amount: int) -> Tensor:
-    """Return one of five changes of an image (C, H, W). The word `which` selects the change, and `amount` its extent.
+    """Return an image (C, H, W) after one of five changes: a roll or a flip along either axis, or a rotation.
 
-    Both words are 64-bit integers.
+    `which` and `amount` are random 64-bit integers. `which` selects the change. `amount` determines the distance of a
+    roll or the angle of a rotation.
     """
     height, width = image.shape[1:]
     match which % _KINDS:
@@ -120,7 +126,10 @@ def _affine(image: Tensor, which: int, amount: int) -> Tensor:
 
 
 def rotated(image: Tensor, angle: float) -> Tensor:
-    """Rotate an image (C, H, W) about its centre by `angle` (radians): bilinear, with 0 outside the image."""
+    """Return an image (C, H, W) rotated about its centre by `angle` radians.
+
+    The interpolation is bilinear, and values outside the image are 0.
+    """
     import torch
 
     height, width = image.shape[1:]

@@ -1,4 +1,4 @@
-"""MultiANDA: several attacks by summed gradients, each on its own path, and one step from the mean of their images."""
+"""MultiANDA: several ANDA attacks with different noise, which are combined in the last step."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 @register
 class MultiAnda(Program):
-    """MultiANDA: `paths` times ANDA with small noise, and one step more from the mean of their images.
+    """MultiANDA: `paths` ANDA attacks with different noise, combined by one step from the mean of their images.
 
-    Fang et al. 2024 (arXiv:2209.11964), algorithm A.1, output (a). As in ANDA with the views `translations`, each path
-    sums the gradients of all its steps, and moves by the sign of the sum, within the budget. The attack's image after n
-    steps is the mean of all paths' images before their n-th step, moved by one step along the sign of the sum of all
-    paths' gradients up to and including step n.
+    Fang et al. 2024 (arXiv:2209.11964), algorithm A.1, output (a). A path is one ANDA attack, whose shifted copies come
+    from the views `translations`. Each path sums the gradients of all its steps, and moves by the sign of the sum,
+    within the budget. The attack's image after n steps is computed as follows. The images of all paths before their
+    n-th step are averaged. The mean image is moved by one step, along the sign of the sum of all paths' gradients up to
+    and including step n.
 
-    Before each gradient, uniform noise within +-`noise` pixel values is added to the image, drawn for each image, step
-    and path. The authors' code draws noise for each of the shifted copies too. Their output (b), a draw from a mixture
-    of normal distributions, is not implemented.
+    Before each gradient, uniform noise within +-`noise` pixel values is added to the image. The noise is drawn for each
+    image, step and path. The authors' code draws different noise for each of the shifted copies. Output (b) of the
+    paper, a draw from a mixture of normal distributions, is not implemented.
     """
 
     name: ClassVar[str] = "multi-anda"

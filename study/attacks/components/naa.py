@@ -1,4 +1,4 @@
-"""Neuron attribution-based attack, NAA: features weighted by gradients along the path from a black image."""
+"""Neuron attribution-based attack, NAA: features, weighted by gradients on the path from a black image to the image."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _AUTHORS_NOISE = 25.5
-"""Standard deviation in pixel values: 0.2 for images in -1..1."""
+"""Standard deviation of the noise of `variant: authors`, in pixel values: 0.2 for images in -1..1."""
 
 
 @register
 class NAA(WeightedFeatures):
-    """Neuron attribution-based attack, NAA: lower the attribution of all neurons of a layer, W (f - f_black).
+    """Neuron attribution-based attack, NAA: lower the attribution W (f - f_black), summed over the neurons of a layer.
 
-    Zhang et al. 2022 (arXiv:2204.00008), algorithm 1. f are the features at `layer`, f_black those of a black image,
-    and x is the clean image. W = sum_m d score(x m / `points`) / d f, for m from 1 to `points`. Attributions below 0
-    are multiplied by `gamma`. With 1, the default, all attributions count alike; the paper found this linear form best.
-    Then f_black changes no gradient and is not computed.
+    Zhang et al. 2022 (arXiv:2204.00008), algorithm 1. x is the clean image, f are the features at `layer`, and f_black
+    are the features of a black image. The weights are W = sum_m d score(x m / `points`) / d f, for m from 1 to
+    `points`. Attributions below 0 are multiplied by `gamma`. With `gamma: 1`, the default, positive and negative
+    attributions count alike; the paper found this linear form best. In this case, f_black changes no gradient and is
+    not computed. A targeted attack raises the attribution.
 
-    - `layer`: `authors` is Mixed_5b of Inception-v3, Mixed_5e (features.9) of Inception-v4, Conv2d_4a of
-      Inception-ResNet-v2, and layer2.7 of ResNet-152 (of a v2: block2/unit_8). In other networks it is the layer of
-      `middle`, such as layer2 of ResNet-50 and conv3_3 of VGG-16. `middle` is also the authors' layer in Inception-v4
-      and ResNet-152; it is Mixed_5d in Inception-v3, and `repeat` in Inception-ResNet-v2. Other values: `stage 2`, or a
-      layer's name;
-    - `score`: the label's probability, as in the authors' code, or its logit;
-    - `variant`: with `authors`, as in their code, normal noise of standard deviation 25.5 pixel values (0.2 in -1..1)
-      is added to x for each point of the path. The paper has no noise.
+    - `layer`: with `authors`, the layer is Mixed_5b of Inception-v3, Mixed_5e (features.9) of Inception-v4, Conv2d_4a
+      of Inception-ResNet-v2, and layer2.7 of ResNet-152 (block2/unit_8 of a ResNet-152 v2). In other networks,
+      `authors` means `middle`. With `middle`, the layer is, for example, layer2 of ResNet-50, conv3_3 of VGG-16,
+      Mixed_5d of Inception-v3, and `repeat` of Inception-ResNet-v2. In Inception-v4 and ResNet-152, `middle` is the
+      same layer as `authors`. Other values are `stage 2`, or a layer's name;
+    - `score`: the quantity whose gradients are W: the label's `probability`, as in the authors' code, or the label's
+      `logit`;
+    - `variant`: with `authors`, as in the authors' code, normal noise is added to x for each point m of the path. The
+      standard deviation of the noise is 25.5 pixel values (0.2 for images in -1..1). The paper has no noise.
 
-    W has the L2 norm 1 for each image, as in the authors' code. torchattack divides by the number of points instead,
-    which changes no step on one model. It counts m from 0 to 29.
+    W is divided by its L2 norm for each image, as in the authors' code. torchattack divides W by the number of points
+    instead. With a single source model, this difference changes no step. torchattack also counts m from 0 to 29.
     """
 
     name: ClassVar[str] = "naa"
@@ -73,7 +75,7 @@ class NAA(WeightedFeatures):
                 image = image + _AUTHORS_NOISE * source.draws.normal(image.shape[1:], f"noise{number}")
             gradient = only(source.feature_gradients(number / self.points * image, score))
             total = gradient if total is None else total + gradient
-        assert total is not None, "the path has a point"
+        assert total is not None, "`points` is at least 1"
         return total
 
     def loss(

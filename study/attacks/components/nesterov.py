@@ -1,4 +1,4 @@
-"""Nesterov's look-ahead, NI: the gradient is taken ahead, along the momentum."""
+"""Nesterov's look-ahead, NI: the gradient is taken at a place ahead of the image, along the momentum."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 class Nesterov(Point):
     """Nesterov's look-ahead, NI: the gradient at delta + size * decay * m, where m is the momentum.
 
-    Lin et al. 2020, arXiv:1908.06281, equation 6. size is the length of a step, and decay the decay of the momentum.
+    Lin et al. 2020, arXiv:1908.06281, equation 6. delta is the perturbation, size is the length of a step, and decay is
+    the decay of the momentum. In the first step, there is no momentum, and the gradient is taken at delta.
     """
 
     name: ClassVar[str] = "nesterov"
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if "momentum" not in attack.parts.get("update", ()):
-            yield "nesterov looks ahead along the momentum, but the attack has none: set `momentum`"
+            yield "nesterov looks ahead along the momentum, but the attack has no momentum: set `momentum`"
         if "adam" in attack.parts.get("step", ()):
             yield "nesterov needs a sign or l2 step, not Adam"
 

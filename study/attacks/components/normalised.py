@@ -1,4 +1,4 @@
-"""Gradients divided by the mean of their absolute values, image by image."""
+"""A function that divides each image's gradient by the mean of its absolute values."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Losses of logits: cross-entropy, log(1 - p), logit and margin.
 
-z are the logits, p the probabilities, y is the true label and t the target label. Cross-entropies are computed from the
-log-odds a = z_y - log sum_{j != y} exp z_j of a label: log p_y = log sigmoid(a) and log(1 - p_y) = log sigmoid(-a). In
-this form their gradients keep full relative precision when p_y is close to 0 or 1. With 1 - softmax, the gradients
-would cancel to noise, which Adam would amplify, because it divides by the size of the gradient.
+In this file, z are the logits, p the probabilities, y is the true label and t the target label. All losses are
+maximised. Cross-entropies are computed from the log-odds of a label: a = z_y - log sum_{j != y} exp z_j. Then
+log p_y = log sigmoid(a), and log(1 - p_y) = log sigmoid(-a). In this form, the gradients keep full relative precision
+when p_y is close to 0 or 1. If 1 - softmax were computed instead, the gradients would be only rounding errors. Adam
+would amplify these errors, because Adam divides by the size of the gradient.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
 
 class _OfProbability(Objective):
-    """A loss sign * log f(p). For the models' mean probability, the loss is computed from each model's log f(p)."""
+    """Base class of losses sign * log f(p), where p is the label's probability, and f(p) is p or 1 - p.
+
+    The loss of the models' mean probability is computed from each model's log f(p).
+    """
 
     def parts(self, logits: Tensor, labels: Tensor, goal: Goal) -> tuple[int, Tensor]:
-        """Return the sign, and log f(p) (..., N)."""
+        """Return the sign (1 or -1) and log f(p), shape (..., N), for logits (..., N, C) and labels (N,)."""
         raise NotImplementedError
 
     def loss(self, logits: Tensor, labels: Tensor, goal: Goal) -> Tensor:
@@ -36,7 +40,10 @@ class _OfProbability(Objective):
 
 @register
 class CrossEntropy(_OfProbability):
-    """Cross-entropy: untargeted -log p_y, targeted log p_t."""
+    """Cross-entropy: the attack maximises -log p_y if untargeted, and log p_t if targeted.
+
+    p are the probabilities, y is the true label and t the target label.
+    """
 
     name: ClassVar[str] = "cross-entropy"
 
@@ -48,7 +55,11 @@ class CrossEntropy(_OfProbability):
 
 @register
 class LogOneMinusP(_OfProbability):
-    """Untargeted log(1 - p_y) (Liu et al. 2017, equation 3), targeted log p_t."""
+    """log(1 - p): the attack maximises log(1 - p_y) if untargeted, and log p_t if targeted.
+
+    Liu et al. 2017, equation 3, for the untargeted attack. p are the probabilities, y is the true label and t the
+    target label.
+    """
 
     name: ClassVar[str] = "log(1-p)"
 
@@ -61,7 +72,10 @@ class LogOneMinusP(_OfProbability):
 
 @register
 class Logit(Objective):
-    """Logit: untargeted -z_y, targeted z_t (Zhao et al. 2021, arXiv:2012.11207, equation 4)."""
+    """Logit: the attack maximises -z_y if untargeted, and z_t if targeted.
+
+    Zhao et al. 2021, arXiv:2012.11207, equation 4. z are the logits, y is the true label and t the target label.
+    """
 
     name: ClassVar[str] = "logit"
 
@@ -72,7 +86,10 @@ class Logit(Objective):
 
 @register
 class Margin(Objective):
-    """Margin: untargeted max_{j != y} z_j - z_y, targeted z_t - max_{j != t} z_j (Carlini and Wagner 2017, f_6)."""
+    """Margin: the attack maximises max_{j != y} z_j - z_y if untargeted, and z_t - max_{j != t} z_j if targeted.
+
+    Carlini and Wagner 2017, f_6. z are the logits, y is the true label and t the target label.
+    """
 
     name: ClassVar[str] = "margin"
 
@@ -83,12 +100,15 @@ class Margin(Objective):
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return log p_y - log(1 - p_y), shape (..., N), for logits (..., N, C) and labels (N,)."""
+    """Return log p_y - log(1 - p_y), shape (..., N), for logits (..., N, C) and labels (N,).
+
+    p_y is the softmax probability of the label, and C is the number of classes.
+    """
     chosen, others = _split(logits, labels)
     return chosen - others.logsumexp(-1)
 
 
 def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The label's logit (..., N), and all logits (..., N, C) with minus infinity in place of the label's."""
+    """Return the label's logit (..., N), and all logits (..., N, C), where the label's logit is minus infinity."""
     index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
     return logits.gather(-1, index).squeeze(-1), logits.scatter(-1, index, -math.inf)

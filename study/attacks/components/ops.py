@@ -25,17 +25,17 @@ _RATIOS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 @register
 class OperationSampling(View):
-    """OPS: the image itself, and `operators` random compositions at each of `samples` random neighbours.
+    """OPS: the image itself, and `operators` random compositions of operations on each of `samples` random neighbours.
 
     Guo et al., "Boosting Adversarial Transferability through Augmentation in Hypothesis Space", CVPR 2025. A neighbour
-    is the image plus uniform noise within `beta` times epsilon times a ratio, drawn from 0.25, 0.5, ... 1.5. A
-    composition has two to four operations of 31: identity, flips, rolls, rotations, scales and padded resizes. The mean
-    is over the `samples` * `operators` + 1 gradients.
+    is the image plus uniform noise within +-`beta` times epsilon times a ratio. The ratio is drawn from 0.25, 0.5, ...,
+    1.5. A composition applies two to four operations, drawn from 31: identity, flips, rolls, rotations, scales and
+    padded resizes. The attack averages the `samples` * `operators` + 1 gradients.
 
-    The paper's results use up to 30 neighbours and 30 compositions; the default of the authors' code is 10 neighbours
-    and 20 compositions. `variant: authors` draws six times `samples` noises once for all steps, and uses `samples` of
-    them in each step. In the authors' code and in TransferAttack, all images of a batch share noises and compositions;
-    here each image has its own.
+    The paper's results use up to 30 neighbours and 30 compositions. The default of the authors' code is 10 neighbours
+    and 20 compositions. `variant: authors` draws a fixed set of six times `samples` noise tensors for the whole attack.
+    Each step then uses `samples` of these tensors. In the authors' code and in TransferAttack, all images of a batch
+    share noises and compositions. Here, each image has its own.
     """
 
     name: ClassVar[str] = "ops"
@@ -67,12 +67,15 @@ class OperationSampling(View):
         return view
 
     def _noise(self, image: Tensor, given: ViewContext) -> Tensor:
-        """The noise (N, C, H, W) of the neighbour that this copy belongs to."""
+        """Return the noise (N, C, H, W) of the neighbour from which the copy `given.copy` is made.
+
+        All copies of a neighbour get the same noise.
+        """
         import torch
 
         draws, epsilon = given.draws, given.epsilon
         assert epsilon is not None, "conflicts() requires an epsilon"
-        assert isinstance(draws, StepDraws), "copies of one neighbour share its draws"
+        assert isinstance(draws, StepDraws), "the draws of a neighbour are built from the fields of StepDraws"
         neighbour = (given.copy - 1) // self.operators
         first = draws.number - given.copy + 1
         own = StepDraws(draws.streams, draws.name, draws.device, draws.step, first + neighbour * self.operators)
@@ -89,5 +92,8 @@ class OperationSampling(View):
         return radius[:, None, None, None] * noise
 
     def _kept(self, image: Tensor, draws: StepDraws, number: int) -> Tensor:
-        """A noise that is the same at every step."""
+        """Return the noise with the index `number`, uniform over (-1, 1), float (N, C, H, W).
+
+        The noise is the same at every step.
+        """
         return StepDraws(draws.streams, draws.name, draws.device, 0, number).uniform(image.shape[1:], "kept")

@@ -1,4 +1,4 @@
-"""Patch-wise steps, PI-FGSM: long steps, whose excess beyond epsilon moves the surrounding pixels."""
+"""Patch-wise steps, PI-FGSM: long steps, whose excess beyond epsilon also moves the surrounding pixels."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
 @register
 class PatchWise(Step):
-    """Patch-wise steps, PI-FGSM: sign steps of `factor` times the length; the excess beyond epsilon moves neighbours.
+    """Patch-wise steps, PI-FGSM: sign steps of `factor` times the usual length, whose excess moves surrounding pixels.
 
-    Gao et al. 2020, arXiv:2007.06765, algorithm 1. The rule sums all its moves without a limit. For each pixel, it sums
-    the excess of this sum beyond epsilon over the pixel's neighbours, without the pixel itself. The pixel also moves by
-    the sign of the result.
+    Gao et al. 2020, arXiv:2007.06765, algorithm 1. For each pixel, the rule keeps the sum of all moves of the pixel,
+    without a limit. The excess of a pixel is the part of this sum beyond +-epsilon. The neighbours of a pixel are the
+    other pixels in a square around this pixel. Each pixel moves by the sign step, and also by the sign of the summed
+    excess of its neighbours.
 
-    - `factor`: the length of a step, in multiples of the attack's step size;
-    - `spread`: the length of the move by the neighbours, in multiples of this rule's step. The authors' code has 1,
-      which is 16 pixel values for their numbers; TransferAttack has 16 pixel values for any budget;
-    - `width`: the width of the square of neighbours.
+    - `factor`: the length of the sign step, in multiples of the attack's step size;
+    - `spread`: the length of the move by the neighbours' excess, in multiples of the sign step of this rule. The
+      authors' code has 1, which is 16 pixel values with the authors' parameters. TransferAttack has 16 pixel values for
+      any budget;
+    - `width`: the side of the square of neighbours, in pixels.
     """
 
     name: ClassVar[str] = "patch-wise"
@@ -66,6 +68,6 @@ def around(values: Tensor, width: int) -> Tensor:
     """
     import torch
 
-    # A sum, not the paper's mean: whole numbers stay exact, and a sum of 0 has the sign 0.
+    # The paper takes the mean. The sum has the same sign, and whole numbers stay exact, so a sum of 0 has the sign 0.
     whole = torch.nn.functional.avg_pool2d(values, width, 1, width // 2, divisor_override=1)
     return whole - values

@@ -1,4 +1,4 @@
-"""PatchOut: each step sees the perturbation on only some patches of the image."""
+"""PatchOut: in each step, the perturbation is applied to only a random part of the image's patches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @register
 class PatchOut(View):
-    """PatchOut: the perturbation is kept on a random share of the image's patches, and left out on the others.
+    """PatchOut: the perturbation is kept on a random share of the image's patches, and removed from the other patches.
 
-    Wei et al. 2022, arXiv:2109.04176. `patch` is the side of a patch in pixels. `share` is the fraction of patches that
-    are kept; the default is the authors' 130 of 196. The patches are drawn anew for each image and step. Patches at the
-    right and lower border are cut if the image's size is not a multiple of `patch`. The authors seed the draw with the
-    number of the step, so all images have the same patches. TransferAttack and torchattack do the same.
+    Wei et al. 2022, arXiv:2109.04176. `patch` is the side of a patch in pixels. `share` is the fraction of patches on
+    which the perturbation is kept. The default is that of the authors: 130 of 196 patches. The patches are drawn anew
+    for each image and step. Patches at the right and lower border are cut if the image's size is not a multiple of
+    `patch`. The authors use the number of the step as the seed, so all images have the same patches. TransferAttack and
+    torchattack do the same.
     """
 
     name: ClassVar[str] = "patchout"

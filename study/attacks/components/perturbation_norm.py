@@ -1,4 +1,4 @@
-"""A reward for the perturbation's L2 norm or, with a negative strength, a penalty."""
+"""A term of the objective that rewards a large or, with a negative `strength`, a small L2 norm of the perturbation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @register
 class PerturbationNorm(Penalty):
-    """The loss plus `strength` times the L2 norm of the perturbation, for pixel values in 0..1.
+    """A term that is added to the loss: `strength` times the L2 norm of the perturbation, for pixel values in 0..1.
 
-    Wei et al. 2022, arXiv:2109.04176, use this term to make perturbations spread. A negative strength keeps
-    perturbations small. The term's gradient is 0 at a zero perturbation. The norm is taken for each image; the authors'
-    code and TransferAttack take the norm of the whole batch, and add it to the mean loss.
+    Wei et al. 2022, arXiv:2109.04176, use this term so that perturbations spread. A negative strength keeps
+    perturbations small. The gradient of the term is 0 at a zero perturbation. Here, the norm is taken for each image.
+    The authors' code and TransferAttack take the norm of the whole batch, and add this norm to the mean loss.
     """
 
     name: ClassVar[str] = "perturbation-norm"

@@ -1,4 +1,4 @@
-"""Penalised gradient norm, PGN: gradients at random neighbours, and at a place one step downhill from each."""
+"""Penalised gradient norm, PGN: gradients at random neighbours, and at places one step down the loss from each."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @register
 class PenalisedGradientNorm(Point):
-    """A penalty on the gradient's norm, PGN: the mean over neighbours of (1 - balance) g' + balance g*.
+    """Penalised gradient norm, PGN: the mean of (1 - balance) g' + balance g* over random neighbours of the image.
 
-    Ge et al. 2023, arXiv:2306.05225, algorithm 1. g' is the gradient at a neighbour x', uniform within `radius` times
-    epsilon, and g* is the gradient at x' - size * g' / |g'|, where size is the length of a step.
+    Ge et al. 2023, arXiv:2306.05225, algorithm 1. A neighbour x' is the image plus uniform noise. g' is the gradient at
+    x'. g* is the gradient at x' - size * g' / |g'|, where size is the length of a step.
 
     - `samples`: the number of neighbours; each neighbour takes two gradients;
-    - `radius`: the largest distance of neighbours, as a multiple of epsilon;
-    - `balance`: the weight of the second gradient;
-    - `variant`: the norm |g'|. `paper` has the L1 norm: the second place is then about 1e-5 pixel values from the
-      first, and in float32 both gradients are nearly equal. `authors` (their code, and TransferAttack) has the mean of
-      the absolute values of g': the second place is then one step from the first.
+    - `radius`: the noise is uniform within +-`radius` times epsilon;
+    - `balance`: the weight of g*;
+    - `variant`: the norm |g'|. With `paper`, |g'| is the L1 norm. The place of g* is then about 1e-5 pixel values from
+      x', and g' and g* are nearly equal in float32. With `authors`, |g'| is the mean of the absolute values of g', as
+      in the authors' code and TransferAttack. The place of g* is then one step from x'.
     """
 
     name: ClassVar[str] = "pgn"

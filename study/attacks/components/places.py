@@ -1,4 +1,4 @@
-"""Functions that point rules share: the normalisation of gradients, and conflicts with the rest of an attack."""
+"""Checks that components share: each yields a sentence if a component conflicts with the rest of the attack."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def not_innermost(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if the rule `name`, which takes all its gradients itself, is not the last of `points`.
+    """Yield a sentence if the point rule `name` is not the last rule of `points`.
 
-    Rules after it would never be used.
+    The rule takes all its gradients itself, so rules after it would never be used.
     """
     points = list(attack.parts.get("point", ()))
     if name in points[:-1]:
@@ -23,15 +23,16 @@ def not_innermost(name: str, attack: AttackOutline) -> Iterator[str]:
 
 
 def without_epsilon(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if the budget has no epsilon. The lengths of the rule `name` are multiples of epsilon."""
+    """Yield a sentence if the budget has no epsilon. The lengths of the component `name` are multiples of epsilon."""
     if attack.budget.epsilon is None:
         yield f"{name} needs a budget with an epsilon"
 
 
 def with_adam(name: str, attack: AttackOutline) -> Iterator[str]:
-    """Yield a conflict if the step is Adam's, whose length is a learning rate.
+    """Yield a sentence if the attack's step is Adam.
 
-    The lengths of the rule `name` are multiples of the length of a step.
+    The lengths of the component `name` are multiples of the length of a step. Adam's step has no such length, only a
+    learning rate.
     """
     if "adam" in attack.parts.get("step", ()):
         yield f"{name} measures lengths in steps: use a sign or l2 step, not Adam"

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @register
 class PayNoAttention(BackwardChange):
-    """Pay no attention, PNA: a transformer's attention maps count as constants in the backward pass.
+    """Pay no attention, PNA: a transformer's attention maps are treated as constants in the backward pass.
 
-    Wei et al. 2022, arXiv:2109.04176. Gradients reach the values only, not queries and keys. The authors' code,
-    TransferAttack and torchattack agree with this, except in CaiT, where they leave out the first of its two class
-    attentions. Their hooks do nothing where timm uses fused attention; here the map is always computed.
+    Wei et al. 2022, arXiv:2109.04176. In an attention layer, gradients reach only the values, and not the queries and
+    keys. The authors' code, TransferAttack and torchattack do the same, with two exceptions. They do not change the
+    first of the two class attentions of CaiT. Their hooks have no effect where timm uses fused attention. Here, the
+    attention map is always computed.
     """
 
     name: ClassVar[str] = "pna"

@@ -1,4 +1,4 @@
-"""Po+Trip: the Poincaré distance to the target, and a triplet loss of logits, target and true label."""
+"""Po+Trip: the Poincaré distance of the logits to the target, plus a triplet loss of the target and true labels."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ _LEAST = 1e-12
 class PoTrip(FeatureObjective):
     """Po+Trip: lower the Poincaré distance of the logits to the target, plus `weight` times a triplet loss.
 
-    Li et al. 2020, "Towards Transferable Targeted Attack", CVPR 2020, section 3. The distance is arccosh(1 + 2
-    |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))), where u = z / |z|_1 for logits z, and v is the target's unit vector times
-    1 - `margin`. The triplet loss is max(0, |cos(z, true)| - |cos(z, target)| + `gap`). The objective reads logits
-    only, and no features.
+    Li et al. 2020, "Towards Transferable Targeted Attack", CVPR 2020, section 3. The distance is
+    arccosh(1 + 2 |u - v|^2 / ((1 - |u|^2) (1 - |v|^2))). u is z / |z|_1 for logits z. v is the target label's unit
+    vector times 1 - `margin`. The triplet loss is max(0, |cos(z, true)| - |cos(z, target)| + `gap`). In this formula,
+    `true` and `target` are the unit vectors of the true label and the target label. The objective reads only logits,
+    and no features.
 
-    - `weight`, `gap` and `margin` are lambda, gamma and xi: 0.01, 0.007 and 0.00001 in the authors' code.
+    - `weight`, `gap` and `margin` are lambda, gamma and xi of the paper: 0.01, 0.007 and 0.00001 in the authors' code.
 
-    An untargeted attack, which the paper does not have, raises the distance to the true label. With several sources the
-    losses are averaged; the authors average logits. TransferAttack exchanges the two labels of the triplet, and takes
-    means over the batch before the maximum.
+    The paper has no untargeted attack. Here, an untargeted attack raises the distance to the true label. With several
+    sources, the losses are averaged here, and the logits are averaged in the authors' code. TransferAttack exchanges
+    the two labels of the triplet loss. TransferAttack also takes means over the batch before the maximum.
     """
 
     name: ClassVar[str] = "po-trip"
@@ -61,14 +62,15 @@ class PoTrip(FeatureObjective):
         point = logits / logits.abs().sum(1, keepdim=True).clamp_min(_LEAST)
         inside = (1 - point.square().sum(1)).clamp_min(_LEAST)
         corner = 1 - self.margin
-        # |u - v|^2 is computed without the unit vector, and 1 - |v|^2 without a difference of numbers near 1.
+        # |u - v|^2 is expanded, so that no vector v is built. 1 - |v|^2 is computed as margin * (2 - margin), because a
+        # difference of numbers near 1 would lose digits.
         apart = point.square().sum(1) - 2 * corner * _of(point, labels) + corner**2
         found: Tensor = (1 + 2 * apart / (inside * self.margin * (2 - self.margin))).arccosh()
         return found
 
 
 def _cosine(logits: Tensor, labels: Tensor) -> Tensor:
-    """The absolute cosine (N,) between the logits and each label's unit vector."""
+    """Return the absolute cosine (N,) between each image's logits and the unit vector of the image's label."""
     import torch
 
     found: Tensor = _of(logits, labels).abs() / torch.linalg.vector_norm(logits, dim=1).clamp_min(_LEAST)

@@ -1,4 +1,4 @@
-"""The pre-gradient's look-ahead, PI: the gradient is taken ahead, along the gradient of the last step."""
+"""Look-ahead along the pre-gradient, PI: the gradient is taken ahead, along the gradient of the last step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @register
 class PreGradient(Point):
-    """The pre-gradient's look-ahead, PI: the gradient at delta + reach * size * n(g), with the last step's gradient g.
+    """Look-ahead along the pre-gradient, PI: the gradient at delta + reach * size * n(g), for the last gradient g.
 
-    Wang et al. 2021, arXiv:2103.10609. n(g) = g / mean |g| of each image, as in EMI of the same paper, and size is the
-    length of a step. With `reach` 1, the look-ahead moves a pixel as far as a step, on average. The first step has no
-    look-ahead.
+    Wang et al. 2021, arXiv:2103.10609. g is the gradient of the last step, delta is the perturbation, and size is the
+    length of a step. n(g) = g / mean |g| for each image, as in the attack EMI of the same paper. With `reach` 1, the
+    look-ahead moves a pixel by the length of a step, on average. The first step has no look-ahead.
 
     - `reach`: the length of the look-ahead, in steps.
     """

@@ -1,4 +1,4 @@
-"""Prediction and correction, PC: a step that also follows the gradient where the plain step would lead."""
+"""Prediction and correction, PC: a step that also follows the gradient at the place where a plain step would end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 class PredictionCorrection(Point):
     """Prediction and correction, PC: n(g) + mean of n(g_k), with gradients g_k at `predictions` predicted places.
 
-    Wan and Huang 2023, arXiv:2306.01809. g is the gradient at the image, and n divides a gradient by its mean absolute
-    value. A prediction is a sign step of the attack's size from the place before it, along the gradient there, within
-    the budget. The paper and its code predict once.
+    Wan and Huang 2023, arXiv:2306.01809. g is the gradient at the image. n divides a gradient by its mean absolute
+    value, for each image. The first predicted place is one sign step from the image, along g. Every further place is
+    one sign step from the previous place, along the gradient at the previous place. Places are projected onto the
+    budget. The paper and its code have one predicted place.
 
-    TransferAttack takes the gradient before it moves, so that its single prediction repeats the first gradient. Its
-    prediction is a step of epsilon, and its norms are over the whole batch.
+    TransferAttack takes the second gradient before the image is moved, so the second gradient repeats the first. The
+    predicted step of TransferAttack has the length epsilon, and its norms are taken over the whole batch.
     """
 
     name: ClassVar[str] = "prediction-correction"

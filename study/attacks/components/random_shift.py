@@ -1,4 +1,4 @@
-"""The image shifted by some pixels at random: the kernel of translation invariance approximates this operation."""
+"""Randomly shifted copies of the image. The kernel of translation invariance approximates the mean over such copies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @register
 class RandomShift(View):
-    """`copies` of the image, each shifted along both axes by at most `reach` whole pixels; zero outside.
+    """`copies` copies of the image, each shifted at random along both axes by at most `reach` whole pixels.
 
-    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323. The authors shift images instead of using the kernel of Dong
-    et al. (arXiv:1904.02884, whose equation 5 is the mean over all shifts). `variant: authors` rounds a number that is
-    uniform within `reach` + 1 pixels, as their code does: shifts by `reach` + 1 are half as probable as the others.
+    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323. Pixels from outside the image are 0. The authors shift images
+    instead of using the kernel of Dong et al. (arXiv:1904.02884), whose equation 5 is the mean over all shifts. In the
+    authors' code, a shift is a number that is uniform within +-(`reach` + 1) pixels and is then rounded. A shift by
+    `reach` + 1 is therefore possible, and half as probable as the other shifts. `variant: authors` does the same.
     """
 
     name: ClassVar[str] = "random-shift"

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 @register
 class ReversePerturbation(Point):
-    """Reverse adversarial perturbation, RAP: the gradient at delta + r, where the perturbation r lowers the loss most.
+    """Reverse adversarial perturbation, RAP: the gradient at delta + r, where r is a perturbation that lowers the loss.
 
-    Qin et al. 2022, arXiv:2210.05968, algorithm 1. In every step, r starts at random, uniform within `radius`. It then
-    takes `inner_steps` sign steps down the loss, within `radius` and pixel values 0..255.
+    Qin et al. 2022, arXiv:2210.05968, algorithm 1. delta is the attack's perturbation. In every step, r starts at
+    random, uniform within +-`radius`. Then r takes `inner_steps` sign steps down the loss. r stays within +-`radius`,
+    and the image stays within 0..255.
 
-    - `radius`: the largest |r|, in pixel values;
-    - `inner_steps`, `inner_size`: number and length (pixel values) of the steps of r;
-    - `begin`: the number of steps at the start of the attack that have no r, for the paper's late start (RAP-LS).
+    - `radius`: the largest absolute value of r, in pixel values;
+    - `inner_steps`, `inner_size`: the number of the steps of r, and their length in pixel values;
+    - `begin`: the number of first steps of the attack that use no r, for the late start of the paper (RAP-LS).
     """
 
     name: ClassVar[str] = "rap"

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 @register
 class Repeat(View):
-    """`copies` unchanged copies of the image, for changes of a network that differ from copy to copy.
+    """`copies` unchanged copies of the image, for attacks that change the network differently for each copy.
 
-    The attack averages the gradients over the copies. Without such a change, one copy gives the same result.
+    The attack averages the gradients over the copies. If the network is the same for all copies, one copy gives the
+    same result.
     """
 
     name: ClassVar[str] = "repeat"

@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 class Rescaled(Step):
     """Fast gradient rescaling, FGRM: factor * sign(g) * sigmoid(z), where z is log2 |g| standardised over the image.
 
-    Han et al. 2023, arXiv:2307.02828, with `factor` 2: a pixel with the mean of log2 |g| moves by one step. `factor`
-    has no unit. Pixels with a zero gradient do not move, and do not enter the standardisation.
+    Han et al. 2023, arXiv:2307.02828, use `factor` 2. g is the gradient. To standardise log2 |g|, the mean over the
+    image is subtracted, and the difference is divided by the standard deviation. A pixel with z = 0 moves by the length
+    of a step, because sigmoid(0) is 1/2. Pixels with a zero gradient do not move, and are left out of the mean and the
+    standard deviation.
 
-    `variant: authors` is the older rule in the authors' code. With e = -log2 |g| and its largest value m in each
-    channel, the weight is factor * log(1 + ceil(m - e + 1e-9) / m). This weight depends on the scale of the gradient,
-    because m must be positive. For example, m is positive after a momentum that divides gradients by their mean.
+    `variant: authors` is the older rule in the authors' code. Let e be -log2 |g|, and m the largest e in each channel
+    of an image. The weight of sign(g) is factor * log(1 + ceil(m - e + 1e-9) / m). This weight depends on the scale of
+    the gradient, and needs a positive m. m is positive, for example, after a momentum that divides gradients by their
+    mean absolute value. If m is not positive, 1 is used in its place.
 
-    TransferAttack follows the paper's rule, but it also keeps the rescaled direction as the momentum of the next step.
-    The paper and the authors' code do not.
+    TransferAttack follows the paper's rule, but also uses the rescaled direction as the momentum of the next step. The
+    paper and the authors' code do not.
     """
 
     name: ClassVar[str] = "rescaled"
@@ -52,9 +55,10 @@ class Rescaled(Step):
 
 
 def _stairs(logarithm: Tensor, found: Tensor) -> Tensor:
-    """Return log(1 + ceil(m - e + 1e-9) / m) for e = -log2 |g|. m is the largest e of a channel.
+    """Return log(1 + ceil(m - e + 1e-9) / m), (N, C, H, W), for e = -log2 |g| of a gradient g.
 
-    Zero gradients do not count for m.
+    `logarithm` is log2 |g|, and `found` is False where g is 0. m is the largest e in each channel of an image, among
+    the pixels where g is not 0. If m is not positive, 1 is used in its place.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Random patch attack, RPA: features weighted by gradients averaged over images with patches of noise."""
+"""Random patch attack, RPA: features, weighted by mean gradients at images whose patches are multiplied by noise."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
 
 @register
 class RPA(WeightedFeatures):
-    """Random patch attack, RPA: as the attack FIA, with masks that multiply whole patches by noise U(0, 1).
+    """Random patch attack, RPA: the objective of the attack FIA, with masks that multiply patches by uniform noise.
 
-    Zhang et al. 2022, "Enhancing the Transferability of Adversarial Examples with Random Patch", IJCAI 2022: W is the
-    mean of d score(x * M_n) / d f over `masks` masks M_n, divided by its L2 norm. x is the clean image, and f are the
-    features at `layer`. Mask n cuts each channel into patches with a side of `sizes[n]` pixels; masks use the sizes in
-    turn. With probability `changed`, the mask has random numbers U(0, 1) in a patch, one for each pixel. Elsewhere, and
-    in incomplete patches at the right and lower edge, the mask is 1.
+    Zhang et al. 2022, "Enhancing the Transferability of Adversarial Examples with Random Patch", IJCAI 2022. x is the
+    clean image, and f are the features at `layer`. The weights W of the features are the mean of d score(x * M_n) / d f
+    over `masks` masks M_n, divided by their L2 norm. Each mask divides every channel into square patches. The side of
+    the patches is a number in `sizes`; the masks use these numbers in turn. With probability `changed`, the mask has
+    random numbers U(0, 1) in a patch, one for each pixel. In all other patches, and in incomplete patches at the right
+    and lower edge, the mask is 1.
 
-    - `layer`: as in FIA. `authors` is Mixed_5b of Inception-v3, Conv2d_4a of Inception-ResNet-v2, conv3_3 of VGG-16,
-      layer2.7 of ResNet-152, and `middle` in other networks, such as layer2 of ResNet-50;
-    - `score`: the label's logit in the authors' code, its probability in TransferAttack;
-    - `sizes`: 1, 3, 5, 7 in the paper. The authors' code lists all four, but a condition that always holds picks size 1
-      (`sizes: [1]`). TransferAttack takes the sizes 1, 3, 5, and 30 masks.
+    - `layer`: as in FIA. With `authors`, the layer is Mixed_5b of Inception-v3, Conv2d_4a of Inception-ResNet-v2,
+      conv3_3 of VGG-16, and layer2.7 of ResNet-152. In other networks, `authors` means `middle`, for example layer2 of
+      ResNet-50;
+    - `score`: the label's `logit`, as in the authors' code, or the label's `probability`, as in TransferAttack;
+    - `sizes`: 1, 3, 5, 7 in the paper. The authors' code lists all four sizes, but a condition that is always true
+      selects size 1 (`sizes: [1]`). TransferAttack uses the sizes 1, 3, 5, and 30 masks.
 
-    For patches larger than a pixel, the authors' code changes exactly the share `changed` of the patches, and the same
-    patches in all images of a batch.
+    For patches larger than a pixel, the authors' code changes exactly the share `changed` of the patches. The patches
+    are the same in all images of a batch.
     """
 
     name: ClassVar[str] = "rpa"
@@ -54,11 +56,14 @@ class RPA(WeightedFeatures):
             mask = self._mask(source.draws, source.origin.shape[1:], size, number)
             gradient = only(source.feature_gradients(source.origin * mask, score))
             total = gradient if total is None else total + gradient
-        assert total is not None, "there is a mask"
+        assert total is not None, "`masks` is at least 1"
         return total
 
     def _mask(self, draws: Draws, shape: tuple[int, ...], size: int, number: int) -> Tensor:
-        """Mask `number` (N, C, H, W) with patches of `size` x `size` pixels."""
+        """Return the mask with the index `number`, float (N, C, H, W), with patches of `size` x `size` pixels.
+
+        `shape` is (C, H, W).
+        """
         import torch
 
         channels, height, width = shape

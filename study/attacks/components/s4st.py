@@ -1,4 +1,4 @@
-"""S4ST: blocks of the image, each scaled by its own factor, after a simple change of the whole image."""
+"""S4ST: copies of the image, each changed as a whole by a simple operation, and then scaled block by block."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 @register
 class BlockScaling(View):
-    """S4ST: `copies` of the image, changed as a whole, then scaled block by block.
+    """S4ST: `copies` copies of the image, each changed as a whole and then scaled block by block.
 
-    Liu et al., arXiv:2410.13891. With the probability `change`, one of nine operations changes the image first: a roll
-    or a flip along either axis, a turn by 180 degrees, a multiplication by a random factor, noise, a low-pass filter,
-    or dropped channels. `blocks` are the numbers of blocks along the two axes, in random order. The edges of the blocks
-    are random, at least `spacing` times the image's size apart. With `probability`, a block is scaled by a factor that
-    is uniform from 1 / `most` to `most` (bilinear, with antialiasing). A smaller block is put at a random place among
-    zeros; a larger block is cut to a random part.
+    Liu et al., arXiv:2410.13891. First, with probability `change`, one of nine operations changes the whole image. The
+    operations are a roll or a flip along either axis, a turn by 180 degrees, a multiplication by a random factor,
+    noise, a low-pass filter, and dropped channels. Then the image is cut into blocks. `blocks` are the numbers of
+    blocks along the two axes, in random order. The edges of the blocks are random, at least `spacing` times the image's
+    size apart. With probability `probability`, a block is scaled by a factor that is uniform from 1 / `most` to `most`.
+    The interpolation is bilinear, with antialiasing. A smaller block is put at a random place among zeros. A larger
+    block is cropped to its old size, at a random place.
 
-    The authors' code draws once for a batch; here, each image has its own draws. Their spacing is 30 of 224 pixels.
+    The authors' code draws random numbers once for a batch. Here, each image has its own draws. The spacing in the
+    authors' code is 30 of 224 pixels.
     """
 
     name: ClassVar[str] = "s4st"
@@ -59,7 +61,11 @@ class BlockScaling(View):
         return torch.stack([self._scaled(one, own) for one, own in zip(image, words.tolist(), strict=True)])
 
     def _scaled(self, image: Tensor, words: list[int]) -> Tensor:
-        """One image (C, H, W), block by block."""
+        """Return `image` (C, H, W) with its blocks scaled.
+
+        `words` are random 64-bit integers. These integers determine the order of the two numbers in `blocks`, the
+        edges, and the scaling of each block.
+        """
         import torch
 
         order, *words = words
@@ -76,7 +82,10 @@ class BlockScaling(View):
         )
 
     def _edges(self, size: int, words: list[int]) -> list[tuple[int, int]]:
-        """Where the blocks along an axis begin and end."""
+        """Return the begin and end positions of each block along an axis of `size` pixels.
+
+        `words` are random 64-bit integers, one for each edge between two blocks.
+        """
         least = self.spacing * size
         free = size - (len(words) + 1) * least
         inner = [int((place + 1) * least + free * share / 2**64) for place, share in enumerate(sorted(words))]
@@ -95,7 +104,11 @@ class BlockScaling(View):
 
 
 def scaling(size: int, factor: float, word: int) -> NDArray[np.float64]:
-    """Return the matrix (size, size) that scales one axis by `factor`, at a place that the random `word` determines."""
+    """Return the matrix (size, size) that scales one axis of a block by `factor`.
+
+    If the block becomes smaller, the random integer `word` determines its place among zeros. If the block becomes
+    larger, `word` determines which part is kept.
+    """
     matrix = np.zeros((size, size))
     if factor < 1:
         small = max(1, int(size * factor))

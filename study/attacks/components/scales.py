@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @register
 class Scales(View):
-    """`copies` of the image. Copy i, counted from 0, is divided by 2^i."""
+    """Scale invariance, SI: `copies` copies of the image. Copy i, counted from 0, is divided by 2^i."""
 
     name: ClassVar[str] = "scales"
     main: ClassVar[str | None] = "copies"

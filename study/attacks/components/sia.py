@@ -1,4 +1,4 @@
-"""Structure invariant attack, SIA: copies of the image, with a random change of each block."""
+"""Structure invariant attack, SIA: copies of the image in which each block is changed at random."""
 
 from __future__ import annotations
 
@@ -33,23 +33,25 @@ _RESIZED, _CUT, _DROPPED = 0.8, 0.4, 0.1
 
 @register
 class StructureInvariance(View):
-    """Structure invariance, SIA: the image is cut by a random grid, and each block is changed by one of ten operations.
+    """Structure invariant attack, SIA: a random grid cuts the image, and one of ten operations changes each block.
 
     Wang et al. 2023, arXiv:2309.14700, section 3.3 and figure 3. Each axis is cut at `grid` - 1 different random
-    places. The ten operations are equally probable (rows and columns count as two):
+    places. The ten operations are equally probable. The second and the third item of this list are two operations each,
+    one for rows and one for columns:
 
-    - resize to 0.8 of the block's size (plus a pixel) and back, and clip;
-    - roll the rows or the columns by a random number;
+    - resize to 0.8 of the block's size plus a pixel, resize back, and clip to 0..255;
+    - roll the rows or the columns by a random number of pixels;
     - flip the rows or the columns;
     - turn by 180 degrees;
-    - multiply by U(0, 1);
-    - add U(-`noise`, `noise`) to each pixel (pixel values) and clip;
-    - set the upper 0.4 of the cosine transform to 0, along both axes;
-    - set each channel to 0 with probability 0.1, and divide the others by 0.9.
+    - multiply by a random factor from U(0, 1);
+    - add noise from U(-`noise`, `noise`) to each pixel, in pixel values, and clip to 0..255;
+    - set the upper 0.4 of the frequencies of the cosine transform to 0, along both axes;
+    - set each channel to 0 with probability 0.1, and divide the other channels by 0.9.
 
-    Every image has its own grid and operations; the authors draw them once for a batch. If 0.4 of a block's side is
-    less than a pixel, the authors' cosine operation sets the block to 0; ours does nothing. TransferAttack has seven
-    operations, all but resize, low-pass and dropout: list them in `operations`.
+    Every image has its own grid and operations. The authors' code draws one grid and its operations for a whole batch.
+    If 0.4 of a block's side is less than a pixel, the cosine operation of the authors' code sets the block to 0. Here,
+    this operation then does nothing. TransferAttack has seven operations: all except resize, low-pass and dropout. To
+    use only these seven, list them in `operations`.
     """
 
     name: ClassVar[str] = "sia"
@@ -61,7 +63,7 @@ class StructureInvariance(View):
 
     @property
     def held_memory(self) -> HeldMemory:
-        # A GPU holds one matrix for each filter and each length of a line, from 0 on.
+        # On a GPU, `_matrices` keeps one S x S matrix for each of two filters and each length of a line from 0 to S.
         return HeldMemory(tables=2.1 if set(self.operations) & set(_FILTERS) else 0.0)
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
@@ -80,9 +82,10 @@ class StructureInvariance(View):
 
 
 class _Blocks:
-    """The blocks of each image.
+    """The random blocks of each image of a batch, with the operation of each block.
 
-    `chosen` (N, grid, grid) are the blocks' operations, and `shares` (N, grid, grid) are random numbers in 0..1.
+    `chosen` (N, grid, grid) are the names of the operations. `shares` (N, grid, grid) are random numbers in 0..1. A
+    share sets the distance of a roll, or the factor of a multiplication.
     """
 
     def __init__(self, view: StructureInvariance, image: Tensor, given: ViewContext) -> None:
@@ -99,7 +102,7 @@ class _Blocks:
             self._move(block, str(name))
 
     def have(self, *names: str) -> bool:
-        """Whether a block has one of these operations."""
+        """Return whether any block has one of the operations `names`."""
         return bool(np.isin(self.chosen, names).any())
 
     def _move(self, block: tuple[int, ...], name: str) -> None:
@@ -115,7 +118,11 @@ class _Blocks:
             self._columns.come(image, column, row, columns[::-1])
 
     def places(self) -> tuple[Tensor, Tensor]:
-        """For each position, the index of the pixel that moves to it (N, H, W), and the inverse permutation."""
+        """Return the moves of pixels and their inverse, both (N, H, W), as indices row * W + column.
+
+        The first tensor has, for each position, the index of the pixel that moves to this position. The second tensor
+        is the inverse permutation.
+        """
         there, back = (self._of_blocks(self._rows.tables[one], self._columns.tables[one]) for one in (0, 1))
         return there, back
 
@@ -125,7 +132,10 @@ class _Blocks:
         return row * width + self._tensor(columns).gather(1, self._rows.strip[:, :, None].expand(-1, -1, width))
 
     def filtered(self) -> list[Filtered] | FilteredTogether | None:
-        """The blocks that are resized or lose their upper frequencies. None if there are no such blocks."""
+        """Return the blocks with the operation resize or low-pass, and the matrices that filter them.
+
+        None if there are no such blocks. On a GPU, the result is that of `filtered_together`.
+        """
         from study.attacks.blocks import Filtered
 
         if not self.have(*_FILTERS):
@@ -142,7 +152,7 @@ class _Blocks:
         return found
 
     def filtered_together(self) -> FilteredTogether:
-        """The blocks of `filtered`, in the form for a GPU."""
+        """Return the blocks with the operation resize or low-pass, and their matrices, in the form for a GPU."""
         from study.attacks.blocks import FilteredTogether
 
         height, width = self._image.shape[2:]
@@ -160,7 +170,10 @@ class _Blocks:
         return FilteredTogether(first, down, across, up, along, matrices, block)
 
     def factors(self, given: ViewContext) -> NDArray[np.float64]:
-        """The factor of each block and channel (N, C, grid, grid)."""
+        """Return the factor by which each block and channel is multiplied, (N, C, grid, grid).
+
+        The factor is random for the operations scale and dropout, and 1 for all other operations.
+        """
         channels = self._image.shape[1]
         found = np.where(self.chosen == "scale", self.shares, 1.0)[:, None].repeat(channels, 1)
         words = given.draws.integers(channels * self.chosen[0].size, "channels").reshape(found.shape)
@@ -168,7 +181,7 @@ class _Blocks:
         return np.where((self.chosen == "dropout")[:, None], kept, found)
 
     def of_pixels(self, table: NDArray[np.float64] | NDArray[np.bool_] | NDArray[np.int64]) -> Tensor:
-        """Expand a table of blocks (N, K, grid, grid) to a table of pixels (N, K, H, W)."""
+        """Expand `table` from one value per block (N, K, grid, grid) to one value per pixel (N, K, H, W)."""
         values = self._tensor(table)
         values = values.to(self._image.dtype) if values.is_floating_point() else values
         count, grid = values.shape[1], values.shape[3]
@@ -181,11 +194,12 @@ class _Blocks:
 
 
 class _Axis:
-    """The cuts of one axis of each image, and how the lines of its strips change places.
+    """The cuts along one axis of each image, and the moves of lines along this axis.
 
-    A line is a row or column of pixels, and a strip is a row or column of blocks. `strip` (N, size) is the index of the
-    strip that each line belongs to. `tables` are two arrays (N, grid, size), for each strip of the other axis: the line
-    that moves to each position, and the inverse permutation.
+    A line is a row or a column of pixels, and a strip is a row or a column of blocks. `strip` (N, size) is the index of
+    the strip that contains each line. `tables` are two arrays (N, grid, size) of indices of lines, with a separate
+    table for each of the `grid` strips of the other axis. The first array has, for each position, the line that moves
+    to this position. The second array is the inverse permutation.
     """
 
     def __init__(self, words: NDArray[np.uint64], size: int, image: Tensor) -> None:
@@ -195,18 +209,24 @@ class _Axis:
         self.tables = tuple(np.tile(np.arange(size), (len(words), words.shape[1] + 1, 1)) for _ in range(2))
 
     def lines(self, image: int, strip: int) -> NDArray[np.int64]:
-        """The indices of the lines of one strip."""
+        """Return the indices of the lines of the strip `strip` of the image with the index `image`."""
         return np.arange(self._edges[image, strip], self._edges[image, strip + 1])
 
     def extents(
         self, images: NDArray[np.int64], strips: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For the strips `strips` of the images `images`, the index of the first line, and the number of lines."""
+        """Return the index of the first line and the number of lines, for pairs of an image and a strip.
+
+        Pair i is the image `images[i]` and its strip `strips[i]`. Both results have one entry per pair.
+        """
         first, end = self._edges[images, strips], self._edges[images, strips + 1]
         return first, end - first
 
     def come(self, image: int, strip: int, across: int, order: NDArray[np.int64]) -> None:
-        """Set the `order` of the lines of one strip, in the block where it crosses strip `across` of the other axis."""
+        """Set the order of the lines of the strip `strip`, in one of the blocks of this strip.
+
+        The block lies in the strip `across` of the other axis. `order` are the indices of the lines, in the new order.
+        """
         own = self.lines(image, strip)
         there, back = self.tables
         there[image, across, own] = order
@@ -214,7 +234,7 @@ class _Axis:
 
 
 def _edges(words: list[int], size: int) -> list[int]:
-    """The edges of the strips of one axis: 0, a different random place for each of `words`, and `size`."""
+    """Return the edges of the strips of one axis: 0, a different random place for each of `words`, and `size`."""
     cuts: list[int] = []
     for taken, word in enumerate(words):
         place = 1 + word % (size - 1 - taken)
@@ -226,14 +246,14 @@ def _edges(words: list[int], size: int) -> list[int]:
 
 @functools.lru_cache(maxsize=256)
 def _there_and_back(size: int) -> NDArray[np.float64]:
-    """The matrix that resizes a line to 0.8 of its length, plus a pixel, and back."""
+    """Return the matrix (size, size) that resizes a line to 0.8 of its length, plus a pixel, and back."""
     small = int(_RESIZED * size) + 1
     return resized(small, size, "bilinear") @ resized(size, small, "bilinear")
 
 
 @functools.lru_cache(maxsize=256)
 def _low_pass(size: int) -> NDArray[np.float64]:
-    """The matrix that sets the upper 0.4 of a line's cosine transform to 0."""
+    """Return the matrix (size, size) that sets the upper 0.4 of a line's cosine transform to 0."""
     kept = cosine_transform(size)[: size - int(_CUT * size)]
     return kept.T @ kept
 
@@ -243,7 +263,11 @@ _FILTERS = {"resize": _there_and_back, "low-pass": _low_pass}
 
 @kept
 def _matrices(most: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The matrices of both filters for all lengths up to `most`, one after the other: (2 * most + 2, most, most)."""
+    """Return the matrices of both filters for all lengths from 0 to `most`, (2 * most + 2, most, most).
+
+    Index n is the matrix that resizes a line of n pixels. Index `most + 1 + n` is the low-pass matrix for n pixels. The
+    rest of each matrix, beyond its n rows and columns, is 0.
+    """
     import torch
 
     found = np.zeros((2, most + 1, most, most), np.float64 if dtype == torch.float64 else np.float32)

@@ -23,8 +23,9 @@ class SkipGradient(BackwardChange):
     """Skip gradient method, SGM: gradients of residual branches are multiplied by `gamma`.
 
     Wu et al. 2020, arXiv:2002.05990, equation 9. In a DenseNet, the gradients of the features that a layer adds are
-    multiplied by `dense`, or by `gamma` if `dense` is not given. `models` sets the factor of single models, by the
-    names of the models. `compatibility: authors` leaves unchanged the blocks that the authors' code leaves unchanged.
+    multiplied by `dense`, or by `gamma` if `dense` is not given. `models` maps the names of models to other factors.
+    The factor of a model in `models` replaces both `gamma` and `dense`. The authors' code leaves some blocks unchanged;
+    `compatibility: authors` does the same.
     """
 
     name: ClassVar[str] = "skip_gradient"
@@ -36,7 +37,7 @@ class SkipGradient(BackwardChange):
     compatibility: Literal["paper", "authors"] = "paper"
 
     def of(self, model: str) -> tuple[float, float]:
-        """Return the factors of residual branches and of dense layers for a model, by its name."""
+        """Return the factor of residual branches and the factor of dense layers, for the model named `model`."""
         if model in self.models:
             return self.models[model], self.models[model]
         return self.gamma, self.gamma if self.dense is None else self.dense

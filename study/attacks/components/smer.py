@@ -16,28 +16,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SURE = -20.0
-"""Below this margin, the derivative of log softplus(margin) is 1, to float32's last digit."""
+"""For margins below this value, the derivative of log softplus(margin) is 1 within the precision of float32."""
 
 
 @register
 class Reweighted(EnsembleRule):
-    """Stochastic mini-batch ensemble, SMER: `rounds` inner steps on each of K models, whose logits have weights.
+    """Stochastic mini-batch ensemble, SMER: `rounds` inner steps on each of K models, with adaptive weights of logits.
 
     Tang et al. 2024 (CVPR, "Ensemble Diversity Facilitates Adversarial Transferability"). y is the image of an inner
-    step. A round takes the K models in a random order, with one inner step for each model: G <- `decay` G + n(g), then
-    y <- y + `size` sign(G). g is the gradient at y for the model's logits times the model's weight, and n divides a
-    gradient by its mean absolute value. Before y moves, each weight w follows the gradient of log L, where L is the
-    cross-entropy of the labels for the mean of all weighted logits at y: w <- w + `rate` (d log L / dw - `shrink` w).
-    The last G is the rule's gradient; the outer momentum is an update of the attack. Weights begin at K times a model's
-    weight in the attack, which is 1 if all models weigh the same, and are kept from step to step. `size` is in pixel
-    values; its default is the length of the attack's steps.
+    step. A round takes the K models in a random order, with one inner step for each model. An inner step has three
+    parts:
 
-    Numbers and order are those of the code in TransferAttack. In that code, all images of a batch share the weights,
-    and the next batch continues with them; here every image has its own weights. In that code, a targeted attack
-    maximises the cross-entropy of the target label; here, the objective defines the goal, and for a targeted goal the
-    weights descend log L. The order is drawn for each step and is the same for all images: an order for each image
-    would take all models in each inner step. With one model, the rule is an inner loop of its momentum, with a weight
-    that changes the loss only.
+    - G <- `decay` G + n(g). g is the gradient at y for the model's logits times the model's weight. n divides a
+      gradient by its mean absolute value;
+    - w <- w + `rate` (d log L / dw - `shrink` w), for the weight w of each model. L is the cross-entropy of the labels
+      for the mean of all models' weighted logits at y;
+    - y <- y + `size` sign(G), within the budget.
+
+    The last G is the gradient that the rule returns. For momentum from step to step, add an update to the attack. A
+    weight begins at K times the model's weight in the attack. This start value is 1 if all models weigh the same.
+    Weights are kept from step to step. `size` is in pixel values. Its default is the length of the attack's steps.
+
+    The default numbers and the order of computations are those of the code in TransferAttack. There are two
+    differences:
+
+    - In that code, all images of a batch share the weights, and the next batch continues with these weights. Here,
+      every image has its own weights;
+    - In that code, a targeted attack maximises the cross-entropy of the target label. Here, the objective defines the
+      goal. For a targeted goal, the weights descend log L.
+
+    The order of the models is drawn for each step, and is the same for all images. With a different order for each
+    image, every inner step would need all models. With one model, the rule is an inner loop with momentum. The weight
+    then only changes the loss.
     """
 
     name: ClassVar[str] = "smer"
@@ -50,7 +60,7 @@ class Reweighted(EnsembleRule):
     shrink: Annotated[float, Field(ge=0, le=1)] = 0.002
 
     def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
-        assert isinstance(objective, Objective), "losses of features are averaged before"
+        assert isinstance(objective, Objective), "an ensemble rule never fuses losses of features"
         return objective.loss((shares[..., None] * logits).sum(0), labels, goal)
 
     def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:
@@ -72,7 +82,7 @@ class Reweighted(EnsembleRule):
         return total
 
     def _order(self, models: ModelsAt) -> list[int]:
-        """`rounds` permutations of the models, one after the other."""
+        """Return the model of each inner step, as indices: `rounds` random permutations, one after the other."""
         words = models.common.integers(self.rounds * models.count)[0].reshape(self.rounds, models.count)
         return [int(model) for row in words.argsort(axis=1, kind="stable") for model in row]
 
@@ -84,10 +94,11 @@ class Reweighted(EnsembleRule):
 
 
 def log_loss_gradient(weights: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return d log L / d weights, (K, N), of the cross-entropy L of mean(weights x logits), logits (K, N, classes).
+    """Return d log L / d weights, (K, N), where L is the cross-entropy of the mean of K models' weighted logits.
 
-    L is softplus(t), where t is the log-sum-exp of the other labels' logits minus the label's logit. The formula also
-    holds if L is 0 in float32, for an image that the models classify with certainty.
+    `weights` are (K, N), `logits` (K, N, classes), and `labels` (N,). L is softplus(t). t is the log-sum-exp of the
+    other labels' logits minus the label's logit. The formula also holds if L is 0 in float32, for an image that the
+    models classify with certainty.
     """
     import torch
 

@@ -18,10 +18,10 @@ Copies = Annotated[int, Field(ge=1, le=10_000)]
 
 @register
 class Smoothing(View):
-    """Smoothed gradients, SG: the mean over `copies` with Gaussian noise of standard deviation `sigma` (pixel values).
+    """Smoothed gradients, SG: `copies` copies with Gaussian noise of the standard deviation `sigma`, in pixel values.
 
-    Wu et al. 2019, "Exploring and Enhancing the Transferability of Adversarial Examples", equation 8. The paper calls
-    `copies` m.
+    Wu et al. 2019, "Exploring and Enhancing the Transferability of Adversarial Examples", equation 8. The attack
+    averages the gradients over the copies. The paper calls the number of copies m.
     """
 
     name: ClassVar[str] = "smoothing"

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 @register
 class SpectrumSimulation(View):
-    """Spectrum simulation, SSA: IDCT(DCT(image + noise) * mask); the gradient is taken at this view.
+    """Spectrum simulation, SSA: gradients at the views IDCT(DCT(image + noise) * mask), with random noise and masks.
 
-    Long et al. 2022, arXiv:2207.05382, equation 6 and algorithm 1; TransferAttack calls the attack SSM. The paper calls
-    `copies` N. The noise is normal with standard deviation `sigma` (pixel values). The mask is uniform over 1 - `rho`
-    to 1 + `rho`, with one number for each pixel, channel and copy.
+    Long et al. 2022, arXiv:2207.05382, equation 6 and algorithm 1. TransferAttack calls the attack SSM. DCT is the
+    discrete cosine transform of the image, and IDCT is the inverse transform. The noise is normal with the standard
+    deviation `sigma`, in pixel values. The mask is uniform over 1 - `rho` to 1 + `rho`, with one number for each pixel,
+    channel and copy. The paper calls the number of copies N.
 
-    The paper's own attack and the authors' code have no momentum; TransferAttack adds it. torchattack takes the
-    gradient through the view.
+    The gradient at the view is used as the gradient at the image. torchattack takes the gradient through the view
+    instead. The paper's own attack and the authors' code have no momentum; TransferAttack adds a momentum.
     """
 
     name: ClassVar[str] = "ssa"
@@ -49,5 +50,5 @@ class SpectrumSimulation(View):
 
 @kept
 def _cosines(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The matrix (1, 1, size, size) of the cosine transform."""
+    """Return the matrix (1, 1, size, size) of the cosine transform."""
     return uploaded(cosine_transform(size), device, dtype)[None, None]

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class StaircaseSign(Step):
     """The staircase sign: sign(g) times (2 j + 1) / stairs, where j = 0, 1, ... is the class of |g| by its size.
 
-    Gao et al. 2021, arXiv:2104.09722. g is the gradient. The classes end at the percentiles 100 / stairs, 200 / stairs,
-    ... of |g| in each channel of each image, as in the authors' code; a percentile between two values is the lower
-    value. The weights have the mean 1. The authors give the width of a class in percent: 1.5625 means 64 stairs.
+    Gao et al. 2021, arXiv:2104.09722. g is the gradient. The values |g| in each channel of each image are divided into
+    `stairs` classes. The classes end at the percentiles 100 / stairs, 200 / stairs, ... of |g|, as in the authors'
+    code. A percentile between two values is the lower value. The mean of the factors (2 j + 1) / stairs is 1. The
+    authors give the width of a class in percent: their 1.5625 means 64 stairs.
     """
 
     name: ClassVar[str] = "staircase"

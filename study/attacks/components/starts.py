@@ -1,4 +1,4 @@
-"""Starts other than the clean image: a random point within the budget, and Gaussian noise."""
+"""First perturbations of an attack other than zero: a random perturbation within the budget, and Gaussian noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @register
 class RandomStart(Start):
-    """A uniform draw from the epsilon cube (Madry et al. 2018, arXiv:1706.06083), or from the L2 or RMSD ball."""
+    """A first perturbation that is uniform within the budget: in the epsilon cube, or in the L2 or RMSD ball.
+
+    Madry et al. 2018, arXiv:1706.06083, draw from the epsilon cube.
+    """
 
     name: ClassVar[str] = "random"
     streams: ClassVar[str | None] = "start"
@@ -38,7 +41,7 @@ class RandomStart(Start):
             assert epsilon is not None, "an epsilon budget has an epsilon"
             return epsilon * draws.uniform(origin.shape[1:])
         assert rmsd is not None, "a budget without an epsilon has a radius"
-        assert isinstance(draws, StepDraws), "the radius is drawn under a number of its own"
+        assert isinstance(draws, StepDraws), "the draws of the radius are built from the fields of StepDraws"
         words = StepDraws(draws.streams, draws.name, draws.device, draws.step, 1).integers(1)[:, 0].tolist()
         count = origin[0].numel()
         inside = uploaded(
@@ -50,7 +53,7 @@ class RandomStart(Start):
 
 @register
 class GaussianStart(Start):
-    """Gaussian noise of standard deviation `sigma` (pixel values)."""
+    """A first perturbation of Gaussian noise with the standard deviation `sigma`, in pixel values."""
 
     name: ClassVar[str] = "gaussian"
     main: ClassVar[str | None] = "sigma"

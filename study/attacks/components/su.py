@@ -27,11 +27,11 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class GlobalAndLocal(View):
     """Self-universality's views: the image, and an enlarged part of the clean image with the same perturbation.
 
-    Wei et al. 2023, arXiv:2209.03716, section 3.2. The part is drawn for each image and step: its area is `low` to
-    `high` times the image's area, its aspect ratio 3:4 to 4:3 (uniform in the logarithm), and its place is random. The
-    part is resized to the image's size (bilinear), and gets the whole perturbation.
+    Wei et al. 2023, arXiv:2209.03716, section 3.2. The part is drawn for each image and step. The area of the part is
+    `low` to `high` times the image's area. The aspect ratio is between 3:4 and 4:3, and its logarithm is uniform. The
+    place is random. The part is resized to the image's size (bilinear). Then the whole perturbation is added.
 
-    The authors, and TransferAttack, cut the same part of all images of a batch.
+    The authors and TransferAttack cut the same part of all images of a batch.
     """
 
     name: ClassVar[str] = "su"
@@ -65,7 +65,10 @@ class GlobalAndLocal(View):
 
 
 def _enlarged(size: int, part: int, place: float) -> NDArray[np.float64]:
-    """The matrix (size, size) that resizes a part of an axis to the whole axis; `place` in 0..1 is its position."""
+    """Return the matrix (size, size) that resizes a part of an axis, `part` pixels long, to the whole axis.
+
+    `place` in 0..1 is the position of the part on the axis: 0 is at the beginning, and 1 at the end.
+    """
     part = min(max(1, part), size)
     start = min(int(place * (size - part + 1)), size - part)
     matrix = np.zeros((size, size))
@@ -75,13 +78,14 @@ def _enlarged(size: int, part: int, place: float) -> NDArray[np.float64]:
 
 @register
 class SimilarFeatures(FeatureObjective):
-    """Self-universality's loss: the mean logit of both views, and `weight` times the similarity of their features.
+    """Self-universality's loss: the mean logit of both views, plus `weight` times a similarity of their features.
 
-    Wei et al. 2023, arXiv:2209.03716, equation 5. The logit is that of the target label if the attack is targeted, and
-    minus that of the true label otherwise. The similarity is the cosine between the features of the whole image and of
-    its part. The features are those at the end of the stage at `depth` of the network. For 0.75, as in the authors'
-    code, this is `layer3` of a ResNet, conv4 of a VGG and Mixed_6e of Inception-v3. Views that follow `su`, such as
-    diversity, change both views. Without views, the loss is the logit alone.
+    Wei et al. 2023, arXiv:2209.03716, equation 5. If the attack is targeted, the logit is that of the target label.
+    Otherwise, minus the logit of the true label is used. The similarity is the cosine between the features of the whole
+    image and the features of the enlarged part. The features are the output of the stage at the relative depth `depth`
+    of the network. For 0.75, as in the authors' code, this stage is `layer3` of a ResNet, conv4 of a VGG and Mixed_6e
+    of Inception-v3. Views that come after `su`, such as diversity, change both views. Without views, the loss is the
+    logit alone.
     """
 
     name: ClassVar[str] = "su"

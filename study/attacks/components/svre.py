@@ -1,4 +1,4 @@
-"""Stochastic variance reduced ensemble, SVRE: steps along single models, corrected by the ensemble's gradient."""
+"""Stochastic variance reduced ensemble, SVRE: inner steps on single models, corrected by the ensemble's gradient."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ if TYPE_CHECKING:
 
 @register
 class VarianceReduced(EnsembleRule):
-    """Stochastic variance reduced ensemble, SVRE: `inner` x K steps, each along one of the K models, drawn at random.
+    """Stochastic variance reduced ensemble, SVRE: `inner` x K inner steps, each on a random one of K models.
 
-    Xiong et al. 2022, arXiv:2111.10752, algorithm 1. x is the image of the attack's step, y the image of an inner step,
-    g_k the gradient of model k, and g the models' mean gradient. An inner step draws a model k. It computes
-    G <- `decay` G + g_k(y) - (g_k(x) - g(x)); then y <- y + `size` sign(G). The last G is the rule's gradient; the
-    outer momentum is an update of the attack. `size` is the length of an inner step in pixel values; its default is the
-    length of the attack's steps, as in the paper. `decay` is the inner momentum.
+    Xiong et al. 2022, arXiv:2111.10752, algorithm 1. x is the image of the attack's step, and y the image of an inner
+    step. g_k is the gradient of model k, and g the models' mean gradient. An inner step draws a model k, and computes
+    two things:
 
-    `variant: authors` follows their code: g is the gradient for the models' mean logits, and each term of G is divided
-    by its mean absolute value. Their code and TransferAttack compute the gradients g_k(x) again in each inner step.
-    Here each of these gradients is computed once, with the same result. A step takes K + `inner` x K gradients, and K
-    more with `variant: authors`; their code takes K + 2 x `inner` x K. The models are drawn for each step, and are the
-    same for all images: a draw for each image would take the gradients of all models in each inner step. If views draw
-    random numbers, the gradients at x and y use the same draws. With one model, the rule is an inner loop of its
-    momentum.
+    - G <- `decay` G + g_k(y) - (g_k(x) - g(x));
+    - y <- y + `size` sign(G), within the budget.
+
+    The last G is the gradient that the rule returns. `decay` is the momentum of the inner steps. For momentum from step
+    to step, add an update to the attack. `size` is the length of an inner step in pixel values. Its default is the
+    length of the attack's steps, as in the paper.
+
+    `variant: authors` follows the authors' code in two points. g is the gradient for the models' mean logits, and each
+    term that is added to `decay` G is divided by its mean absolute value.
+
+    The authors' code and TransferAttack compute the gradients g_k(x) again in each inner step. Here, each of these
+    gradients is computed once, with the same result. A step takes K + `inner` x K gradients, and K more with
+    `variant: authors`. The authors' code takes K + 2 x `inner` x K. The models are drawn for each step, and are the
+    same for all images. With a different draw for each image, every inner step would need the gradients of all models.
+    If views draw random numbers, the gradients at x and y use the same draws. With one model, the rule is an inner loop
+    with momentum.
     """
 
     name: ClassVar[str] = "svre"
@@ -44,7 +51,7 @@ class VarianceReduced(EnsembleRule):
     def loss(self, objective: AnyObjective, logits: Tensor, shares: Tensor, labels: Tensor, goal: Goal) -> Tensor:
         if self.variant == "paper" or len(logits) == 1:
             return super().loss(objective, logits, shares, labels, goal)
-        assert isinstance(objective, Objective), "losses of features are averaged before"
+        assert isinstance(objective, Objective), "an ensemble rule never fuses losses of features"
         return objective.loss((shares[..., None] * logits).sum(0), labels, goal)
 
     def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:

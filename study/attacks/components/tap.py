@@ -1,4 +1,4 @@
-"""Transferable adversarial perturbations, TAP: cross-entropy, and the distance of the features of all layers."""
+"""Transferable adversarial perturbations, TAP: cross-entropy, plus the distance to the clean features in all layers."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 @register
 class TAP(FeatureObjective):
-    """Transferable adversarial perturbations, TAP: raise cross-entropy + `weight` times the features' distances.
+    """Transferable adversarial perturbations, TAP: raise cross-entropy + `weight` times the distance of features.
 
-    Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018. The distance is the sum over layers of
-    |T(f(x + d)) - T(f(x))|^2, with T(f) = sign(f) |f|^`power`, where f are the features of a layer, x is the clean
-    image and d the perturbation. The paper's third term, the sum of the smoothed perturbation's absolute values, is the
-    penalty `low-frequency`. If the attack is targeted, the first term is the log probability of the target.
+    Zhou et al. 2018, "Transferable Adversarial Perturbations", ECCV 2018. f are the features of a layer, x is the clean
+    image and d the perturbation. The distance is the sum over layers of |T(f(x + d)) - T(f(x))|^2, with T(f) = sign(f)
+    |f|^`power`. The paper has a third term, the sum of the smoothed perturbation's absolute values. This term is the
+    penalty `low-frequency`. If the attack is targeted, the first term is the log probability of the target label.
 
-    - `read`: `blocks` are the outputs of all residual blocks. In a network without residual blocks, they are its
-      activations that are modules or, without such modules, the ends of its stages. The paper takes all layers. The
-      code in circulation (of Huang et al. 2019, used by TransferAttack) takes the network's children. Other values:
-      `stages`, or a list of layers;
-    - `weight` is lambda, and `power` alpha in the paper: 0.005 and 0.5 in that code.
+    - `read`: the layers. With `blocks`, the layers are all residual blocks. In a network without residual blocks, the
+      layers are all activations that are modules. In a network without such modules, the layers are the ends of the
+      stages. Other values are `stages`, or a list of layers. The paper takes all layers. The public code (of Huang et
+      al. 2019, used by TransferAttack) takes the network's children;
+    - `weight` is lambda, and `power` is alpha in the paper. The public code has 0.005 and 0.5.
 
-    At a feature of 0, the gradient of T is infinite, and counts as 0. TransferAttack sums the distance over the batch
-    and averages the cross-entropy, so that its weight depends on the size of the batch.
+    At a feature of 0, the gradient of T is infinite, and is replaced by 0. TransferAttack sums the distance over the
+    batch and averages the cross-entropy. The weight of the distance then depends on the size of the batch.
     """
 
     name: ClassVar[str] = "tap"

@@ -1,4 +1,4 @@
-"""Token gradient regularization, TGR: gradients in a transformer are damped, and those of extreme tokens dropped."""
+"""Token gradient regularization, TGR: in a transformer, gradients are damped, and those of extreme tokens become 0."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ Factor = Annotated[float, Field(ge=0, le=10)]
 class TokenGradients(BackwardChange):
     """Token gradient regularization, TGR: in transformers, gradients of attention, QKV and MLPs lose their extremes.
 
-    Zhang et al. 2023, arXiv:2303.15754. The gradient of each attention map is multiplied by `attention`. For each head,
-    the rows and columns that contain the largest and the smallest entry are set to 0. Gradients of queries, keys and
-    values are multiplied by `qkv`, and gradients of the MLPs' outputs by `mlp`. For each channel, the gradients of the
-    tokens with the largest and the smallest gradient are set to 0. Extremes are found for each image.
+    Zhang et al. 2023, arXiv:2303.15754. The gradient of each attention map is multiplied by `attention`. In each head,
+    the rows and columns of this gradient that contain its largest and its smallest entry are set to 0. Gradients of
+    queries, keys and values are multiplied by `qkv`, and gradients of the MLPs' outputs by `mlp`. In each channel, the
+    gradients of the tokens with the largest and the smallest gradient are set to 0. The extremes are found for each
+    image.
 
-    The paper regularizes the gradient of the map. The hooks of torchattack, which follow the authors' code, change the
-    gradient of the scores, before the softmax; `variant: authors` does the same. torchattack needs batches of one
-    image, because it uses the extremes of the first image. With torch 2, it treats the tokens of all images as one
-    sequence. The map of CaiT's class attention has one query, so here only columns (keys) of its gradient are set to 0.
+    The paper changes the gradient of the attention map. The hooks of torchattack, which follow the authors' code,
+    change the gradient of the scores before the softmax instead. `variant: authors` does the same. torchattack uses the
+    extremes of the first image for the whole batch, so it needs batches of one image. With torch 2, torchattack treats
+    the tokens of all images as one sequence. The map of CaiT's class attention has only one query. Here, only columns
+    (keys) of the gradient of this map are therefore set to 0.
     """
 
     name: ClassVar[str] = "tgr"

@@ -1,4 +1,4 @@
-"""Translations, ANDA's views: the image shifted to the places of a square grid."""
+"""Translations, the views of ANDA: copies of the image, shifted to the places of a square grid."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @register
 class Translations(View):
-    """`side` x `side` copies of the image, shifted by up to `reach` half widths right and left, up and down.
+    """`side` x `side` copies of the image, shifted along each axis by at most `reach` times half of the image's size.
 
-    Fang et al. 2024 (ANDA), arXiv:2209.11964, algorithm 1: 25 copies, shifts evenly spaced in +-0.3 of half the width.
-    Shifts need not be whole numbers of pixels: values between pixels are bilinear, and values from outside the image
-    are 0. Every step makes all copies, so that nothing is drawn.
+    Fang et al. 2024 (ANDA), arXiv:2209.11964, use 25 copies in algorithm 1. Their shifts are evenly spaced within +-0.3
+    times half of the size. A shift need not be a whole number of pixels. Values between pixels are interpolated
+    bilinearly, and values from outside the image are 0. Every step makes all copies, so nothing is drawn at random.
 
-    ANDA averages the gradients of all copies of all steps so far. That mean has the sign of their sum, which is a
-    momentum of decay 1 that is not normalised. The paper can also end with a draw from the normal distribution of these
-    gradients; this is not implemented.
+    ANDA averages the gradients of all copies of all steps so far. The mean has the same sign as the sum of these
+    gradients, so a momentum with decay 1 and no normalisation gives the same step. The paper can also end with a draw
+    from the normal distribution of these gradients. This draw is not implemented.
     """
 
     name: ClassVar[str] = "translations"
@@ -47,7 +47,8 @@ class Translations(View):
 
         def matrix(shift: float, size: int) -> Tensor:
             found = _matrix(shift * size / 2, size, image.device, image.dtype)
-            # One product for each image: the rounding of one product for the whole batch may depend on its size.
+            # Each image has its own product. The rounding of a product for the whole batch could depend on the batch
+            # size.
             return found.expand(len(image), 1, size, size)
 
         height, width = image.shape[-2:]
@@ -60,7 +61,10 @@ def _matrix(shift: float, size: int, device: torch.device, dtype: torch.dtype) -
 
 
 def _shifting(shift: float, size: int) -> NDArray[np.float64]:
-    """The matrix (size, size) that reads each value `shift` pixels further along an axis: linear, and 0 outside."""
+    """Return the matrix (size, size) that moves values along an axis: position i gets the value at i + `shift`.
+
+    The interpolation is linear, and values outside the axis are 0.
+    """
     places = np.arange(size) + shift
     near = np.abs(places[:, None] - np.arange(size)[None])
     weights: NDArray[np.float64] = (1 - near).clip(min=0)

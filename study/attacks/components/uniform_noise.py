@@ -1,4 +1,4 @@
-"""UN: the image with uniform noise."""
+"""UN: copies of the image with uniform noise."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @register
 class UniformNoise(View):
-    """UN: `copies` of the image with uniform noise within `beta` times epsilon.
+    """UN: `copies` copies of the image with uniform noise within +-`beta` times epsilon.
 
-    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323, with `beta` 1.
+    Li et al., NeurIPS 2023 (TA-Bench), arXiv:2311.01323, use `beta` 1.
     """
 
     name: ClassVar[str] = "uniform-noise"

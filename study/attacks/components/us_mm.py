@@ -18,13 +18,14 @@ Scale = Annotated[float, Field(gt=0, le=1)]
 
 @register
 class UniformScaleMixMask(View):
-    """Uniform scale and mix mask, US-MM: scale * image * ((1 - r) + 2 r x'), clipped; the gradient is taken there.
+    """Uniform scale and mix mask, US-MM: gradients at scale * image * ((1 - r) + 2 r x'), clipped to 0..255.
 
-    Wang et al. 2023, arXiv:2311.12051. `scales` scales at equal distances from `low` to `high` are combined with
-    `masks` masks each. r is `mix`. x', with values in 0..1, is another image, drawn anew for every copy, image and
-    step. It comes from a pool of `pool` selected images of the study.
+    Wang et al. 2023, arXiv:2311.12051. There are `scales` scales, at equal distances from `low` to `high`. Each scale
+    is combined with `masks` masks, so there are `scales` x `masks` copies. r is `mix`. x' is another image, with values
+    in 0..1. x' is drawn anew for every copy, image and step, from a pool of `pool` selected images of the study. The
+    gradient at the copy is used as the gradient at the image.
 
-    TransferAttack draws x' from the adversarial images of the batch, so that results depend on the batch.
+    TransferAttack draws x' from the adversarial images of the batch, so its results depend on the batch.
     """
 
     name: ClassVar[str] = "us-mm"
@@ -56,7 +57,7 @@ class UniformScaleMixMask(View):
         from study.reproducibility.words import below
 
         pool = given.pool
-        assert pool is not None, "the views have checked that there is a pool"
+        assert pool is not None, "an attack with a component that declares `others` has a pool"
         chosen = below(given.draws.words(1)[:, 0], len(pool.pixels))
         share = given.copy % self.scales / max(1, self.scales - 1)
         scale = self.low + (self.high - self.low) * share

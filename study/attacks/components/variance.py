@@ -1,4 +1,4 @@
-"""Variance tuning, VT: the gradient corrected by the variance of gradients around the last place."""
+"""Variance tuning, VT: the gradient plus the variance of gradients around the image of the last step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Variance(Point):
     """Variance tuning, VT: the gradient plus the last step's gradient variance, from `samples` random neighbours.
 
-    Wang and He 2021, arXiv:2103.15571, equation 5. The variance of a step is the mean gradient at random neighbours,
-    which are uniform within `beta` times epsilon, minus the gradient at the image. The first step has no variance.
+    Wang and He 2021, arXiv:2103.15571, equation 5. Neighbours of an image are uniform within +-`beta` times epsilon
+    around the image. The variance of a step is the mean gradient at these neighbours, minus the gradient at the image.
+    In the first step, no variance is added.
     """
 
     name: ClassVar[str] = "variance"
@@ -44,7 +45,7 @@ class Variance(Point):
         return gradient if last is None else gradient + last
 
     def _neighbours(self, delta: Tensor, step: StepContext) -> Tensor:
-        """The mean gradient at random neighbours, uniform within `beta` times epsilon, (N, C, H, W)."""
+        """Return the mean gradient (N, C, H, W) at random neighbours, uniform within +-`beta` times epsilon."""
         import torch
 
         epsilon = step.epsilon

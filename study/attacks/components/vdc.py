@@ -1,4 +1,4 @@
-"""Virtual dense connections, VDC: gradients of later blocks of a transformer reach all earlier ones directly."""
+"""Virtual dense connections, VDC: gradients of later blocks of a transformer reach all earlier blocks directly."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Factor = Annotated[float, Field(ge=0, le=10)]
 
 @register
 class VirtualDense(BackwardChange):
-    """Virtual dense connections, VDC: in a plain transformer, gradients of later blocks are added to earlier ones.
+    """Virtual dense connections, VDC: in a plain transformer, earlier blocks also get the gradients of later blocks.
 
-    Zhang et al. 2024 (AAAI, doi 10.1609/aaai.v38i7.28541). In each block, the gradient of the attention map is
-    multiplied by `attention`, and the gradient of the MLP branch's input by `mlp`. Then the gradients at the same
-    places of all later blocks are added, as they are in the unchanged network. The gradient of a later block has the
-    weight `added` times `decay`^b, where b is the number of blocks after it. The gradients of MLP branches' inputs also
-    get `added` times `decay` times the class token's gradient after the last block. One gradient takes two backward
-    passes.
+    Zhang et al. 2024 (AAAI, doi 10.1609/aaai.v38i7.28541). Two gradients change in each block. The gradient of the
+    attention map is multiplied by `attention`. The gradient of the MLP branch's input is multiplied by `mlp`. Then the
+    gradients at the same place in all later blocks are added, with their values in the unchanged network. The gradient
+    of a later block has the weight `added` times `decay`^b, where b is the number of blocks after this later block. The
+    class token of an MLP branch's input also gets `added` times `decay` times the class token's gradient after the last
+    block. One gradient of the changed network takes two backward passes.
 
-    TransferAttack and torchattack are ports of the authors' code, and the numbers are theirs. Their hooks change the
-    gradient of the scores before the softmax in place of the map's gradient; `variant: authors` does the same. The
-    ports have other numbers for PiT (0.03 in place of 0.1) and for Visformer, where they begin again in each stage;
-    here, a network with several resolutions raises StudyError.
+    TransferAttack and torchattack are ports of the authors' code, and the default numbers are those of these ports. The
+    ports change the gradient of the scores before the softmax, in place of the gradient of the map. `variant: authors`
+    does the same. For PiT and Visformer, the ports have other numbers (0.03 in place of 0.1 for PiT), and their sums
+    begin again in each stage. Here, a network with several resolutions raises StudyError.
     """
 
     name: ClassVar[str] = "vdc"

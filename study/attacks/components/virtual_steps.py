@@ -1,4 +1,4 @@
-"""Virtual steps and auxiliary gradients, VA: the image may leave the budget on its way, towards other labels."""
+"""Virtual steps and auxiliary gradients, VA: steps that may leave the budget, also along gradients of random labels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ class VirtualSteps(Program):
     """Virtual steps and auxiliary gradients, VA: sign steps beyond the budget, also towards `auxiliary` random labels.
 
     Zhang et al. 2022, "Improving Transferability of Adversarial Examples with Virtual Step and Auxiliary Gradients",
-    IJCAI 2022. Each step takes 1 + `auxiliary` gradients at the same image: the attack's gradient, and one for each of
-    `auxiliary` other labels, which are drawn anew at each step for each image. The auxiliary gradients raise the
-    probability of these labels; for a targeted goal, they lower it. Each gradient makes one sign step; the steps follow
-    one another, and are clipped to 0..255 but not to the budget. Only the finished image is projected onto the budget.
-    The authors' code has 3 labels, and 20 steps of 0.007 (1.785 pixel values).
+    IJCAI 2022. Each step takes 1 + `auxiliary` gradients at the same image: the attack's gradient, and one gradient for
+    each of `auxiliary` other labels. These labels are drawn anew at each step for each image. The auxiliary gradients
+    raise the probability of these labels. For a targeted goal, they lower this probability. Each gradient makes one
+    sign step, and the sign steps follow one another. After each sign step, the image is clipped to 0..255, but not to
+    the budget. Only the finished image is projected onto the budget. The authors' code has 3 labels, and 20 steps of
+    0.007 (1.785 pixel values).
 
-    The views of the attack are the same for all gradients of a step. An objective of features is prepared once, for the
-    attack's own labels.
+    The views of the attack are the same for all gradients of a step. An objective that reads features is prepared once,
+    for the attack's own labels.
     """
 
     name: ClassVar[str] = "virtual-steps"
@@ -66,15 +67,18 @@ class VirtualSteps(Program):
         return [found[steps] for steps, _ in given.points]
 
     def _labels(self, given: ProgramContext, step: int, classes: int) -> Iterator[Tensor]:
-        """`auxiliary` tensors of labels (N,): for each image, all different, and none the objective's label."""
+        """Yield `auxiliary` tensors of labels (N,).
+
+        For each image, the labels differ from each other and from the objective's label.
+        """
         yield from others(given.labels, given.draws(self, step).words(self.auxiliary), classes).unbind(1)
 
 
 def others(own: Tensor, words: Tensor, classes: int) -> Tensor:
-    """Draw K different labels below `classes` for each image, other than `own` (N,). Returns int64 (N, K).
+    """Return K different random labels for each image, int64 (N, K), none of which is the image's label in `own` (N,).
 
-    Each of the random `words` (N, K) gives a label that is uniform over the labels not yet taken. `words` hold the bits
-    of unsigned integers.
+    Labels are integers from 0 to `classes` - 1. Each of the random `words` (N, K) selects one label, uniformly from the
+    labels that are not yet taken. `words` are int64 and hold the bits of unsigned integers.
     """
     import torch
 

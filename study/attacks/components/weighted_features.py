@@ -1,4 +1,4 @@
-"""Losses of features at one layer, weighted by gradients of the label's score at changed copies of the clean image."""
+"""Objectives that weight a layer's features by gradients of the label's score, at changed copies of the clean image."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ Score = Literal["logit", "probability"]
 
 
 class WeightedFeatures(FeatureObjective):
-    """The sum of weights times features: lowered if the attack is untargeted, raised if it is targeted.
+    """Base class of objectives whose loss is the sum of weights times features.
 
-    Weights are computed once, at the clean image. The weights of each image and model have the L2 norm 1.
+    An untargeted attack lowers this sum, and a targeted attack raises it. Weights are computed once, at the clean
+    image. The weights of each image and model have the L2 norm 1.
     """
 
     method: ClassVar[str]
-    """The method whose authors chose the layers of `layer: authors`."""
+    """The name of the method whose authors chose the layers that `layer: authors` selects."""
 
     layer: Layer = "authors"
 
@@ -32,7 +33,7 @@ class WeightedFeatures(FeatureObjective):
         return {"weights": unit(self.weights(source))}
 
     def weights(self, source: PreparingSource) -> Tensor:
-        """Return the weights (N, …) of one model's features, at any scale."""
+        """Return the weights (N, …) of one model's features, with any norm. `prepare` divides them by their L2 norm."""
         raise NotImplementedError
 
     def loss(
@@ -43,7 +44,7 @@ class WeightedFeatures(FeatureObjective):
 
 
 def score_of(labels: Tensor, score: Score) -> Callable[[Tensor], Tensor]:
-    """Return the function from logits (N, classes) to the score (N,) of each image's label."""
+    """Return a function from logits (N, classes) to the score (N,) of each image's label, a logit or a probability."""
 
     def found(logits: Tensor) -> Tensor:
         values = logits if score == "logit" else logits.softmax(-1)
@@ -53,10 +54,10 @@ def score_of(labels: Tensor, score: Score) -> Callable[[Tensor], Tensor]:
 
 
 def unit(values: Tensor) -> Tensor:
-    """Divide each image's values (N, …) by their L2 norm. If all values of an image are 0, they stay 0."""
+    """Divide each image's values (N, …) by their L2 norm. An image whose values are all 0 keeps these values."""
     import torch
 
-    # Divide by the largest value first: squares of a saturated model's gradient underflow in float32.
+    # Divide by the largest value first, because squares of a saturated model's gradients underflow in float32.
     flat = values.flatten(1)
     peak = flat.abs().amax(1, keepdim=True)
     flat = flat / torch.where(peak > 0, peak, 1)
@@ -65,11 +66,11 @@ def unit(values: Tensor) -> Tensor:
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum (N,) of each image's values (N, …). The order of summation follows the memory layout."""
+    """Return the sum (N,) of each image's values (N, …). The order of summation follows the memory layout."""
     return values.sum(tuple(range(1, values.ndim)))
 
 
 def only(features: Mapping[str, Tensor]) -> Tensor:
-    """The features of the single layer in `features`."""
+    """Return the features of the single layer in `features`."""
     (found,) = (features[name] for name in features)
     return found

@@ -11,14 +11,14 @@ from typing import Any
 from study.errors import StudyError, names
 
 EPSILONS = ("eps", "epsilon", "max_epsilon")
-"""Names that libraries give to an L-infinity budget."""
+"""Names of the argument for an L-infinity budget in the libraries."""
 
 
 def accepted(target: Callable[..., Any]) -> dict[str, bool]:
-    """The arguments of a function or class by name, each with True if it is required.
+    """Return the arguments of a function or class by name, each with True if the argument is required.
 
-    For a class, these are the arguments of its `__init__`, and of the bases to which it passes its `**kwargs`. Names
-    that only `**kwargs` accepts are left out.
+    For a class, the result has the arguments of its `__init__`. If this `__init__` passes its `**kwargs` on, the result
+    also has the arguments of the `__init__` of the base classes. Names that only `**kwargs` accepts are left out.
     """
     found: dict[str, bool] = {}
     for function in _called(target):
@@ -32,7 +32,8 @@ def accepted(target: Callable[..., Any]) -> dict[str, bool]:
 def check(name: str, target: Callable[..., Any], given: Mapping[str, Any], *, ours: Collection[str]) -> None:
     """Raise StudyError if `target` does not take an argument in `given`, or if a required argument is missing.
 
-    `ours` are the arguments that this program sets; it is also an error to give one of them.
+    `name` is the name of the attack in messages. `ours` are the arguments that this program sets itself: `given` must
+    not have them.
     """
     known = accepted(target)
     free = [one for one in known if one not in ours]
@@ -54,17 +55,17 @@ def check(name: str, target: Callable[..., Any], given: Mapping[str, Any], *, ou
         raise StudyError(
             f"{name} needs the argument{'s' * (len(missing) > 1)} {' and '.join(repr(one) for one in missing)}",
             accepted=names(free, most=40),
-            todo="add what is missing to `arguments`; a spec cannot have an attack that needs Python objects",
+            todo="add the missing arguments to `arguments`; an attack that needs Python objects cannot be in a spec",
         )
 
 
 def with_budget(
     target: Callable[..., Any], given: Mapping[str, Any], epsilon: float | None, *, linf: bool = True
 ) -> dict[str, Any]:
-    """The arguments, with the study's `epsilon` (for images in 0..1) as the attack's budget.
+    """Return the arguments `given`, with the study's `epsilon` added as the attack's budget.
 
-    The arguments stay as they are if they already have a budget, if `target` or the study has none, or if the attack's
-    norm is not L-infinity (`linf` is False).
+    `epsilon` is for images in 0..1. The arguments are returned unchanged in four cases: the arguments already have a
+    budget; `target` takes no budget; `epsilon` is None; or the attack's norm is not L-infinity (`linf` is False).
     """
     name = budget_name(target)
     if name is None or epsilon is None or name in given or not linf:
@@ -73,13 +74,13 @@ def with_budget(
 
 
 def budget_name(target: Callable[..., Any]) -> str | None:
-    """The name of the budget among the arguments of `target`. None if `target` takes no budget."""
+    """Return the name of the argument of `target` that is the budget, or None if `target` takes no budget."""
     known = accepted(target)
     return next((name for name in EPSILONS if name in known), None)
 
 
 def overridden(attack: object, given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each number in the arguments that the built `attack` has replaced by another value."""
+    """Yield a sentence for each number in `given` that the built object `attack` has replaced by another value."""
     for name, value in given.items():
         held = getattr(attack, name, value)
         if isinstance(value, bool | int | float) and isinstance(held, bool | int | float) and held != value:
@@ -100,7 +101,10 @@ def _called(target: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 
 def _passes_on(function: Callable[..., Any]) -> bool:
-    """Whether a function passes its own `**kwargs` to another function."""
+    """Return whether a function passes its own `**kwargs` to another function.
+
+    False if the source code of the function cannot be read.
+    """
     parameters = inspect.signature(function).parameters.values()
     rest = next((one.name for one in parameters if one.kind is one.VAR_KEYWORD), None)
     if rest is None:

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExternalCall:
-    """One batch for an attack. `images` are float32 (N, C, H, W) in 0..1, on `device`.
+    """The input of one call of an external attack: the attack, the models, and one batch of images.
 
-    Each of `models` is a sequence of two modules, from such images to logits: the preprocessing, and the network with
-    its own names of modules. `networks` are the names of the networks in their zoos (`resnet50`). `labels` (N,) are the
-    labels of the objective: the true labels for an untargeted goal, the target labels for a targeted goal. `true` (N,)
-    are the true labels. `epsilon` is the L-infinity budget for images in 0..1. `generator` is seeded with `seed`, which
-    belongs to this batch. `notes` collects messages to the user.
+    `arguments` are the arguments of the attack. `images` are float32 (N, C, H, W) in 0..1, on `device`. Each of
+    `models` is a sequence of two modules that turns such images into logits: the preprocessing, and the network, whose
+    modules have their original names. `networks` are the names of the networks in their zoos, such as `resnet50`.
+    `labels` (N,) are the labels of the objective: the true labels for an untargeted goal, the target labels for a
+    targeted goal. `true` (N,) are the true labels. `epsilon` is the L-infinity budget for images in 0..1, or None.
+    `generator` is seeded with `seed`, which belongs to this batch. `notes` collects messages to the user.
     """
 
     attack: str

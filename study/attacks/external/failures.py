@@ -1,4 +1,4 @@
-"""Turn exceptions of external code into errors that name the file and line."""
+"""Turn exceptions of external code into StudyErrors that name the file and line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ _OURS = Path(__file__).resolve().parents[2]
 
 
 def failure(name: str, error: BaseException, home: Path | None = None) -> StudyError:
-    """The error for a user: `name` failed with `error`.
+    """Return the StudyError for a user: the attack `name` failed with the exception `error`.
 
-    Its place is the deepest line in the folder `home` that is not this project's code; without such a line, the deepest
-    line outside this project's code.
+    The StudyError names one line of the traceback: the deepest line in the folder `home` that is not this project's
+    code. If there is no such line, or if `home` is None, the StudyError names the deepest line of all code outside this
+    project.
     """
     return StudyError(
         f"{name} failed: {type(error).__name__}: {first_line(error)}",
         where=place_in(error, lambda file: _foreign(file) and home is not None and _lies_in(file, home), _foreign),
-        todo="correct its arguments or its code; no row of this unit was written",
+        todo="correct the attack's arguments or code; no row of this unit (the attack on one shard) was written",
     )
 
 

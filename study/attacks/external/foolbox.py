@@ -1,4 +1,4 @@
-"""Attacks of the package foolbox, each called with one budget. The result is clipped to this budget by foolbox."""
+"""Adapter for attacks of the package foolbox. Each call has one budget, and foolbox clips the images to this budget."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _DISTANCES = ("l0", "l1", "l2", "linf")
 
 
 def version(attack: str) -> str:
-    """The installed version of foolbox."""
+    """Return the installed version of foolbox."""
     return installed.version("foolbox")
 
 
 def attacks() -> Sequence[str]:
-    """The names of the attack classes in `foolbox.attacks`, including its short names (`PGD`)."""
+    """Return the names of the attack classes in `foolbox.attacks`, including short names such as `PGD`."""
     library = installed.package("foolbox").attacks
     return sorted(
         name
@@ -39,15 +39,16 @@ def attacks() -> Sequence[str]:
 
 
 def home(attack: str) -> Path:
-    """The folder of the package."""
+    """Return the folder of the package foolbox."""
     return installed.folder("foolbox")
 
 
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
-    """Raise StudyError as `Adapter.check` says.
+    """Raise StudyError in the cases that `Adapter.check` lists.
 
-    In addition to the arguments of its class, an attack takes `epsilon`: the budget of the call, in the attack's own
-    norm. For an attack in L-infinity, the default is the study's budget. `distance` is l0, l1, l2 or linf.
+    `arguments` are the arguments of the attack's class, and may also have `epsilon`. `epsilon` is the budget of the
+    call, in the attack's own norm. For an attack in L-infinity, the default of `epsilon` is the study's budget. The
+    argument `distance` is l0, l1, l2 or linf.
     """
     name = f"foolbox:{attack}"
     limits.known(name, attack, attacks())
@@ -61,7 +62,10 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Run the attack with the criterion of the goal: misclassification, or classification as the target label."""
+    """Run the attack, and return its images (N, C, H, W), clipped to the budget.
+
+    The criterion follows from the goal: misclassification, or classification as the target label.
+    """
     library, name = installed.package("foolbox"), f"foolbox:{call.attack}"
     attack = _built(name, call.attack, call.arguments)
     budget = _budget(name, attack, call.arguments, call.epsilon)
@@ -90,10 +94,11 @@ def _built(name: str, attack: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float | None) -> float | None:
-    """The budget of the call: `epsilon` of the arguments, or the study's `epsilon` for an attack in L-infinity.
+    """Return the budget of the call in the attack's norm, or None if the attack needs no budget and has none.
 
-    None for an attack that searches the smallest perturbation. Raises StudyError if an attack that needs a budget has
-    none.
+    The budget is `epsilon` of the arguments. Without this argument, an attack in L-infinity gets the study's `epsilon`.
+    An attack that searches the smallest perturbation needs no budget. Raises StudyError if another attack has no
+    budget, or if an attack needs a distance and has none.
     """
     library = installed.package("foolbox")
     own: float | None = arguments.get(_EPSILON)
@@ -103,7 +108,9 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
         linf = attack.distance == library.distances.linf
     except ValueError:
         raise StudyError(
-            f"{name} needs a distance", accepted=f"distance: {' or '.join(_DISTANCES)}", todo="add it to the arguments"
+            f"{name} needs a distance",
+            accepted=f"distance: {' or '.join(_DISTANCES)}",
+            todo="add `distance` to the arguments",
         ) from None
     if linf and epsilon is not None:
         return epsilon
@@ -117,7 +124,11 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
 
 
 def _has_targeted_form(attack: Any, budget: float | None) -> bool:
-    """Whether the attack accepts a targeted criterion. Attacks check the criterion before they call a model."""
+    """Return whether the attack accepts a targeted criterion.
+
+    The attack runs on a model that raises `_Reached`. Attacks check the criterion before they call the model, so an
+    attack without a targeted form raises ValueError in place of `_Reached`.
+    """
     library = installed.package("foolbox")
     model = library.PyTorchModel(_Stop().eval(), bounds=(0, 1), device="cpu")
     criterion = library.criteria.TargetedMisclassification(torch.zeros(1, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""The packages that attacks come from. Packages are optional: an error names a missing one when an attack needs it."""
+"""Import the optional packages of attacks. If a package is missing, the error says what to install."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from study.distribution import installing
 from study.errors import StudyError, first_line
 
 TESTED = {"torchattack": "1.7.2", "torchattacks": "3.5.1", "foolbox": "3.3.4"}
-"""The versions of the packages with which the tests compare our results."""
+"""The versions of the packages with which the tests compare this project's results."""
 
 
 def package(name: str) -> ModuleType:
-    """Import a package. Raises StudyError, which says what to install, if the package cannot be imported."""
+    """Import and return a package.
+
+    Raises StudyError if the package is missing or cannot be imported. The error says what to install.
+    """
     version(name)
     try:
         return importlib.import_module(name)
@@ -27,7 +30,10 @@ def package(name: str) -> ModuleType:
 
 
 def version(name: str) -> str:
-    """The installed version of a package. Raises StudyError, which says what to install, if the package is missing."""
+    """Return the installed version of a package.
+
+    Raises StudyError if the package is missing. The error says what to install.
+    """
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -39,7 +45,7 @@ def version(name: str) -> str:
 
 
 def folder(name: str) -> Path:
-    """The folder of a package."""
+    """Return the folder of a package."""
     path = package(name).__file__
-    assert path is not None, "a package with an __init__.py"
+    assert path is not None, "the package has an __init__.py"
     return Path(path).resolve().parent

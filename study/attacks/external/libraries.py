@@ -1,4 +1,4 @@
-"""The libraries whose attacks a spec can name. Each library has a module, and all modules have the same functions."""
+"""The libraries whose attacks a spec can name. Each library has a module with the functions of `Adapter`."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ NAMES = ("torchattack", "torchattacks", "foolbox", "transferattack", "python")
 
 
 class Adapter(Protocol):
-    """The functions that each library's module has. `attack` is an attack's name in its library."""
+    """The functions of the module of each library. `attack` is the name of an attack in this library."""
 
     def version(self, attack: str) -> str:
-        """The installed version of the library, or a digest of the attack's source.
+        """Return the installed version of the library, or a digest of the attack's source.
 
         Raises StudyError if the library or the source is missing.
         """
 
     def attacks(self) -> Sequence[str]:
-        """The names of the library's attacks. Raises StudyError if the library is missing."""
+        """Return the names of the library's attacks. Raises StudyError if the library is missing."""
 
     def home(self, attack: str) -> Path:
-        """The folder of the attack's code. Messages name the line in this folder that raised an error."""
+        """Return the folder of the attack's code. If the attack fails, the message names the line in this folder."""
 
     def check(
         self, attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None
     ) -> None:
         """Raise StudyError for an unknown attack or argument, or an unsupported goal or number of sources.
 
-        `targeted` is True for a targeted goal, `sources` is the number of source models, and `epsilon` the L-infinity
+        `targeted` is True for a targeted goal. `sources` is the number of source models. `epsilon` is the L-infinity
         budget for images in 0..1. The check needs no model, and attacks no image.
         """
 
     def craft(self, call: ExternalCall) -> Tensor:
-        """Return what the attack returns for one batch: images (N, C, H, W), which should be in 0..1.
+        """Run the attack on one batch, and return its images (N, C, H, W), which should be in 0..1.
 
-        The attack is built anew in each call, and its exceptions are not caught. Callers must have called `check`
+        The attack is built anew in each call. Exceptions of the attack are not caught. Callers must have called `check`
         before.
         """
 
 
 def adapter(library: str) -> Adapter:
-    """Return the module of a library, without importing the library itself."""
-    assert library in NAMES, "checked when the spec was read"
+    """Return the adapter module of a library, without importing the library itself."""
+    assert library in NAMES, "the library's name is checked when a spec is read"
     return cast(Adapter, importlib.import_module(f"{__package__}.{library}"))

@@ -23,24 +23,28 @@ _DIGITS = 16
 
 
 def version(attack: str) -> str:
-    """A digest of the function's file and of the files beside it that it imports. The files are read and not run."""
+    """Return a digest of the function's file and of the files beside it that this file imports.
+
+    The files are read and not run.
+    """
     return digest(_read(attack).nameless)[:_DIGITS]
 
 
 def attacks() -> Sequence[str]:
-    """An empty sequence: a user's own attacks have no list of names."""
+    """Return an empty sequence: a user's own attacks have no list of names."""
     return ()
 
 
 def home(attack: str) -> Path:
-    """The folder of the function's file."""
+    """Return the folder of the function's file."""
     return Path(_read(attack).root)
 
 
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
     """Raise StudyError for a file or function that does not exist, and for arguments that the function does not take.
 
-    The file is run. Every goal and any number of sources are accepted.
+    The function must have the parameters of `_OURS`. The file is run. Every goal and any number of sources are
+    accepted.
     """
     with _function(attack) as function:
         known = held.accepted(function)
@@ -50,14 +54,18 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
                 f"the function {attack} does not take {' and '.join(missing)}",
                 where=str(home(attack)),
                 accepted=f"a function with the parameters {', '.join(_OURS)}, and others of its own",
-                todo="add them to the function's parameters",
+                todo="add the missing parameters to the function",
             )
-        # A function with a parameter for the budget gets the study's budget.
+        # If the function has a parameter for the budget, `with_budget` adds the study's budget to the arguments.
         held.check(f"python:{attack}", function, held.with_budget(function, arguments, epsilon), ours=_OURS)
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Run the file anew, and call its function. A parameter `epsilon` gets the study's budget, for images in 0..1."""
+    """Run the file anew, call its function, and return the images.
+
+    If the function has a parameter for the budget, such as `epsilon`, this parameter gets the study's budget, for
+    images in 0..1.
+    """
     with _function(call.attack) as function:
         images: Tensor = function(
             models=list(call.models),
@@ -76,7 +84,10 @@ def _read(attack: str) -> UserFile:
 
 @contextmanager
 def _function(attack: str) -> Iterator[Callable[..., Any]]:
-    """The function. While the context is open, modules of its folder can be imported."""
+    """Run the file or import the module, and yield the function that `attack` names.
+
+    While the context is open, the function can import modules from the folder of the file.
+    """
     file = _read(attack)
     with ExitStack() as stack:
         try:

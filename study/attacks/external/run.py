@@ -1,4 +1,4 @@
-"""Run an external attack on source models: seed it, count its passes, and round and project its images."""
+"""Run an external attack on source models: set seeds, count passes, and round and project the attack's images."""
 
 from __future__ import annotations
 
@@ -30,20 +30,24 @@ from study.reproducibility.numerics import Precision
 Value = TypeVar("Value")
 
 _TOLERANCE = 0.01
-"""Excesses over a budget up to this size, in pixel values, are not reported: float32 rounding in 0..1 explains them."""
+"""Tolerance in pixel values. Smaller excesses over a budget are not reported: float32 rounding explains them."""
 
 _MOST = 2.0
-"""Images with larger absolute values cannot be meant as 0..1: no attack leaves the pixel box by that much."""
+"""Largest absolute value of an image in 0..1. Larger values mean that the attack returned images in another range.
+
+No attack on images in 0..1 leaves 0..1 by that much.
+"""
 
 
 @dataclass(frozen=True)
 class ExternalImages:
-    """Adversarial images, `uint8` (N, C, H, W), and what was measured while they were made.
+    """The adversarial images of an external attack, `uint8` (N, C, H, W), and what was measured during the attack.
 
     `gradients` and `forwards` are counts per image, over all sources and views. `gradients` counts the gradients that
-    reached the input of a source model, and `forwards` the images that passed through a source model. `over_budget` is
-    the number of images that left the budget or the pixel box and were projected. `most_over` is the largest distance,
-    in pixel values, by which an image left them. `notes` are messages to the user.
+    reached the input of a source model. `forwards` counts the images that passed through a source model. `over_budget`
+    is the number of images that were outside the budget or outside 0..255, and were therefore projected. `most_over` is
+    the largest distance of such an image from the budget or from 0..255, in pixel values. `notes` are messages to the
+    user.
     """
 
     pixels: Pixels
@@ -55,23 +59,28 @@ class ExternalImages:
 
     @property
     def note(self) -> str | None:
-        """The notes in one line; None if there are none."""
+        """All notes in one line. None if there are no notes."""
         return "; ".join(self.notes) or None
 
 
 def check_external(
     external: External, goals: Sequence[Goal], sources: int, *, epsilon: float | None, allow_code: bool = False
 ) -> None:
-    """Raise StudyError for errors that can be found before any work.
+    """Raise StudyError for errors that can be found before the attack runs.
 
-    These are: a missing library or file; an unknown attack or argument; several sources, or a targeted goal, if the
-    attack does not support them; and a user's file without permission. No model is needed. `epsilon` is in pixel
-    values.
+    These errors are:
+
+    - a missing library or file;
+    - an unknown attack or argument;
+    - several sources, or a targeted goal, if the attack does not support them;
+    - a user's file without permission (`allow_code` is False).
+
+    No model is needed. `epsilon` is the L-infinity budget in pixel values.
     """
     if external.library == "python" and not allow_code:
         raise StudyError(
             f"the attack {external.external} is your own code, which may not run without permission",
-            accepted="--allow-code, for code that you trust: it runs with all your rights",
+            accepted="--allow-code, for code that you trust: the code runs with all your rights",
             todo="read the code, then add --allow-code to the command; or remove the attack",
         )
     adapter = libraries.adapter(external.library)
@@ -97,16 +106,18 @@ def run_external(
     networks: Sequence[str] = (),
     allow_code: bool = False,
 ) -> ExternalImages:
-    """Attack the images in `given`, in their order. Each batch of `engine.batch` images is one call of the attack.
+    """Attack the images in `given`, and return the adversarial images in the same order.
 
-    `models` take pixels in 0..255; the attack gets images in 0..1. `networks` are the names of their networks in the
-    zoos (`resnet50`), by which some attacks find layers. The attack gets `epsilon`, in pixel values, as its own
-    L-infinity budget, unless its arguments have a budget. Its images are rounded to whole pixel values, and projected
+    One call of the attack gets a batch of `engine.batch` images. `models` take pixels in 0..255; the attack gets images
+    in 0..1. `networks` are the names of the models' networks in their zoos, such as `resnet50`. Some attacks find
+    layers by these names. `epsilon` is the L-infinity budget in pixel values. If the attack's arguments have no budget,
+    the attack gets `epsilon` as its own budget. The attack's images are rounded to whole pixel values, and projected
     onto `epsilon` and 0..255. Before each call, the global generators of `random`, numpy and torch are seeded with
-    `seed_of(key, ids of the batch)`. Afterwards the generators are restored, and the models are as before.
+    `seed_of(key, ids of the batch)`. After the call, the generators have their earlier states again. The models are not
+    changed.
 
-    Raises StudyError as `check_external` does. Also raises StudyError if the attack fails, with the attack's file and
-    line, and if the attack does not return finite images of the same shape.
+    Raises StudyError in the cases of `check_external`. Also raises StudyError if the attack fails; the error then names
+    the attack's file and line. Also raises StudyError if the attack does not return finite images of the same shape.
     """
     check_external(external, [goal], len(models), epsilon=epsilon, allow_code=allow_code)
     called = tuple(networks) or tuple(_name_of(model) for model in models)
@@ -149,7 +160,10 @@ def _call(
     passes: Passes,
     precision: Precision,
 ) -> tuple[Tensor, Tensor, Sequence[str]]:
-    """Call the attack once. Returns the clean images (N, C, H, W), the attack's images, and its notes."""
+    """Call the attack once. Return the clean images in 0..255, the attack's images in 0..1, and the attack's notes.
+
+    Both tensors are (N, C, H, W).
+    """
     seed = seed_of(key, batch.images)
     clean = torch.from_numpy(batch.clean).to(device)
     call = ExternalCall(
@@ -170,10 +184,10 @@ def _call(
 
 
 def _within_memory(call: Callable[[], Value], passes: Passes, external: External, batch: ImageBatch) -> Value:
-    """The result of a call. If memory runs out, unused memory is freed, and the call is repeated once.
+    """Return the result of `call`. If memory runs out, unused memory is freed, and the call is repeated once.
 
-    The repeated call has the same seed. The batch is not divided: its random numbers belong to the whole batch, so
-    parts would give other images.
+    The repeated call has the same seed. The batch is not divided: the random numbers of the attack belong to the whole
+    batch, so smaller batches would give other images. If memory runs out again, an error is raised.
     """
     before = dataclasses.replace(passes)
     found = attempt(call)
@@ -190,7 +204,11 @@ def _within_memory(call: Callable[[], Value], passes: Passes, external: External
 
 
 def _returned(external: External, call: ExternalCall, images: Sequence[str], precision: Precision) -> Tensor:
-    """Run the attack, and return its images after checking them: float32 (N, C, H, W), finite, on the device."""
+    """Run the attack, check its images, and return them: finite float32 (N, C, H, W), on the device of the call.
+
+    Raises StudyError if the attack fails, or if its images have a wrong type, shape or range. Errors of the device are
+    raised unchanged.
+    """
     adapter = libraries.adapter(external.library)
     try:
         with seeded(call.seed, call.device), torch.enable_grad(), numerics.foreign_code(precision, call.device.type):
@@ -213,7 +231,7 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str], pre
     if broken:
         raise StudyError(
             f"{external.external} returned values that are not finite for {', '.join(broken)}",
-            todo="check the attack and the source model's weights; no row of this unit was written",
+            todo="check the attack and the source's weights; no row of this unit (the attack on one shard) was written",
         )
     if float(found.abs().max()) > _MOST:
         raise StudyError(
@@ -225,7 +243,12 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str], pre
 
 
 def _held_to(clean: Tensor, found: Tensor, epsilon: float | None) -> tuple[Pixels, list[float]]:
-    """The images as `uint8`, rounded and projected, and by how many pixel values each image exceeded the budget."""
+    """Return the images as `uint8`, rounded and projected, and the excess of each image in pixel values.
+
+    `clean` are pixels in 0..255, and `found` are images in 0..1. The excess of an image is the largest distance by
+    which a pixel value was outside the budget or outside 0..255. The excess is at most 0 for an image inside both
+    ranges.
+    """
     values = found * 255
     excess = torch.maximum(values - 255, -values).flatten(1).amax(1)
     low, high = torch.zeros_like(clean, dtype=torch.int16), torch.full_like(clean, 255, dtype=torch.int16)
@@ -243,7 +266,7 @@ def _notes(external: External, engine: Engine, passes: Passes, outside: Sequence
     if outside:
         found.append(
             f"{external.external} left the budget on {len(outside)} of {count} images, by up to {max(outside):.2f} "
-            "pixel values; they were projected"
+            "pixel values; these images were projected"
         )
     if passes.forwards == 0:
         found.append(f"{external.external} called no source model, so its images do not depend on the sources")
@@ -259,7 +282,7 @@ def _described(found: object) -> str:
 
 
 def _name_of(model: nn.Module) -> str:
-    """A name for a network that was given without one: its name in timm's record, or the name of its class."""
+    """Return a name for the network of `model`: the name in timm's record, or the class name in lower case."""
     network = getattr(model, "network", model)
     recorded = getattr(network, "default_cfg", None) or {}
     return str(recorded.get("architecture") or type(network).__name__.lower())

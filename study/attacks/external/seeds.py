@@ -12,17 +12,23 @@ import torch
 from study.reproducibility.hashing import digest
 
 _DIGITS = 8
-"""Number of hexadecimal digits of a seed: numpy takes 32 bits."""
+"""Number of hexadecimal digits of a seed. Eight digits have 32 bits, the most that numpy takes."""
 
 
 def seed_of(key: Sequence[object], images: Sequence[str]) -> int:
-    """The seed of one call, 32 bits. It follows from the key of the attack run and the ids of the images, in order."""
+    """Return the seed of one call, an integer of 32 bits.
+
+    The seed is a digest of the key of the attack run and the ids of the images, in order.
+    """
     return int(digest(*key, list(images), "external")[:_DIGITS], 16)
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed `random`, `numpy.random` and `torch`, on the CPU and on `device`; restore their states at the end."""
+    """Seed the generators of `random`, `numpy.random` and `torch`, and restore their states when the context ends.
+
+    The generators of `torch` are those of the CPU and of `device`.
+    """
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         random.seed(seed)

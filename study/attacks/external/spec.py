@@ -18,7 +18,7 @@ _FORMS = (*(f"{name}:<attack>" for name in libraries.NAMES if name != "python"),
 
 
 def _either(schema: dict[str, Any]) -> None:
-    """Let editors accept `python` in place of `external`."""
+    """Change the JSON schema of `External`, so that editors accept `python` in place of `external`."""
     described = "Short for `external: python:<file>.py:<function>`."
     schema["properties"]["python"] = {"type": "string", "pattern": r".+:[A-Za-z_]\w*$", "description": described}
     del schema["required"]
@@ -28,15 +28,16 @@ def _either(schema: dict[str, Any]) -> None:
 class External(Frozen):
     """A whole attack of another project: `{external: "torchattack:BSR", arguments: {num_scale: 10}}`.
 
-    `external` is `<library>:<attack>`, with the library torchattack, torchattacks, foolbox or transferattack, or
-    `python:<file>.py:<function>`, for which `{python: "mine.py:attack"}` is short. `transferattack` is a checkout of
-    TransferAttack, at the path in the environment variable TRANSFERATTACK. `arguments` are those of the attack itself,
-    with the names and in the units of its library: pixels are in 0..1 there, and `alpha: 2/255` is 0.00784.
+    `external` has one of two forms. `<library>:<attack>` names an attack of the library torchattack, torchattacks,
+    foolbox or transferattack. `python:<file>.py:<function>` names a user's own function; `{python: "mine.py:attack"}`
+    is short for this form. `transferattack` is a checkout of TransferAttack, at the path in the environment variable
+    TRANSFERATTACK. `arguments` are the arguments of the attack itself, with the names and in the units of its library.
+    Libraries have pixels in 0..1, so `alpha: 2/255` is 0.00784.
 
-    Such an attack draws random numbers for a whole batch at once, and may average over the batch. Its images therefore
-    depend on which images are attacked together. Besides `identity`, an id must therefore hold the images of the unit
-    (its shard, in order), the number of images in one call (`numerics.batch`), the goal, the budget, the sources and
-    the seed.
+    An external attack draws random numbers for a whole batch at once, and may average over the batch. The result for
+    one image therefore depends on the other images of the batch. For this reason, an id must hold more than `identity`:
+    the images of the unit (one attack run on one shard) in their order, the number of images in one call
+    (`numerics.batch`), the goal, the budget, the sources and the seed.
     """
 
     model_config = ConfigDict(json_schema_extra=_either)
@@ -44,7 +45,7 @@ class External(Frozen):
     external: Annotated[str, WithJsonSchema({"type": "string", "pattern": _PATTERN})]
     arguments: dict[str, Any] = Field(default_factory=dict)
     version: str | None = None
-    """The value of `installed_version` when the spec was read; a launch writes it."""
+    """The value of `installed_version` at the launch of the study. None before the launch."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,19 +76,23 @@ class External(Frozen):
 
     @property
     def attack(self) -> str:
-        """The attack's name in its library; `<file>.py:<function>` of a user's own."""
+        """The attack's name in its library, or `<file>.py:<function>` for a user's own attack."""
         return self.external.partition(":")[2]
 
     def installed_version(self) -> str:
-        """The version of the library, or a digest of the source. Raises StudyError if either is missing."""
+        """Return the version of the library, or a digest of the attack's source.
+
+        Raises StudyError if the library or the source is missing.
+        """
         return libraries.adapter(self.library).version(self.attack)
 
     def identity(self) -> dict[str, Any]:
-        """The part of an id that this spec determines: library, its installed version, attack and arguments.
+        """Return the part of an id that this spec determines: the library, its version, the attack and the arguments.
 
-        The docstring of the class says what else an id must hold. The version of a checkout, and of a user's own file,
-        is a digest of the attack's source and of the files that it imports beside it; the path of a file is left out.
-        Raises StudyError if the library or file is missing. A user's file is read and not run.
+        The docstring of the class says what else an id must hold. For a checkout and for a user's own file, the version
+        is a digest of source files. These are the attack's source, and the files that it imports from the checkout or
+        from its own folder. The path of a user's file is left out. Raises StudyError if the library or the file is
+        missing. A user's file is read and not run.
         """
         return {
             "library": self.library,
@@ -98,6 +103,6 @@ class External(Frozen):
 
 
 def _number(value: Any) -> Any:
-    """Turn the text `2/255` into a number. Other values stay as they are."""
+    """Return a text such as `2/255` as a number. Return other values unchanged."""
     found = of_255.numerator(value)
     return value if found is None else found / 255

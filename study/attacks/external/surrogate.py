@@ -1,7 +1,7 @@
-"""A source model in the form that libraries expect, with a count of the passes through it.
+"""A source model in the form that libraries expect, with a count of the passes through this model.
 
-Libraries leave hooks behind, replace modules and train weights. Each call gets a copy of the network, so that none of
-this reaches another attack.
+Libraries leave hooks behind, replace modules and train weights. Each call therefore gets a copy of the network, so that
+such changes do not reach another attack.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from study.models.classifier import Classifier, fitted
 
 @dataclass
 class Passes:
-    """The number of images that passed through source models, and of gradients that reached the models' inputs."""
+    """Counts of the images that passed through source models, and of the gradients that reached the models' inputs."""
 
     forwards: int = 0
     gradients: int = 0
 
 
 def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
-    """Return two modules in sequence: images (N, C, H, W) in 0..1 -> the network's input -> logits (N, labels).
+    """Return a copy of a model as two modules in sequence: images in 0..1 -> the network's input -> logits (N, labels).
 
-    `model` takes pixels in 0..255. For a classifier, the second module is a copy of its network, with the names of its
-    zoo (`surrogate[1].layer2`); any other model is copied whole. The passes through the copy are added to `passes`:
-    every image counts, also each view of an image, and so does its gradient if a backward pass reaches the input. If an
-    attack calls the network's layers one by one, its passes are not counted. Weights require no gradient.
+    Images are (N, C, H, W). `model` takes pixels in 0..255. For a classifier, the second module is a copy of its
+    network, with the names of its zoo (`surrogate[1].layer2`). Any other model is copied whole. The passes through the
+    copy are added to `passes`. Every image counts, and each view of an image counts too. The gradient of an image
+    counts if a backward pass reaches the input of the copy. Passes are not counted if an attack calls the network's
+    layers one by one. Weights require no gradient.
     """
     if isinstance(model, Classifier):
         first: nn.Module = NetworkInput(model)
@@ -43,10 +44,11 @@ def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
 
 
 class NetworkInput(nn.Module):
-    """Images (N, C, H, W) in 0..1 -> the input of a classifier's network: resized, normalised, in its channel order.
+    """A module that turns images (N, C, H, W) in 0..1 into the input of a classifier's network.
 
-    If the network's own input range is 0..1, this is (x - mean) / std, bit for bit as users of attack libraries
-    write it.
+    Images are resized and normalised, and their channels are put into the network's order (RGB or BGR). If the
+    network's own input range is 0..1, the normalisation is (x - mean) / std. The result is then equal, bit for bit, to
+    that of the usual code of users of attack libraries.
     """
 
     mean: Tensor
@@ -69,17 +71,18 @@ class NetworkInput(nn.Module):
 
 
 class _Pixels(nn.Module):
-    """Images in 0..1 -> pixels in 0..255."""
+    """A module that turns images in 0..1 into pixels in 0..255."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images * 255
 
 
-# Hooks are plain functions. If an attack copies the network, the copy keeps them, and its passes count too.
+# The hooks below are plain functions, so a copy of the network keeps them. If an attack copies the network, passes
+# through the copy therefore count too.
 
 
 def _arrange(network: nn.Module, model: Classifier) -> None:
-    """Let the network return logits (N, labels) in the order of the study's labels."""
+    """Add a hook to the network that puts its outputs into the order of the study's labels: logits (N, labels)."""
 
     def arranged(_module: nn.Module, _given: Any, found: Tensor) -> Tensor:
         return model.in_order(found)
@@ -98,8 +101,9 @@ def _watch(network: nn.Module, passes: Passes) -> None:
         passes.forwards += len(seen)
         if not torch.is_grad_enabled() or not seen.is_floating_point():
             return None
-        # Weights require no gradient here, but libraries expect that all features have a gradient. The view or copy
-        # belongs to this pass alone: a hook on the tensor itself would also count other passes.
+        # Libraries expect that all features have a gradient. Weights require no gradient here, so the input must
+        # require one. The hook is on a view or copy of the input, because a hook on the input itself would also
+        # count other passes.
         seen = seen.view_as(seen) if seen.requires_grad else seen.detach().requires_grad_(True).clone()
         seen.register_hook(reached)  # type: ignore[no-untyped-call]
         return (seen, *given[1:])

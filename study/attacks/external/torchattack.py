@@ -1,4 +1,4 @@
-"""Attacks of the package torchattack (spencerwooo). They find a network's layers by the network's name."""
+"""Adapter for attacks of the package torchattack (spencerwooo). Some attacks find layers by the network's name."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ _L2 = ("PGDL2",)
 
 
 def version(attack: str) -> str:
-    """The installed version of torchattack."""
+    """Return the installed version of torchattack."""
     return installed.version("torchattack")
 
 
 def attacks() -> Sequence[str]:
-    """The names in the library's registry."""
+    """Return the names of the attacks in the library's registry."""
     return sorted(installed.package("torchattack").ATTACK_REGISTRY)
 
 
 def home(attack: str) -> Path:
-    """The folder of the package."""
+    """Return the folder of the package torchattack."""
     return installed.folder("torchattack")
 
 
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
-    """Raise StudyError as `Adapter.check` says. The attacks take one model; some do not support a targeted goal."""
+    """Raise StudyError in the cases that `Adapter.check` lists.
+
+    The attacks take one model, and some do not support a targeted goal.
+    """
     name = f"torchattack:{attack}"
     limits.known(name, attack, attacks())
     target = _class(attack)
@@ -44,7 +47,10 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Run the attack on the network itself, with the preprocessing as its `normalize`."""
+    """Run the attack, and return its images (N, C, H, W).
+
+    The attack gets the network itself as the model, and the preprocessing as `normalize`.
+    """
     library, target = installed.package("torchattack"), _class(call.attack)
     given = held.with_budget(target, call.arguments, call.epsilon, linf=call.attack not in _L2)
     known = held.accepted(target)
@@ -52,7 +58,7 @@ def craft(call: ExternalCall) -> Tensor:
         given["targeted"] = call.targeted
     if "model" in known:
         first, network = call.models[0]
-        # Some attacks choose their layers by the network's name, which the library's own wrapper carries.
+        # Some attacks choose their layers by the network's name. They read it from the library's wrapper `AttackModel`.
         given |= {"model": library.AttackModel(call.networks[0], network, first, first), "normalize": first}
     try:
         attack = target(device=call.device, **given)

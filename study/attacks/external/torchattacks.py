@@ -1,4 +1,4 @@
-"""Attacks of the package torchattacks (Harry24k), on one model of images in 0..1."""
+"""Adapter for attacks of the package torchattacks (Harry24k). Each attack takes one model of images in 0..1."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ _TARGETED = "targeted"
 
 
 def version(attack: str) -> str:
-    """The installed version of torchattacks."""
+    """Return the installed version of torchattacks."""
     return installed.version("torchattacks")
 
 
 def attacks() -> Sequence[str]:
-    """The names of the library's attacks. Its wrappers, which take other attacks and data, are left out."""
+    """Return the names of the library's attacks. Wrappers, which take other attacks and data, are left out."""
     library = installed.package("torchattacks")
     wrappers = getattr(library, "__wrapper__", ())
     return sorted(name for name in library.__all__ if name not in wrappers)
 
 
 def home(attack: str) -> Path:
-    """The folder of the package."""
+    """Return the folder of the package torchattacks."""
     return installed.folder("torchattacks")
 
 
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
-    """Raise StudyError as `Adapter.check` says. The attacks take one model; some do not support a targeted goal."""
+    """Raise StudyError in the cases that `Adapter.check` lists.
+
+    The attacks take one model, and some do not support a targeted goal.
+    """
     name = f"torchattacks:{attack}"
     limits.known(name, attack, attacks())
     target = _class(attack)
@@ -51,12 +54,15 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Run the attack. For a targeted goal, the labels that the attack gets are the target labels."""
+    """Run the attack, and return its images (N, C, H, W).
+
+    For a targeted goal, the attack gets the target labels as its labels.
+    """
     target = _class(call.attack)
     linf = _linf(call.attack, call.arguments)
     given = held.with_budget(target, call.arguments, call.epsilon, linf=linf)
     if "seed" in held.accepted(target) and given.get("seed") is None:
-        # Without a seed, some attacks use the time as their seed.
+        # Some attacks use the time as their seed if they get no seed.
         given["seed"] = call.seed
     attack = target(call.models[0], **given)
     attack.set_device(call.device)
@@ -68,7 +74,7 @@ def craft(call: ExternalCall) -> Tensor:
 
 
 class _Nothing(nn.Module):
-    """A model that is never called. An attack built with it lists the goals that it supports."""
+    """A model that is never called. `check` builds an attack with it to read the goals that the attack supports."""
 
     def __init__(self) -> None:
         super().__init__()

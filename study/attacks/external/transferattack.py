@@ -1,8 +1,8 @@
-"""Attacks of TransferAttack (Trustworthy-AI-Group), from a checkout at the path in TRANSFERATTACK.
+"""Adapter for attacks of TransferAttack (Trustworthy-AI-Group), from a checkout at the path in TRANSFERATTACK.
 
-Its attacks load their source models themselves, by name, onto `cuda`. During a call, the checkout's modules get another
-model hub, which has the study's sources under the names of their networks, and `.cuda()` moves tensors and modules to
-the worker's device.
+These attacks load their source models themselves, by name, onto `cuda`. During a call, `_Hub` replaces torchvision and
+timm in the checkout's modules. `_Hub` has the study's sources under the names of their networks. The method `.cuda()`
+is replaced too: it moves tensors and modules to the worker's device.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DIGITS = 16
 
 
 def version(attack: str) -> str:
-    """A digest of the attack's source and of all files of the checkout that it imports."""
+    """Return a digest of the attack's source and of all files of the checkout that this source imports."""
     limits.known(f"{_PACKAGE}:{attack}", attack, attacks())
     module, _ = _package().attack_zoo[attack]
     path = checkout() / _PACKAGE / (module.strip(".").replace(".", "/") + ".py")
@@ -48,20 +48,20 @@ def version(attack: str) -> str:
 
 
 def attacks() -> Sequence[str]:
-    """The names in the checkout's `attack_zoo`."""
+    """Return the names in the checkout's `attack_zoo`."""
     return sorted(_package().attack_zoo)
 
 
 def home(attack: str) -> Path:
-    """The folder of the checkout."""
+    """Return the folder of the checkout."""
     return checkout()
 
 
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
-    """Raise StudyError as `Adapter.check` says.
+    """Raise StudyError in the cases that `Adapter.check` lists.
 
-    Arguments are those of the attack's class, and `ensemble: true`. With `ensemble: true`, the attack treats a single
-    source as an ensemble. Several sources are always an ensemble.
+    `arguments` are the arguments of the attack's class, and may also have `ensemble`. With `ensemble: true`, the attack
+    treats a single source as an ensemble. Several sources are always an ensemble.
     """
     name = f"{_PACKAGE}:{attack}"
     limits.known(name, attack, attacks())
@@ -73,10 +73,13 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Run the attack on the sources. The result is the clean images plus the perturbation that the attack returns."""
+    """Run the attack on the sources, and return images (N, C, H, W).
+
+    These are the clean images plus the perturbation that the attack returns.
+    """
     hub = _Hub(call)
     for model in call.models:
-        # TransferAttack loads models with gradients of weights: a few attacks tune or prune weights by their gradients.
+        # In TransferAttack, the weights of loaded models require gradients: some attacks tune or prune weights by them.
         model[1].requires_grad_(True)
     with _importable(), contextlib.redirect_stdout(io.StringIO()):
         target = _class(call.attack)
@@ -93,7 +96,10 @@ def craft(call: ExternalCall) -> Tensor:
 
 
 def checkout() -> Path:
-    """The folder at the path in TRANSFERATTACK. Raises StudyError if the variable is not set, or names no checkout."""
+    """Return the folder at the path in the environment variable TRANSFERATTACK.
+
+    Raises StudyError if the variable is not set, or if the folder is not a checkout of TransferAttack.
+    """
     given = os.environ.get(VARIABLE)
     accepted = "the path of a checkout of github.com/Trustworthy-AI-Group/TransferAttack, the same on every machine"
     if not given:
@@ -109,7 +115,7 @@ def checkout() -> Path:
 
 
 class _Hub:
-    """Replaces torchvision and timm inside the checkout. It has only the source models' networks."""
+    """A replacement for torchvision and timm inside the checkout. It has only the networks of the source models."""
 
     def __init__(self, call: ExternalCall) -> None:
         self._networks: dict[str, list[nn.Module]] = {}
@@ -121,14 +127,14 @@ class _Hub:
 
     @property
     def asked(self) -> bool:
-        """Whether the attack has loaded a source."""
+        """Whether the attack has loaded the network of a source."""
         return any(self._asked.values())
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Replace both libraries in the checkout's modules, within the context.
+        """Replace torchvision and timm in the checkout's modules, within the context.
 
-        The functions that build and wrap networks are replaced, too.
+        The functions of these libraries that build networks are replaced too, and so is the checkout's `wrap_model`.
         """
         import timm
         import torchvision
@@ -160,14 +166,15 @@ class _Hub:
                 setattr(module, name, value)
 
     def build(self, name: str, *_: Any, **__: Any) -> nn.Module:
-        """The network of this name. If several sources have it, calls return their networks in turn.
+        """Return the network of a source by the network's name.
 
-        Once every such network has been returned, calls return copies.
+        If several sources have a network of this name, calls return the networks of these sources in turn. Once every
+        such network has been returned, further calls return copies. Raises StudyError if no source has this network.
         """
         if name not in self._networks:
             raise StudyError(
                 f"the attack loads the network '{name}', which is not among the sources",
-                accepted=f"sources with this network; they have {', '.join(self._networks)}",
+                accepted=f"sources with this network; the sources have {', '.join(self._networks)}",
                 todo="change the sources or the attack",
             )
         known, before = self._networks[name], self._asked[name]
@@ -181,10 +188,10 @@ class _Hub:
         return another
 
     def _wrapped(self, network: nn.Module) -> nn.Sequential:
-        """A network after the preprocessing of its source.
+        """Return a network after the preprocessing of its source, as two modules in sequence.
 
-        If an attack has made the network itself, the preprocessing is that of the only source. Raises StudyError if
-        there are several sources.
+        A network that the attack has made itself belongs to no source. Such a network gets the preprocessing of the
+        only source. Raises StudyError for such a network if there are several sources.
         """
         from torch import nn
 
@@ -192,7 +199,7 @@ class _Hub:
         if found is None:
             if len({id(one) for one in self._preprocessing.values()}) > 1:
                 raise StudyError(
-                    "the attack changes its networks before it wraps them, and this works with one source only",
+                    "the attack changes its networks before it wraps them, which works with one source only",
                     accepted="one source",
                     todo="use `sources: each` in the attack's experiments",
                 )
@@ -204,7 +211,10 @@ class _Hub:
 
 
 def _instead(module: ModuleType, values: Mapping[str, Any]) -> Any:
-    """A stand-in for `module` with other values for some names. Its `vars` contains only these names."""
+    """Return a replacement for `module` with other `values` for some names. All other attributes are the module's own.
+
+    The `vars` of the replacement contain only the names in `values`.
+    """
 
     class Instead:
         def __getattr__(self, name: str) -> Any:
@@ -216,7 +226,7 @@ def _instead(module: ModuleType, values: Mapping[str, Any]) -> Any:
 
 
 def _built(target: Callable[..., Any], call: ExternalCall, hub: _Hub, given: Mapping[str, Any]) -> Any:
-    """The attack object. Raises StudyError if it cannot take the sources."""
+    """Build and return the attack object. Raises StudyError if the attack cannot take the sources."""
     name = f"{_PACKAGE}:{call.attack}"
     try:
         attack = target(**given)
@@ -225,20 +235,20 @@ def _built(target: Callable[..., Any], call: ExternalCall, hub: _Hub, given: Map
             raise
         raise StudyError(
             f"{name} does not take the sources: {first_line(error)}",
-            accepted=f"sources with a network that the attack supports; these have {', '.join(call.networks)}",
+            accepted=f"sources with a network that the attack supports; the sources have {', '.join(call.networks)}",
             todo="change the sources or the attack",
         ) from error
     if not hub.asked:
         raise StudyError(
             f"{name} loads networks of its own, but none of the sources",
             accepted="an attack that takes its source model by name",
-            todo="name another attack, or evaluate images that it made elsewhere with `precomputed`",
+            todo="name another attack, or run this attack elsewhere and evaluate its images with `precomputed`",
         )
     return attack
 
 
 def _moved(attack: Any, call: ExternalCall) -> Tensor:
-    """The perturbation (N, C, H, W) that the attack returns.
+    """Run the attack, and return its perturbation (N, C, H, W).
 
     Raises StudyError if the attack fails because it does not support a targeted goal, or a single source.
     """
@@ -247,13 +257,14 @@ def _moved(attack: Any, call: ExternalCall) -> Tensor:
         moved: Tensor = attack(call.images, [call.true, call.labels] if call.targeted else call.labels)
         return moved
     except AttributeError as error:
-        # Most attacks do not declare what they do not support, and fail in this way.
+        # Most attacks do not declare that they do not support a targeted goal or a single source. They fail with this
+        # error.
         if call.targeted and "'list' object" in str(error):
             limits.goal(name, targeted=True, supported=False)
         if str(error) == "'Sequential' object has no attribute 'models'":
             raise StudyError(
                 f"{name} attacks an ensemble",
-                accepted="several sources, or the argument `ensemble: true` for one",
+                accepted="several sources, or the argument `ensemble: true` for one source",
                 todo="change the sources or the arguments",
             ) from error
         raise
@@ -261,7 +272,7 @@ def _moved(attack: Any, call: ExternalCall) -> Tensor:
 
 @contextlib.contextmanager
 def _on(device: torch.device) -> Iterator[None]:
-    """Let `.cuda()` move tensors and modules to `device`."""
+    """Within the context, let `.cuda()` move tensors and modules to `device`."""
     import torch
 
     def moved(given: Any, *_: Any, **__: Any) -> Any:
@@ -277,7 +288,10 @@ def _on(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _importable() -> Iterator[None]:
-    """Make the checkout's package importable within the context, and unload the package of another checkout."""
+    """Make the checkout's package importable within the context.
+
+    If the package of another checkout is loaded, that package is unloaded first.
+    """
     folder = str(checkout())
     loaded = sys.modules.get(_PACKAGE)
     if loaded is not None and not str(loaded.__file__).startswith(f"{folder}{os.sep}"):
@@ -297,7 +311,10 @@ def _package() -> Any:
 
 
 def _class(attack: str) -> Any:
-    """The class of an attack. Call this function inside `_importable`."""
+    """Return the class of an attack. Call this function inside `_importable`.
+
+    Raises StudyError if the attack's module cannot be imported.
+    """
     name = f"{_PACKAGE}:{attack}"
     try:
         return _package().load_attack_class(attack)

@@ -1,4 +1,7 @@
-"""The project's own defences, a file each. Importing this package registers them, and does not import torch."""
+"""The project's own defences, one per file.
+
+The import of this package registers all defences. It does not import torch.
+"""
 
 import importlib
 import pkgutil

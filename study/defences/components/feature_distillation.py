@@ -1,4 +1,7 @@
-"""Feature distillation: compression of 8 x 8 blocks, as in JPEG, with a table made against adversarial images."""
+"""Feature distillation: a defence that compresses blocks of 8 x 8 pixels, as JPEG does.
+
+Its quantization table was designed to remove adversarial perturbations.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ Quantum = Annotated[int, Field(ge=1, le=255)]
 class FeatureDistillation(Purifier):
     """Feature distillation (Liu et al. 2019, arXiv:1803.05787): the cosine transform of 8 x 8 blocks is rounded.
 
-    In each block and channel, the 4 x 4 lowest frequencies are rounded to multiples of `low`, and all others to
-    multiples of `high`, in pixel values (25 and 30 in the authors' code). If a side is not a multiple of 8, the image
-    is padded with its border pixels.
+    In each block and channel, the coefficients of the 4 x 4 lowest frequencies are rounded to multiples of `low`. All
+    other coefficients are rounded to multiples of `high`. The authors' code has `low` 25 and `high` 30, in pixel
+    values. If a side of the image is not a multiple of 8, the image is padded with its border pixels.
 
-    The entries of the transform are multiples of 2^-17, so that every sum is exact in float64: no batch, library or
-    machine changes a pixel.
+    The entries of the transform's matrix are multiples of 2^-17, so every sum is exact in float64. Therefore the result
+    does not depend on the batch, the library or the machine.
     """
 
     name: ClassVar[str] = "feature-distillation"
@@ -55,13 +58,13 @@ class FeatureDistillation(Purifier):
 
 @kept
 def _cosines(device: torch.device) -> Tensor:
-    """The cosine transform of 8 numbers, in multiples of 2^-17: float64 (8, 8)."""
+    """Return the matrix of the cosine transform of 8 numbers, float64 (8, 8), rounded to multiples of 2^-17."""
     return uploaded(np.rint(np.asarray(cosine_transform(_BLOCK)) * _UNIT) / _UNIT, device)
 
 
 @kept
 def _table(low: int, high: int, device: torch.device) -> Tensor:
-    """The step of each frequency of a block: float64 (8, 8)."""
+    """Return the rounding step of each frequency of a block, float64 (8, 8)."""
     table = np.full((_BLOCK, _BLOCK), float(high))
     table[: _BLOCK // 2, : _BLOCK // 2] = low
     return uploaded(table, device)

@@ -1,4 +1,4 @@
-"""HGD: a U-Net, trained with a loss on a classifier's features, removes the perturbation."""
+"""HGD: a defence whose U-Net removes the perturbation. The U-Net was trained with a loss on a classifier's features."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _Channels = Annotated[tuple[float, float, float], Field(strict=False)]
 class HGD(Purifier):
     """High-level representation guided denoiser, HGD (Liao et al. 2018, arXiv:1712.02976), with the authors' `weights`.
 
-    The authors' files hold a classifier as well; only the tensors of `denoise` are used. The denoiser gets
-    (x / 255 - mean) / std. The default `mean` and `std` are those of the authors' Inceptions; for their ResNet and
-    ResNeXt, write `mean: [0.485, 0.456, 0.406]` and `std: [0.229, 0.224, 0.225]`.
+    The authors' files also contain a classifier. Only the tensors of the denoiser are used, whose names contain
+    `denoise.`. The denoiser gets (x / 255 - mean) / std for an image x in pixel values. The default `mean` and `std`
+    are those of the authors' Inception networks. For the authors' ResNet and ResNeXt, write
+    `mean: [0.485, 0.456, 0.406]` and `std: [0.229, 0.224, 0.225]`.
     """
 
     name: ClassVar[str] = "hgd"
@@ -45,7 +46,7 @@ class HGD(Purifier):
         return found or dict(state)
 
     def purified(self, images: Tensor, given: DefenceContext) -> Tensor:
-        assert given.network is not None, "it has a network"
+        assert given.network is not None, "this defence has a network"
         mean, std = (images.new_tensor(one).view(1, -1, 1, 1) for one in (self.mean, self.std))
         made: Tensor = given.network((images / 255 - mean) / std)
         return (made * std + mean) * 255

@@ -1,4 +1,7 @@
-"""NRP: a network that was trained against perturbations of features purifies the image."""
+"""NRP: a defence with a network that purifies images.
+
+The network was trained against perturbations of a classifier's features.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ _NOISE, _WITHIN = 12.75, 16.0
 class NRP(Purifier):
     """Neural representation purifier, NRP (Naseer et al. 2020, arXiv:2006.04924), with the authors' `weights`.
 
-    `architecture` is `dense` (NRP.pth: residual-in-residual dense blocks) or `residual` (NRP_resG.pth: residual
-    blocks), with `blocks` blocks. `dynamic` first adds keyed Gaussian noise with a standard deviation of 12.75 pixel
-    values, clipped to -16..16, as the authors do against an attacker who knows the purifier.
+    `architecture` is `dense` for the authors' file NRP.pth (residual-in-residual dense blocks), or `residual` for
+    NRP_resG.pth (residual blocks). `blocks` is the number of blocks. With `dynamic: true`, Gaussian noise is first
+    added to the image, as the authors do against an attacker who knows the purifier. The noise has a standard deviation
+    of 12.75 pixel values, is clipped to -16..16, and depends on the image's id.
     """
 
     name: ClassVar[str] = "nrp"
@@ -39,7 +43,7 @@ class NRP(Purifier):
         return (DensePurifier if self.architecture == "dense" else ResidualPurifier)(self.blocks)
 
     def purified(self, images: Tensor, given: DefenceContext) -> Tensor:
-        assert given.network is not None, "it has a network"
+        assert given.network is not None, "this defence has a network"
         if self.dynamic:
             noise = _NOISE * given.draws().normal(images.shape[1:])
             images = (images + noise.clamp(-_WITHIN, _WITHIN)).clamp(0, 255)

@@ -1,4 +1,4 @@
-"""Randomized smoothing: the target votes on noisy versions of the image."""
+"""Randomized smoothing: a defence in which the target votes on noisy copies of each image."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 class RandomizedSmoothing(Vote):
     """Randomized smoothing (PREDICT of Cohen et al. 2019, arXiv:1902.02918): the target votes on noisy copies.
 
-    The answer is the label with the most votes on `draws` copies with Gaussian noise of `sigma` pixel values. The
-    paper's sigma of 0.25 is 63.75 here. The target abstains if a two-sided binomial test at the level `alpha` does not
-    distinguish the label with the most votes from the second one; with `alpha: 0`, it never abstains. An abstention
-    counts as a wrong answer, for clean images too. The noise is drawn for each image and copy. Noisy copies are neither
-    clipped nor rounded.
+    Each image gets `draws` copies, each with its own Gaussian noise of standard deviation `sigma` in pixel values. The
+    paper's sigma of 0.25 is 63.75 here. Noisy copies are neither clipped nor rounded. The answer for the image is the
+    label with the most votes.
+
+    A two-sided binomial test with the significance level `alpha` compares the votes for the two most frequent labels.
+    The target abstains if the test does not distinguish these labels. With `alpha: 0`, the target never abstains. An
+    abstention counts as a wrong answer, for clean images too.
     """
 
     name: ClassVar[str] = "smoothing"
@@ -52,8 +54,11 @@ class RandomizedSmoothing(Vote):
 
 @functools.cache
 def two_sided(most: int, least: int) -> float:
-    """The p-value of the exact two-sided binomial test that both of two labels are equally likely; most >= least."""
+    """Return the p-value of the exact two-sided binomial test that two labels are equally likely.
+
+    `most` and `least` are the numbers of votes for the two labels, with most >= least.
+    """
     trials = most + least
-    # Integers: a sum of floats would depend on its order.
+    # The terms are integers, because the rounding of a sum of floats would depend on the order of the terms.
     tail = sum(math.comb(trials, count) for count in range(most, trials + 1))
     return float(min(1.0, 2 * tail / 2**trials))

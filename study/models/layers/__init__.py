@@ -1,4 +1,4 @@
-"""Find the layers of a network by their role: stages, residual branches, attention, MLPs, patches, head."""
+"""Find the layers of a network by their roles: stages, residual branches, attention, MLPs, patches, last layers."""
 
 from study.models.layers.catalogue import Layers, layers_of
 from study.models.layers.named import layer, network_of

@@ -1,4 +1,4 @@
-"""Attention modules: their layers for queries, keys and values, their map, and the projection of their result."""
+"""Find attention modules, with their layers for queries, keys and values, their map, and their projection layer."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ class Attention:
     """One attention module.
 
     Attributes:
-        name: Dotted name of the module. Its output is the result after the projection.
-        qkv: Names of the layers whose outputs are queries, keys and values: one layer for all, or several. Some modules
-            only use the weights of a linear layer; then this is a layer that `visible_attention` adds.
+        name: Dotted name of the module. The module's output is the result after the projection.
+        qkv: Names of the layers whose outputs are queries, keys and values: one layer for all, or several layers. Some
+            attention modules use only the weights of a linear layer, which does not run. Then `qkv` is the name of a
+            layer that `visible_attention` adds.
         projection: Name of the layer that projects the result; None if no module does this.
         over: What the map weighs: tokens, or channels (XCiT). None for a linear attention, which has no map.
-        heads: The number of heads; None if the module does not say.
-        silent: Modules inside the attention module that never run, because it uses only their weights.
+        heads: The number of heads; None if the module does not tell the number.
+        silent: Names of layers that never run, because the attention module uses only their weights.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Attention:
 
     @property
     def map(self) -> str:
-        """Name of the layer whose output is the attention map; this layer exists inside `visible_attention`."""
+        """Name of the layer whose output is the attention map. This layer exists only inside `visible_attention`."""
         return f"{self.name}.{ATTENTION_MAP}"
 
 
@@ -96,7 +97,10 @@ def _present(module: nn.Module, choices: tuple[tuple[str, ...], ...]) -> tuple[s
 
 
 def _adds_bias(module: nn.Module) -> bool:
-    """Whether timm's module uses the weights of its layer `qkv` without running it, to bias only queries and values."""
+    """Return whether a module of timm uses the weights of its layer `qkv` without running this layer.
+
+    Such a module adds a bias to queries and values, but not to keys.
+    """
     return getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False)
 
 
@@ -124,4 +128,4 @@ _GATES = {
     *("ChannelAttn", "LightChannelAttn", "SpatialAttn", "LightSpatialAttn", "CoordAttn", "SimpleCoordAttn"),
     *("EfficientLocalAttn", "StripAttn", "SelectiveKernelAttn", "SplitAttn"),
 }
-"""Classes of convolutional networks that scale channels or positions. They are not the attention of transformers."""
+"""Classes of convolutional networks that scale channels or positions. They do not count as attention here."""

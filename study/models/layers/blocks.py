@@ -1,4 +1,4 @@
-"""The residual branches and dense layers of a network, found by the class of their block."""
+"""Find the residual branches and the dense layers of a network, by the classes of its blocks."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ Family = Literal["resnet", "densenet", "other"]
 
 @dataclass(frozen=True)
 class Branch:
-    """One residual branch f of a block x + f(x), or one dense layer, of a network.
+    """One residual branch f of a block x + f(x), or one dense layer (a layer in a block of a DenseNet).
 
     Attributes:
         block: Dotted name of the branch's block within the network.
         end: The module whose output is the branch's output, before the addition or concatenation. A constant scale, a
-            permutation or a crop may follow this module; that does not change the effect of a factor on its gradient.
+            permutation or a crop may follow this module, because a factor on the module's gradient has the same effect
+            before and after these operations.
         dense: Whether this is a dense layer, which concatenates its new features instead of adding them.
         name: Dotted name of `end`.
         start: Dotted name of the module whose input is x. This is the block itself, or, in a transformer's block, the
             first module of the branch.
-        skip: Dotted name of the module whose output is added in place of x (a downsampling); None if there is none.
+        skip: Dotted name of the module whose output is added in place of x (a downsampling); None if there is no such
+            module.
         identity: Whether x itself is added. If this is false and `skip` is None, the block changes x by functions, and
             no module returns the value of the skip connection.
-        family: The block's family, in the division of networks by the authors' code of the Skip Gradient Method.
+        family: The block's family. The authors' code of the Skip Gradient Method distinguishes these families.
     """
 
     block: str
@@ -46,9 +48,9 @@ def has_known_blocks(network: nn.Module) -> bool:
 
 
 def unknown_blocks(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of unknown blocks: modules that have a block's class name, but are of no known class.
+    """Return the names of unknown blocks: modules with the class name of a block, but of an unknown class.
 
-    A module that contains a known block, or is inside a known block, is not among them.
+    A module that contains a known block, or is inside a known block, is left out.
     """
     known = [name for name, module in network.named_modules() if _known(module) is not None]
     holding = {name[:at] for name in known for at, sign in enumerate(name) if sign == "."}
@@ -67,9 +69,9 @@ def unknown_blocks(network: nn.Module) -> tuple[str, ...]:
 def branches(network: nn.Module) -> list[Branch]:
     """Return the branches of all known blocks in `network`, in the network's order.
 
-    A block is known if the class that defines its `forward` is known; a subclass with a `forward` of its own is another
-    block. Branches of unknown blocks are not found. The end of a branch is never an `nn.Identity`, so batch norms may
-    be folded into their convolutions, even if a single Identity replaces all batch norms.
+    A block is known if the class that defines its `forward` is known. A subclass of a known class that has its own
+    `forward` is an unknown block. Branches of unknown blocks are left out. The end of a branch is never an
+    `nn.Identity`. Therefore batch norms may be folded, even if a single Identity replaces all batch norms.
     """
     found = []
     for name, block in network.named_modules():
@@ -82,14 +84,14 @@ def branches(network: nn.Module) -> list[Branch]:
 
 @dataclass(frozen=True)
 class _Arm:
-    """One branch of a class of blocks.
+    """The description of one branch, for all blocks of one class.
 
     Attributes:
-        ends: The names of the modules at the end of the branch, the last module first; "" is the block itself. The
-            first of them that exists and is not an Identity is the end.
-        start: The name of the module whose input is the value that the skip connection carries; "" is the block.
-        skip: The name of the module in the skip connection, if there is one.
-        plain: Returns whether the block's skip connection adds that value unchanged if it has no module.
+        ends: Names of modules at the end of the branch, the last module first; "" is the block itself. The end of the
+            branch is the first of these modules that exists in the block and is not an Identity.
+        start: Name of the module whose input is also the input of the skip connection; "" is the block itself.
+        skip: Name of the module in the skip connection; "" if the skip connection never has a module.
+        plain: Function of a block. It returns whether a skip connection without a module adds its input unchanged.
     """
 
     ends: tuple[str, ...]
@@ -100,9 +102,10 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Block:
-    """The branches of a class of blocks.
+    """The descriptions of all branches, for all blocks of one class.
 
-    `only_if` is the attribute of the block that tells whether it has a skip connection; None if it always has one.
+    `only_if` is the name of the attribute that tells whether a block has a skip connection; None if all blocks have
+    one.
     """
 
     arms: tuple[_Arm, ...]
@@ -111,7 +114,10 @@ class _Block:
 
 
 def _known(module: nn.Module) -> _Block | None:
-    """The entry of a module's class. Names in place of classes avoid imports of unused zoos."""
+    """Return the entry of a module's class in `_BLOCKS`; None if the class is unknown.
+
+    The keys of `_BLOCKS` are names of classes, so that unused zoos need not be imported.
+    """
     running = next(each for each in type(module).__mro__ if "forward" in vars(each))
     return _BLOCKS.get(f"{running.__module__}.{running.__qualname__}")
 
@@ -119,7 +125,8 @@ def _known(module: nn.Module) -> _Block | None:
 def _branch(name: str, block: nn.Module, known: _Block, arm: _Arm) -> Branch | None:
     for candidate in arm.ends:
         module = getattr(block, candidate, None) if candidate else block
-        # An Identity returns its input, which other modules may use as well, and one instance may be in many places.
+        # An Identity is never the end of a branch, because it returns its input, which other modules may use too. One
+        # Identity may also be in several places of the network.
         if isinstance(module, nn.Module) and not isinstance(module, nn.Identity):
             skip = getattr(block, arm.skip, None) if arm.skip else None
             moved = isinstance(skip, nn.Module) and not isinstance(skip, nn.Identity)
@@ -154,13 +161,15 @@ def _one(*ends: str, skip: str = "", only_if: str | None = None, family: Family 
 
 
 def _two(first: tuple[str, ...], second: tuple[str, ...], starts: tuple[str, str] = ("norm1", "norm2")) -> _Block:
-    """A block with two branches, usually attention and an MLP, each with a skip connection of its own."""
+    """Return the entry of a block with two branches, usually attention and MLP, each with its own skip connection."""
     return _Block((_Arm(first, starts[0]), _Arm(second, starts[1])))
 
 
 _CALLED_BLOCKS = re.compile("Block|Bottleneck|Residual|MBConv|MbConv")
 _OTHER_BLOCKS = {"ClassAttentionBlock"}
-"""XCiT's last blocks. Their attention replaces the class token; the other tokens are added to themselves."""
+"""Classes that are not blocks in the sense of this module: XCiT's last blocks.
+
+Their attention replaces the class token, and the other tokens are added to themselves."""
 
 _TIMM_RESIDUAL = "timm.models._efficientnet_blocks"
 _LAST = ("bn3", "conv3", "bn2", "conv2")
@@ -220,7 +229,7 @@ _BLOCKS: dict[str, _Block] = {
     "timm.models.eva.EvaBlock": _TRANSFORMER,
     "timm.models.convit.Block": _SHARED_DROP,
     "timm.models.cait.LayerScaleBlock": _SHARED_DROP,
-    # Its attention reads all tokens, and its skip connection carries the class token only.
+    # The attention of this block reads all tokens, but the skip connection adds only the class token.
     "timm.models.cait.LayerScaleBlockClassAttn": _Block((_Arm(("attn",), plain=_never), _Arm(("mlp",), "norm2"))),
     "timm.models.xcit.XCABlock": _Block(
         (
@@ -246,7 +255,7 @@ _BLOCKS: dict[str, _Block] = {
     "pretrainedmodels.models.inceptionresnetv2.Block35": _INCEPTION_RESNET,
     "pretrainedmodels.models.inceptionresnetv2.Block17": _INCEPTION_RESNET,
     "pretrainedmodels.models.inceptionresnetv2.Block8": _INCEPTION_RESNET,
-    # Two children: the branch, and the skip connection.
+    # These modules have two children: the branch, and the skip connection.
     "pretrainedmodels.models.resnext_features.resnext101_32x4d_features.LambdaMap": _one("0", skip="1"),
     "pretrainedmodels.models.resnext_features.resnext101_64x4d_features.LambdaMap": _one("0", skip="1"),
 }

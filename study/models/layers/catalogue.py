@@ -1,4 +1,4 @@
-"""The layers of any network, in terms that attacks share: stages, branches, attention, MLPs, activations, patches."""
+"""The layers of any network by the roles that attacks use: stages, branches, attention, MLPs, activations, patches."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from study.models.rewrites.cpu import Stem
 class Activation:
     """An activation that is a module: its name, and its kind in lower case (`relu`, `gelu`, `silu`, `hardswish`).
 
-    A module that runs at several places is listed once, under its first name. Activations that a module computes by a
-    function are not listed; `changed_functions` changes both kinds.
+    A module that runs at several places counts once, under its first name. An activation that is only a function call
+    is not an `Activation`. `changed_functions` changes both kinds of activations.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Activation:
 
 
 class Layers:
-    """The layers of one network. Every name is one of `named_modules()`; folding batch norms keeps all names.
+    """The layers of one network, by their names in `named_modules()`. Folding of batch norms does not change names.
 
     A property raises StudyError if its layers are not known for this network. It also raises StudyError if the network
     has no such layers, unless the property's own description allows that.
@@ -45,7 +45,7 @@ class Layers:
 
     @cached_property
     def stages(self) -> tuple[str, ...]:
-        """The modules whose outputs end the stages, in order.
+        """The names of the modules whose outputs end the stages, in order.
 
         In a CNN, and in a transformer with a pyramid of resolutions, a stage is the part that computes at one
         resolution. Every block of a plain transformer is a stage.
@@ -56,9 +56,10 @@ class Layers:
         return found
 
     def stage(self, depth: float) -> str:
-        """Return the end of the stage at relative depth `depth`, 0 < depth <= 1: of n stages, number ceil(depth n).
+        """Return the name of the module that ends the stage at the relative depth `depth`, with 0 < depth <= 1.
 
-        `stage(0.5)` is `layer2` of a ResNet, the end of conv3 of a VGG, and block 6 of a transformer of 12 blocks.
+        Of n stages, this is stage number ceil(depth * n), counted from 1. `stage(0.5)` is `layer2` of a ResNet, the end
+        of conv3 of a VGG, and block 6 of a transformer of 12 blocks.
         """
         if not 0 < depth <= 1:
             raise StudyError(
@@ -66,16 +67,19 @@ class Layers:
                 accepted="more than 0, up to 1",
                 todo="choose a depth such as 0.5, the middle",
             )
-        # Without the tolerance, 0.1 * 30 is a little more than 3.
+        # In floats, 0.1 * 30 is a little more than 3. Without the tolerance, it would be rounded up to 4.
         return self.stages[math.ceil(depth * len(self.stages) - 1e-9) - 1]
 
     @property
     def middle(self) -> str:
-        """The middle layer: `stage(0.5)`."""
+        """The name of the middle layer: `stage(0.5)`."""
         return self.stage(0.5)
 
     def of_paper(self, method: str) -> str:
-        """Return the layer that the authors of `method` chose in this network. Raises StudyError if they chose none."""
+        """Return the name of the layer that the authors of `method` chose in this network.
+
+        Raises StudyError if the authors chose no layer for this network.
+        """
         name = _PAPERS.get(method, {}).get(_depth(self._network, self.family))
         if name == _STAGE_3:
             return self.stages[2]
@@ -89,7 +93,7 @@ class Layers:
 
     @cached_property
     def blocks(self) -> tuple[Branch, ...]:
-        """The residual branches and dense layers, in order; none for a family without skip connections."""
+        """The residual branches and dense layers, in order; empty for a family without skip connections."""
         if self.family not in _WITHOUT_SKIPS:
             unknown = unknown_blocks(self._network)
             if unknown or not has_known_blocks(self._network):
@@ -100,12 +104,12 @@ class Layers:
 
     @cached_property
     def attention(self) -> tuple[Attention, ...]:
-        """The attention modules, in order; none for a network without attention."""
+        """The attention modules, in order; empty for a network without attention."""
         return attentions(self._network)
 
     @cached_property
     def mlps(self) -> tuple[str, ...]:
-        """The MLP blocks of a transformer or a similar network, in order; none for other networks."""
+        """The names of the MLP blocks of a transformer or a similar network, in order; empty for other networks."""
         found = [name for name, one in self._network.named_modules() if _MLPS.search(type(one).__name__)]
         whole = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
         attention = tuple(f"{one.name}." for one in known_attentions(self._network))
@@ -125,7 +129,7 @@ class Layers:
 
     @cached_property
     def weighted(self) -> tuple[str, ...]:
-        """All convolutions and linear layers that run in a forward pass; empty if there are none."""
+        """The names of all convolutions and linear layers that run in a forward pass; empty if there are none."""
         return tuple(self._weighted())
 
     @cached_property
@@ -138,7 +142,7 @@ class Layers:
 
     @cached_property
     def head(self) -> tuple[str, ...]:
-        """The last layer, or, in a distilled transformer, the two last layers whose logits it averages."""
+        """The name of the last layer. A distilled transformer has two last layers, whose logits are averaged."""
         network: Any = self._network
         if hasattr(network, "get_classifier"):
             given = network.get_classifier()
@@ -175,14 +179,21 @@ def layers_of(model: nn.Module) -> Layers:
 
 
 def _family(network: nn.Module) -> str:
-    """The file of the network's class in its zoo; for the user's own networks, the name of the class."""
+    """Return the family of a network.
+
+    For a network of a zoo, this is the name of the Python module that defines the network's class, such as `resnet`.
+    For the user's own network, it is the name of the class.
+    """
     module = type(network).__module__
     zoos = ("torchvision.", "timm.", "pretrainedmodels.", "study.")
     return module.rpartition(".")[2] if module.startswith(zoos) else type(network).__name__
 
 
 def _depth(network: Any, family: str) -> str:
-    """The family; for a VGG and a ResNet of the original width, with the number of layers, such as `resnet-50`."""
+    """Return the family, followed by the number of layers for a VGG or a ResNet, such as `resnet-50`.
+
+    For a ResNet that does not have the original width, return `resnet of another width`.
+    """
     if family == "vgg":
         layers = sum(isinstance(one, nn.Conv2d | nn.Linear) for one in network.modules())
         return f"vgg-{layers}"
@@ -219,10 +230,10 @@ _HEADS = ("last_linear", "last_conv", "heads", "head", "fc", "classifier", "line
 _MLPS = re.compile(r"^(?!RelPos)\w*(Mlp|MLP|MLPBlock|FeedForward|SwiGLU|FFN|MlpWithDepthwiseConv|ConvMlpWithNorm)$")
 _NO_MLPS = ("head", "classifier", "pre_logits")
 _NO_ACTIVATION = {"Softmax", "Softmax2d", "LogSoftmax", "MultiheadAttention", "Sigmoid", "Hardsigmoid", "HardSigmoid"}
-"""Modules that are no activations here: they make attention maps, or the gates of squeeze-and-excitation."""
+"""Classes that do not count as activations, because they compute attention maps or squeeze-and-excitation's gates."""
 
 _ONLY_IN_TRAINING = ("AuxLogits", "aux1", "aux2")
-"""Auxiliary heads of Inception v3 and GoogLeNet."""
+"""The auxiliary heads of Inception v3 and GoogLeNet, which run only in training."""
 
 _WITHOUT_SKIPS = {
     *("vgg", "alexnet", "squeezenet", "googlenet", "inception", "inception_v3", "inception_v4", "inceptionv4"),
@@ -239,8 +250,8 @@ _FIA = {
 }
 
 _PAPERS: dict[str, dict[str, str]] = {
-    # Wang et al. 2021, arXiv:2107.14185; in the authors' TensorFlow Mixed_5b/concat, Conv2d_4a_3x3/Relu,
-    # block2/unit_8 and conv3_3/Relu.
+    # Wang et al. 2021, arXiv:2107.14185. In the authors' TensorFlow code, the layers are Mixed_5b/concat,
+    # Conv2d_4a_3x3/Relu, block2/unit_8 and conv3_3/Relu.
     "fia": {**_FIA, "vgg-16": _STAGE_3},
     # Zhang et al. 2022, arXiv:2204.00008: Mixed_5b, Mixed_5e, Conv2d_4a_3x3/Relu, and block2/unit_8 of a ResNet v2.
     "naa": {**_FIA, "inception_v4": "features.9", "inceptionv4": "features.9"},
@@ -252,4 +263,4 @@ _PAPERS: dict[str, dict[str, str]] = {
     # Li et al. 2023, arXiv:2304.13410: the last block of conv3.
     "ilpd": {"resnet-50": "layer2.3"},
 }
-"""The layers that authors chose, by method, and by the network's family and number of layers (see `_depth`)."""
+"""For each method, the layers that the authors chose. The inner keys are results of `_depth`."""

@@ -10,9 +10,10 @@ from study.models.layers.named import layer
 
 
 def middle_layer(model: nn.Module, method: str, name: str | None = None) -> str:
-    """Return `name`; if it is None, the layer that the method's authors chose for this network, or the middle layer.
+    """Return `name`, or the name of a default layer if `name` is None.
 
-    `model` is a classifier or a network. Raises StudyError if it has no layer `name`.
+    The default is the layer that the authors of `method` chose for this network. If they chose none, the default is the
+    middle layer. `model` is a classifier or a network. Raises StudyError if `model` has no layer `name`.
     """
     if name is not None:
         layer(model, name)

@@ -8,14 +8,16 @@ from study.errors import StudyError, names
 from study.models.classifier import Classifier
 
 ATTENTION_MAP = "attention_map"
-"""The layer that `visible_attention` adds to an attention module: its output is the attention map."""
+"""The name of the layer that `visible_attention` adds to an attention module. Its output is the attention map."""
 
 ATTENTION_QKV = "attention_qkv"
-"""The layer that `visible_attention` adds, to output queries, keys and values, if no layer of the network does so."""
+"""The name of the layer that `visible_attention` adds to an attention module to output queries, keys and values.
+
+It is added only if no layer of the network outputs them."""
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """Return the network that layer names refer to: the network of a classifier, or the module itself."""
+    """Return the network to which the names of layers belong: the network of a classifier, or else `model` itself."""
     return model.network if isinstance(model, Classifier) else model
 
 
@@ -31,7 +33,7 @@ def layer(model: nn.Module, name: str) -> nn.Module:
     if name.rpartition(".")[2] in (ATTENTION_MAP, ATTENTION_QKV):
         raise StudyError(
             f"the layer '{name}' of this {type(network).__name__} exists only inside `visible_attention`",
-            todo="use it inside `with visible_attention(network):`",
+            todo="use the layer inside `with visible_attention(network):`",
         )
     raise StudyError(
         f"this {type(network).__name__} has no layer '{name}'",

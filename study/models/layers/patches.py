@@ -20,7 +20,8 @@ class Patches:
         size: Side of a patch in pixels. If several convolutions make the tokens, patches overlap, and `size` is equal
             to `stride`.
         stride: Distance in pixels between neighbouring patches.
-        prefix: Number of tokens before the patches' tokens in outputs of stages: class, distillation and registers.
+        prefix: Number of tokens before the patches' tokens in the outputs of stages. These are class, distillation and
+            register tokens.
     """
 
     embedding: str
@@ -30,7 +31,7 @@ class Patches:
 
 
 def patches_of(network: nn.Module) -> Patches | None:
-    """Return the patches of `network`; None if the network has no patches, or if they are not known."""
+    """Return the patches of `network`; None if the network has no patches, or if its patches are not known."""
     kind = f"{type(network).__module__}.{type(network).__qualname__}"
     if kind in _NETWORKS:
         return _NETWORKS[kind](network)
@@ -38,7 +39,7 @@ def patches_of(network: nn.Module) -> Patches | None:
 
 
 def _of_timm(network: Any) -> Patches | None:
-    """Patches of a network whose `patch_embed` reads the image."""
+    """Return the patches of a network of timm whose module `patch_embed` reads the image; None if they are unknown."""
     embedding, prefix = getattr(network, "patch_embed", None), _prefix(network)
     kind = type(embedding).__name__
     if prefix is None:
@@ -49,12 +50,12 @@ def _of_timm(network: Any) -> Patches | None:
 
 
 def _prefix(network: Any) -> int | None:
-    """The prefix of a network of timm; None if the network has a class token, but does not say where."""
+    """Return `Patches.prefix` of a network of timm; None if the place of the network's class token is unknown."""
     if type(network).__name__ in ("Cait", "Xcit"):
-        # The class token joins after the last stage.
+        # The class token is added after the last stage.
         return 0
     if type(network).__name__ == "ConVit":
-        # The class token joins between two stages.
+        # The class token is added between two stages.
         return None
     found = getattr(network, "num_prefix_tokens", getattr(network, "num_tokens", None))
     if found is None:
@@ -74,7 +75,7 @@ def _equal(name: str, size: int, prefix: int) -> Patches:
 
 
 def _visformer(network: Any) -> Patches:
-    """The patches of a Visformer, whose stem halves the image. Some Visformers have no stem."""
+    """Return the patches of a Visformer. Its stem, if it has one, halves the image."""
     stem = 1 if network.stem is None else 2
     return _equal("patch_embed1", stem * network.patch_embed1.patch_size[0], 0)
 

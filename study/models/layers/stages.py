@@ -1,8 +1,8 @@
-"""The modules that end each stage of a network.
+"""Find the modules that end the stages of a network.
 
-In a CNN, and in a transformer with a pyramid of resolutions, a stage is the part that computes at one resolution; the
-stem does not count as a stage. VGG, AlexNet and SqueezeNet have a stage between each pair of consecutive poolings.
-Every block of a plain transformer is a stage.
+In a CNN, and in a transformer with a pyramid of resolutions, a stage is the part that computes at one resolution. The
+stem is not a stage. In VGG, AlexNet and SqueezeNet, a stage ends before each max-pooling. Every block of a plain
+transformer is a stage.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ def stage_ends(network: nn.Module) -> tuple[str, ...] | None:
     """Return the names of the modules whose outputs end the stages, in order; None if the stages are not known."""
     known = _NETWORKS.get(f"{type(network).__module__}.{type(network).__qualname__}")
     ends = known(network) if known is not None else _of_timm(network)
-    # An nn.ModuleList never runs itself.
+    # An nn.ModuleList has no forward pass, so it cannot end a stage.
     modules = network.named_modules(remove_duplicate=False)
     held = {name for name, one in modules if name and not isinstance(one, nn.ModuleList)}
     return ends if ends and held.issuperset(ends) and len(set(ends)) == len(ends) else None
 
 
 def _of_timm(network: nn.Module) -> tuple[str, ...]:
-    """The stages in timm's own record of a network, without its stem."""
+    """Return the ends of the stages that timm records in `feature_info`, without the stem; empty without a record."""
     record: Any = getattr(network, "feature_info", None)
     if not isinstance(record, list):
         return ()
@@ -46,7 +46,10 @@ def _names(*ends: str) -> Callable[[nn.Module], tuple[str, ...]]:
 
 
 def _children(trunk: str, *, every: int = 1, first: int = 0) -> Callable[[nn.Module], tuple[str, ...]]:
-    """The children of the module `trunk`, from index `first` on with a step of `every`."""
+    """Return a function that lists the children of a network's module `trunk`.
+
+    The list starts at index `first` and has every `every`-th child.
+    """
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         found = [f"{trunk}.{name}" for name, _ in network.get_submodule(trunk).named_children()]
@@ -56,7 +59,10 @@ def _children(trunk: str, *, every: int = 1, first: int = 0) -> Callable[[nn.Mod
 
 
 def _matching(trunk: str, pattern: str) -> Callable[[nn.Module], tuple[str, ...]]:
-    """The last child of `trunk` for each value of the group in `pattern`, which the child's name must match."""
+    """Return a function that lists children of a network's module `trunk` whose names match `pattern`.
+
+    For each value of the group in `pattern`, only the last matching child is listed.
+    """
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         last: dict[str, str] = {}
@@ -69,7 +75,10 @@ def _matching(trunk: str, pattern: str) -> Callable[[nn.Module], tuple[str, ...]
 
 
 def _pooled(network: nn.Module) -> tuple[str, ...]:
-    """In a flat `features`, the modules before each max-pooling, and the last module unless it is a max-pooling."""
+    """Return the names of the modules before each max-pooling in a network's `features`.
+
+    The last module is also returned if it is not a max-pooling. The layers must be direct children of `features`.
+    """
     trunk = "features" if isinstance(getattr(network, "features", None), nn.Module) else "_features"
     before, ends, blocks = "", [], 0
     for name, module in network.get_submodule(trunk).named_children():
@@ -81,12 +90,15 @@ def _pooled(network: nn.Module) -> tuple[str, ...]:
     if not ends or not isinstance(module, nn.MaxPool2d):
         ends.append((before, blocks))
     fires = any(type(one).__name__ == "Fire" for one in network.modules())
-    # The convolution at the start of a SqueezeNet is its stem.
+    # The first convolution of a SqueezeNet is its stem, which is not a stage.
     return tuple(name for name, count in ends if count or not fires)
 
 
 def _strided(trunk: str) -> Callable[[nn.Module], tuple[str, ...]]:
-    """In a flat trunk, the block before each block that halves the image, and the last block; no stem and no head."""
+    """Return a function that lists, in a network's module `trunk`, the block before each block that halves the image.
+
+    The last block is also listed. Children with a single convolution, such as a stem, do not count as blocks.
+    """
 
     def ends(network: nn.Module) -> tuple[str, ...]:
         children = [(f"{trunk}.{name}", one) for name, one in network.get_submodule(trunk).named_children()]
@@ -107,7 +119,10 @@ def _hidden(network: nn.Module) -> tuple[str, ...]:
 
 
 def _last_blocks(network: nn.Module) -> tuple[str, ...]:
-    """The last block of each transformer in a PiT. The transformer itself returns image and class token separately."""
+    """Return the name of the last block of each transformer in a PiT.
+
+    The transformers themselves do not end stages, because they return image tokens and class token separately.
+    """
     return tuple(_last_block(network))
 
 
@@ -135,17 +150,17 @@ _NETWORKS: dict[str, Callable[[nn.Module], tuple[str, ...]]] = {
     "torchvision.models.mobilenetv3.MobileNetV3": _strided("features"),
     "torchvision.models.efficientnet.EfficientNet": _strided("features"),
     "torchvision.models.mnasnet.MNASNet": _strided("layers"),
-    # The paper's table 5 counts the first convolution and pooling as stage 1.
+    # Table 5 of the ShuffleNet v2 paper counts the first convolution and pooling as stage 1.
     "torchvision.models.shufflenetv2.ShuffleNetV2": _names("maxpool", "stage2", "stage3", "stage4"),
     "torchvision.models.regnet.RegNet": _children("trunk_output"),
-    # Modules at even places are the stem and the downsamplings.
+    # Modules at even indices are the stem and the downsamplings.
     "torchvision.models.convnext.ConvNeXt": _children("features", every=2, first=1),
     "torchvision.models.swin_transformer.SwinTransformer": _children("features", every=2, first=1),
     "torchvision.models.maxvit.MaxVit": _children("blocks"),
     "torchvision.models.vision_transformer.VisionTransformer": _children("encoder.layers"),
     "timm.models.senet.SENet": _LAYERS,
     "timm.models.vgg.VGG": _pooled,
-    # timm's record names modules inside the stages that follow.
+    # For these networks, timm's record names modules that belong to the next stage.
     "timm.models.xception.Xception": _names("block1", "block2", "block11", "act4"),
     "timm.models.nasnet.NASNetALarge": _names("cell_stem_0", "cell_5", "cell_11", "cell_17"),
     "timm.models.pnasnet.PNASNet5Large": _names("cell_stem_0", "cell_3", "cell_7", "cell_11"),

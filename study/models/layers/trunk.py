@@ -1,4 +1,4 @@
-"""The trunk of a network: the names of its blocks, activations and poolings, in order."""
+"""The trunk of a network: its blocks, activations and max-poolings, in order."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from study.models.layers.named import network_of
 def trunk_of(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the blocks, activations and max-poolings at a network's top level, in the network's order.
 
-    Modules in a sequence count one by one: an Inception's blocks, or the activations and poolings of a VGG. A single
-    convolution or batch norm does not count, because an activation follows it. Raises StudyError if the network has
-    none of these modules at its top level.
+    Modules inside a container (`nn.Sequential`, `nn.ModuleList`) also belong to the top level, such as the activations
+    and poolings of a VGG. A single convolution or batch norm is left out, because an activation follows it. Raises
+    StudyError if the top level has no block, activation or max-pooling.
     """
     network, layers = network_of(model), layers_of(model)
     activations = {one.name for one in layers.activations}

@@ -1,7 +1,8 @@
 """Fold batch norms into the convolutions before them: the same function with fewer passes over memory.
 
-In eval mode, a batch norm scales and shifts each channel by constants, which a convolution can include. The result is
-the same network up to rounding; a ResNet becomes a third faster and needs a third less memory.
+In eval mode, a batch norm scales and shifts each channel by constants, which the weights of a convolution can include.
+The folded network computes the same function up to rounding. A ResNet becomes a third faster and needs a third less
+memory.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Subclasses may transform their weights (standardise them, for example), so only exact classes count. Names in place of
-# classes avoid the import of timm, which takes seconds.
+# Only exact classes count, because a subclass may first transform its weights (standardise them, for example). The sets
+# have names and not classes, because the import of timm takes seconds.
 _CONVOLUTIONS = {"torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame"}
 _NORMS = {"torch.nn.modules.batchnorm.BatchNorm2d"}
 _NORMS_WITH_ACTIVATION = {"timm.layers.norm_act.BatchNormAct2d"}
 
 
 def fold(network: nn.Module, example: Tensor, *, keep: Collection[str] = ()) -> int:
-    """Fold batch norms that directly follow a convolution into the convolution, in place; return the number of folds.
+    """Fold each batch norm that directly follows a convolution into this convolution, and return the number of folds.
 
-    `example` is an input of the network, (N, 3, S, S) after preprocessing, on the network's device and in its dtype.
-    One forward pass of `example` shows the order of modules. A batch norm is folded if nothing else reads the
-    convolution's output, and the pass calls the convolution once and the batch norm once. Neither of the two may share
-    parameters, have hooks, have two names in the network, or be named in `keep`.
+    The network is changed in place. `example` is an input of the network, (N, 3, S, S) after preprocessing, on the
+    network's device and in its dtype. One forward pass of `example` shows the order of modules. A batch norm is folded
+    if nothing else reads the convolution's output, and if the pass calls both modules exactly once. Neither of the two
+    modules may share parameters, have hooks, have two names in the network, or be named in `keep`.
 
     Folded convolutions have new parameters with the same dtype, device and memory format, which require no gradient.
-    All modules keep their names: a batch norm becomes an `nn.Identity`; a batch norm with an activation (timm's)
-    becomes a module with its `drop` and `act`. If a logit on `example` changes by more than 1,000 times the dtype's
-    machine epsilon times the range of the logits, the network is restored and 0 is returned.
+    All modules keep their names. A batch norm becomes an `nn.Identity`. A batch norm with an activation, as in timm,
+    becomes a module that only contains its `drop` and `act`. If a logit of `example` changes by more than 1,000 times
+    the dtype's machine epsilon times the range of the logits, the network is restored and 0 is returned.
 
-    Raises ValueError if the network is in training mode, or its dtype is narrower than float32.
+    Raises ValueError if the network is in training mode, or if its dtype is neither float32 nor float64.
     """
     if network.training:
         raise ValueError("batch norms can only be folded in eval mode")
@@ -65,7 +66,7 @@ def fold(network: nn.Module, example: Tensor, *, keep: Collection[str] = ()) -> 
 def _observe(
     network: nn.Module, example: Tensor, keep: Collection[str]
 ) -> tuple[Tensor, list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
-    """The logits on `example`, and the pairs of convolution and batch norm that can be folded."""
+    """Return the logits of `example`, and the pairs of a convolution and a batch norm that can be folded."""
     often = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     shared = Counter(id(parameter) for module in network.modules() for parameter in module._parameters.values())
     foldable = [
@@ -84,12 +85,16 @@ def _observe(
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records in a pass which batch norm reads each convolution's output, and whether other operations read it too."""
+    """A mode that records, in one forward pass, which batch norm reads the output of each convolution.
+
+    It also records whether other operations read the same output.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._calls: Counter[nn.Module] = Counter()
-        # Keys are addresses of memory, so that views count too. Outputs are kept, because freed addresses are reused.
+        # Keys are memory addresses, so that views of an output count too. Outputs are kept alive, because the address
+        # of a freed output could be used again.
         self._outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
         self._taken: dict[nn.Conv2d, nn.BatchNorm2d] = {}
         self._elsewhere: set[nn.Module] = set()
@@ -144,7 +149,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _AfterNorm(nn.Module):
-    """The remaining part of a batch norm with an activation after the norm is folded."""
+    """The dropout and the activation that remain of a batch norm with an activation after the norm is folded."""
 
     def __init__(self, drop: nn.Module, act: nn.Module) -> None:
         super().__init__()
@@ -162,7 +167,7 @@ def _without_norm(norm: nn.Module) -> nn.Module:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution for both modules; its weights are computed in float64 and rounded once."""
+    """Return one convolution in place of `conv` and `norm`. Its weights are computed in float64 and rounded once."""
     plain = nn.BatchNorm2d(norm.num_features, eps=norm.eps).eval()
     plain.load_state_dict(norm.state_dict(), strict=False)
     exact = fuse_conv_bn_eval(copy.deepcopy(conv).double(), plain.to(conv.weight.device).double())
@@ -184,7 +189,7 @@ def _is_convolution(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether the module is a batch norm of a known class with a scale, a shift and running statistics."""
+    """Return whether the module is a batch norm of a known class with a scale, a shift and running statistics."""
     named = _class(module) in _NORMS | _NORMS_WITH_ACTIVATION
     return named and module.running_mean is not None and module.weight is not None
 

@@ -1,6 +1,6 @@
-"""Rewrite layers whose gradient on a GPU sums in random order. Results are equal up to rounding.
+"""Replace layers whose backward pass on a GPU sums gradients in random order. Results are equal up to rounding.
 
-PyTorch's adaptive average pooling is such a layer, unless its output is 1 x 1. VGG and AlexNet have this layer.
+PyTorch's adaptive average pooling is such a layer if its output is larger than 1 x 1, as in VGG and AlexNet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 class OrderedPool(nn.AdaptiveAvgPool2d):
-    """Adaptive average pooling with gradients that sum in one order on every device."""
+    """Adaptive average pooling with a backward pass that sums gradients in a fixed order on every device."""
 
     def forward(self, input: Tensor) -> Tensor:
         asked = self.output_size if isinstance(self.output_size, tuple) else (self.output_size, self.output_size)
@@ -26,7 +26,7 @@ class OrderedPool(nn.AdaptiveAvgPool2d):
 
 
 def order_gradients(network: nn.Module) -> None:
-    """Replace adaptive average pooling in `network`, in place; modules keep their names."""
+    """Replace each `nn.AdaptiveAvgPool2d` in `network` by `OrderedPool`, in place. All modules keep their names."""
     for name, one in list(network.named_modules()):
         if name and type(one) is nn.AdaptiveAvgPool2d:
             network.set_submodule(name, OrderedPool(one.output_size))
@@ -34,7 +34,7 @@ def order_gradients(network: nn.Module) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _means(old: int, new: int, device: str) -> Tensor:
-    """The matrix (new, old) that takes the means over the windows of adaptive pooling along one axis."""
+    """Return the matrix (new, old) that computes the means over the windows of adaptive pooling along one axis."""
     matrix = torch.zeros(new, old)
     for place in range(new):
         first, end = place * old // new, -(-(place + 1) * old // new)

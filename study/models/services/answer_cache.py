@@ -1,4 +1,4 @@
-"""Answers of a service on disk, so that no image is sent twice."""
+"""A cache on disk for the answers of a service, so that no image is sent twice."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _REQUESTS = "CREATE TABLE IF NOT EXISTS requests (only INTEGER PRIMARY KEY CHECK
 
 
 class AnswerCache:
-    """Answers by key in one SQLite file, which several threads and processes may use at once.
+    """A mapping from keys to answers in one SQLite file, which several threads and processes may use at once.
 
-    An answer is on disk when `put` returns: it survives a kill and a power failure. Opening a damaged file, or reading
-    a damaged answer, raises StudyError and leaves the file as it is.
+    When `put` returns, the answer is on disk. It then survives a kill and a power failure. Opening a damaged file, or
+    reading a damaged answer, raises StudyError and does not change the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,9 +35,10 @@ class AnswerCache:
             raise StudyError(f"the folder {path.parent} cannot be created: {error.strerror}", status=1) from None
         with self._guarded():
             self._file = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            # Invalid UTF-8 must reach the checksum.
+            # Invalid UTF-8 is replaced and raises no error, so that the checksum reports the damage.
             self._file.text_factory = lambda raw: raw.decode("utf-8", "replace")
-            # EXTRA also synchronises the folder: with FULL, a power failure could bring back a finished journal.
+            # EXTRA also synchronises the folder. With FULL, a power failure could restore the journal of a finished
+            # transaction, and SQLite would then undo this transaction.
             self._file.execute("PRAGMA synchronous = EXTRA")
             ((state,),) = self._file.execute("PRAGMA quick_check(1)")
             if state != "ok":
@@ -53,7 +54,7 @@ class AnswerCache:
                 self._file.execute("COMMIT")
 
     def get(self, key: str) -> str | None:
-        """Return the answer stored under `key`, or None. Raises StudyError if the answer is damaged."""
+        """Return the answer for `key`; None if there is no answer. Raises StudyError if the answer is damaged."""
         with self._guarded():
             rows = self._file.execute("SELECT body, time, sha256 FROM answers WHERE question = ?", [key])
             row = rows.fetchone()
@@ -65,7 +66,7 @@ class AnswerCache:
         return str(body)
 
     def put(self, key: str, body: str) -> None:
-        """Store the answer `body` under `key`, unless an answer is stored there already."""
+        """Store the answer `body` for `key`. If `key` already has an answer, that answer is kept."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
         with self._guarded():
             self._file.execute(
@@ -74,7 +75,7 @@ class AnswerCache:
             )
 
     def count_request(self, most: int) -> bool:
-        """Count a request, on disk, unless `most` requests are counted already; return whether it was counted."""
+        """Add 1 to the number of requests on disk, and return True; if the number is already `most`, return False."""
         with self._guarded():
             self._file.execute(_REQUESTS)
             self._file.execute("INSERT INTO requests VALUES (1, 0) ON CONFLICT DO NOTHING")

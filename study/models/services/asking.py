@@ -1,4 +1,7 @@
-"""Asks one service about images: about all of them, or about the versions of an image in turn until one succeeds."""
+"""Ask one service about images.
+
+The service gets all images, or the versions of an image one after the other until the attack succeeds with a version.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ from study.models.services.service_spec import Remote
 
 @dataclass(frozen=True)
 class Question:
-    """A question about N images: their true labels, and their target labels if the attack is targeted.
+    """A question about N images: the images' true labels, and their target labels if the attack is targeted.
 
-    `clean_names` has, for each image, the names that the service gave for the clean image; None if the question is
-    about the clean images.
+    `clean_names` has, for each image, the names with which the service answered for the clean image; None if the
+    question is about the clean images.
     """
 
     labels: Sequence[int]
@@ -34,9 +37,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers about V versions of N images: V * N answers, in the order of the images.
+    """The answers for V versions of N images: V * N answers, all answers for the first version first.
 
-    `shown` is described in `study.results.schema.TargetAnswers`.
+    `names`, `scores`, `sentences` and `refused` have one entry for each answer. `study.results.schema.TargetAnswers`
+    describes `shown`.
     """
 
     names: tuple[tuple[str, ...], ...]
@@ -47,7 +51,7 @@ class Answers:
 
 
 class Asking:
-    """One service; a chat service has a judge, which finds the labels in its sentences."""
+    """One service. For a chat service, a judge finds the labels in the service's sentences."""
 
     def __init__(
         self,
@@ -58,7 +62,7 @@ class Asking:
         secrets: tuple[Secret | None, Secret | None],
         caches: tuple[Path, Path],
     ) -> None:
-        """`secrets` and `caches` have two entries: for the service, and for the model that judges its sentences."""
+        """Set up the clients. `secrets` and `caches` have two entries: for the service, and for the judging model."""
         self._remote, self._labels = remote, labels
         self._service = Service(name, remote, secret=secrets[0], cache=caches[0])
         self._judging = None
@@ -66,15 +70,16 @@ class Asking:
             self._judging = judging(name, remote, labels, secret=secrets[1], cache=caches[1])
 
     def describe(self) -> dict[str, Any]:
-        """The record of the service in a run."""
+        """Return what a run records about the service."""
         return self._service.describe()
 
     def answers(self, images: NDArray[np.uint8], question: Question) -> Answers:
-        """Ask about `uint8` images (V * N, C, H, W): V versions of the N images of `question`.
+        """Return the answers for `uint8` images (V * N, C, H, W): V versions of the N images of `question`.
 
-        If the service has a limit `queries`, only the first `queries` versions of an image are shown to the service,
-        one after the other, and none after a version that succeeded. The other versions get the answer about the last
-        version shown. Raises StudyError as `Service.ask` does.
+        Without a limit `queries`, the service gets all versions. With this limit, it gets at most the first `queries`
+        versions of each adversarial image, one after the other, and no further version after a success of the attack.
+        The answer for the last version that the service got is then also the answer for all later versions. Raises
+        StudyError as `Service.ask` does.
         """
         most = self._remote.queries
         if most is None or question.clean_names is None or not len(images):
@@ -100,7 +105,10 @@ class Asking:
     def _asked(
         self, images: NDArray[np.uint8], places: Sequence[int], question: Question
     ) -> tuple[list[Reply], list[Verdict]]:
-        """Ask about `images`, a selection: `places` are their positions among all images of the question."""
+        """Ask about `images`, and return the replies and the verdicts.
+
+        `places` are the positions of `images` among all V * N images of the question.
+        """
         replies = self._service.ask(images)
         if self._judging is None:
             return replies, [Verdict(reply.names, refused=False) for reply in replies]
@@ -112,12 +120,15 @@ class Asking:
         return (question.labels[index], *wanted)
 
     def _succeeds(self, verdict: Verdict, index: int, question: Question) -> bool:
-        """Whether an adversarial image succeeded, by the rule of `study.analysis.rates.succeeded`."""
+        """Return whether the attack succeeded on an image, by the rule of `study.analysis.rates.succeeded`.
+
+        `index` is the index of the image among the N images of `question`.
+        """
         if question.target_labels is not None:
             return not set(verdict.names).isdisjoint(self._names(question.target_labels[index]))
         if self._judging is not None:
             return not verdict.refused and set(verdict.names).isdisjoint(self._names(question.labels[index]))
-        assert question.clean_names is not None, "limits apply to adversarial images only"
+        assert question.clean_names is not None, "a limit `queries` applies only to adversarial images"
         return set(verdict.names).isdisjoint(question.clean_names[index])
 
     def _names(self, label: int) -> tuple[str, ...]:

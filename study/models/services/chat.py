@@ -1,4 +1,4 @@
-"""OpenAI-compatible chat endpoints: the request about an image, or about a text, and the sentence in the answer."""
+"""Requests to OpenAI-compatible chat endpoints about an image or a text, and the sentences in their answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from study.models.services.service_spec import Remote
 
 _TEMPERATURE = 0
 _FILTERED = ("content_filter", "content_policy_violation")
-"""Values of `code` or `type` in the error with which a content filter of the service refuses an image."""
+"""Values of `code` or `type` in the error that a service sends if its content filter refuses an image."""
 
 
 def request_object(remote: Remote, question: bytes | str) -> dict[str, Any]:
-    """Return the JSON object of a request: the prompt of the spec and an image (bytes of a PNG), or a text alone."""
+    """Return the JSON object of a request.
+
+    If `question` is an image (bytes of a PNG), the request has the prompt of the spec and the image. If `question` is a
+    text, the request has only this text.
+    """
     content: Any = question
     if isinstance(question, bytes):
         url = f"data:image/png;base64,{base64.b64encode(question).decode()}"
@@ -25,9 +29,9 @@ def request_object(remote: Remote, question: bytes | str) -> dict[str, Any]:
 
 
 def read_sentence(body: str) -> Reply:
-    """Return the reply in the JSON text of an answer: the sentence, unchanged, and whether the answer is a refusal.
+    """Return the reply in `body`, the JSON text of an answer: the unchanged sentence, and whether it is a refusal.
 
-    Raises UnexpectedAnswer if the text is not an answer of a chat endpoint.
+    Raises UnexpectedAnswer if `body` is not an answer of a chat endpoint.
     """
     data = parsed(body)
     if is_filtered(data):
@@ -46,20 +50,23 @@ def read_sentence(body: str) -> Reply:
     if refusal is not None and not isinstance(refusal, str):
         raise UnexpectedAnswer("the answer has a refusal at choices.0.message that is not text")
     sentence = content or refusal or ""
-    # JSON can contain unpaired surrogates, which UTF-8 and Parquet cannot.
+    # Unpaired surrogates are replaced, because JSON can contain them, but UTF-8 and Parquet cannot.
     sentence = sentence.encode("utf-8", "replace").decode()
     filtered = choice.get("finish_reason") == "content_filter"
     return Reply((), (), sentence, refused=bool(refusal) or filtered or not sentence.strip())
 
 
 def is_filtered(data: Any) -> bool:
-    """Whether `data`, the JSON of an error, says that a filter refused the image. A repeated request would not help."""
+    """Return whether `data`, the JSON of an error, says that a filter refused the image.
+
+    A repeated request would be refused too.
+    """
     error = data.get("error") if isinstance(data, dict) else None
     return isinstance(error, dict) and any(error.get(key) in _FILTERED for key in ("code", "type"))
 
 
 def refuses(body: str) -> bool:
-    """Whether `body`, the text of an error, says that a filter refused the image."""
+    """Return whether `body`, the text of an error, says that a filter refused the image."""
     try:
         return is_filtered(json.loads(body))
     except (ValueError, RecursionError):

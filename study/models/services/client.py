@@ -1,4 +1,4 @@
-"""Client of one service. It respects the limits, repeats failed requests, and asks about no image or text twice."""
+"""The client of one service. It respects limits, repeats failed requests, and sends no image or text twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Question = NDArray[np.uint8] | str
 
 
 class Halted(Exception):
-    """A request was not sent, because another request failed for good, or because the user stopped the study."""
+    """A request was not sent, because another request has failed for good, or because the study was stopped."""
 
 
 async def pause(seconds: float, halt: asyncio.Event) -> None:
@@ -48,14 +48,14 @@ async def pause(seconds: float, halt: asyncio.Event) -> None:
 
 
 class Pacer:
-    """Schedules requests at least 1 / `rate` seconds apart."""
+    """A schedule in which requests are at least 1 / `rate` seconds apart."""
 
     def __init__(self, rate: float) -> None:
         self._gap = 1 / rate
         self._next = 0.0
 
     def reserve(self, now: float) -> float:
-        """Reserve the next turn; return the seconds from `now` until that turn."""
+        """Reserve the next free time for a request, and return the seconds from `now` until this time."""
         turn = max(now, self._next)
         self._next = turn + self._gap
         return turn - now
@@ -64,11 +64,11 @@ class Pacer:
 class Service:
     """The client with which one process asks one service. The file `cache` keeps the service's answers.
 
-    `sent` counts requests; `cached` counts questions whose answers were in the cache.
+    `sent` is the number of requests. `cached` is the number of questions whose answers were in the cache.
     """
 
     def __init__(self, name: str, remote: Remote, *, secret: Secret | None, cache: Path) -> None:
-        """Raises StudyError if the cache is damaged, or a required credential is missing."""
+        """Open the cache. Raises StudyError if the cache is damaged, or if a required credential is missing."""
         if remote.credentials is not None and secret is None:
             raise StudyError(f"{name} needs a credential", todo=f"export {remote.credentials.env}=…")
         self.sent = self.cached = 0
@@ -83,24 +83,24 @@ class Service:
                 logging.getLogger(logger).addFilter(secret)
 
     def describe(self) -> dict[str, Any]:
-        """The record of the service in a run."""
+        """Return what a run records about the service."""
         keys = ("model", "prompt", "extra") if self._remote.api == "chat" else ("send", "field", "labels", "top")
         fields = {key: getattr(self._remote, key) for key in keys}
         return {"remote": self._remote.address, **fields, "digest": self._remote.digest}
 
     def ask(self, images: NDArray[np.uint8], stop: Callable[[], bool] = lambda: False) -> list[Reply]:
-        """Ask about `images`, `uint8` (N, C, H, W) with one channel or three; return the replies in their order.
+        """Ask about `images`, `uint8` (N, C, H, W) with one channel or three, and return the replies in this order.
 
-        Every answer is on disk before it is used. If all attempts for an image fail, no further image is sent, and the
-        call raises StudyError. The service then counts as down: until it answers again, later calls make one attempt
-        for each image. If a repeated request would not help, the call raises StudyError without further attempts. It
-        raises Interrupted if `stop` returns true. Requests under way always finish first, because their answers may
-        cost money.
+        Every answer is written to the cache before it is used. If all attempts for an image fail, no further image is
+        sent, and StudyError is raised. The service then counts as down. Until the service answers again, later calls
+        make only one attempt for each image. If a repeated request would also fail, StudyError is raised without
+        further attempts. Interrupted is raised if `stop` returns true. Before any error is raised, the requests that
+        were sent already are finished, because their answers may cost money.
         """
         return self._replies(list(images), stop)
 
     def ask_about(self, texts: Sequence[str], stop: Callable[[], bool] = lambda: False) -> list[Reply]:
-        """Send `texts` to a chat service, each in its own request. Return values and errors are those of `ask`."""
+        """Send each of `texts` to a chat service in its own request. Return values and errors are as in `ask`."""
         return self._replies(list(texts), stop)
 
     def _replies(self, questions: Sequence[Question], stop: Callable[[], bool]) -> list[Reply]:
@@ -123,7 +123,7 @@ class Service:
     async def _ask_all(
         self, missing: Mapping[str, Question], stop: Callable[[], bool]
     ) -> tuple[dict[str, str], list[StudyError], bool]:
-        """The answers by key, the errors, and whether `stop` returned true."""
+        """Ask all questions in `missing`. Return the answers by key, the errors, and whether `stop` returned true."""
         halt, slots = asyncio.Event(), asyncio.Semaphore(self._remote.parallel)
         bodies: dict[str, str] = {}
         errors: list[StudyError] = []
@@ -157,7 +157,7 @@ class Service:
         return bodies, errors, stopped
 
     async def _answer(self, client: httpx.AsyncClient, question: bytes | str, halt: asyncio.Event) -> str:
-        """Send one question until an attempt succeeds; return the answer.
+        """Send one question, repeatedly until an attempt succeeds, and return the answer.
 
         Raises StudyError if all attempts fail, and Halted as soon as `halt` is set.
         """
@@ -173,7 +173,8 @@ class Service:
             except RequestFailed as failed:
                 failed.final = was_down and self._down
                 raise
-            # If the request began before the service counted as down, its answer does not show that it is up again.
+            # An answer does not show that the service is up again if its request began before the service counted as
+            # down.
             self._down = self._down and not was_down
             return body
 
@@ -188,7 +189,7 @@ class Service:
         return await retrying(attempt)
 
     def _count(self, most: int) -> None:
-        """Count a request on disk, before it is sent. Raises StudyError if `most` requests are counted already."""
+        """Count a request on disk before it is sent. Raises StudyError if the count has already reached `most`."""
         if not self._cache.count_request(most):
             raise StudyError(
                 f"this run folder has sent {most:,} requests to {self._name}, the largest number that `most` allows",
@@ -197,7 +198,7 @@ class Service:
             )
 
     def _wait(self, state: RetryCallState) -> float:
-        """The pause before the next attempt in seconds: exponential with jitter, or as the service requires."""
+        """Return the pause before the next attempt in seconds: exponential with jitter, or as the service asks for."""
         usual = self._backoff(state) * random.uniform(0.75, 1)
         return max(usual, min(_failure(state).wait, self._remote.most_wait))
 
@@ -224,7 +225,10 @@ class Service:
             ) from None
 
     def _key(self, question: Question) -> str:
-        """The cache key of a question. For an image, it hashes the pixels: the PNG depends on the version of zlib."""
+        """Return the cache key of a question: a hash of everything that determines the answer.
+
+        For an image, the key hashes the pixels and not the PNG, because the PNG depends on the version of zlib.
+        """
         remote = self._remote
         headers = {name.lower(): value for name, value in remote.headers.items()}
         asked = (remote.url, remote.model, remote.extra, headers)

@@ -1,4 +1,4 @@
-"""The credential of a service: read from the environment, and hidden in every text."""
+"""Read the credential of a service from the environment, and hide it in every text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.models.services.service_spec import Remote
 
 
 class Secret:
-    """The value of a credential. It survives pickling; only `reveal` returns it."""
+    """The value of a credential. Only `reveal` returns the value. A pickled `Secret` contains the value."""
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -21,14 +21,20 @@ class Secret:
         return self._value
 
     def hide(self, text: str) -> str:
-        """Replace the value in `text` by ***, whether it stands there as it is, percent-encoded or escaped for JSON."""
+        """Return `text` with *** in place of the value.
+
+        The value is also replaced if it is percent-encoded or escaped for JSON.
+        """
         spellings = (self._value, quote(self._value, safe=""), quote_plus(self._value), json.dumps(self._value)[1:-1])
         for spelling in sorted(set(spellings), key=len, reverse=True):
             text = text.replace(spelling, "***")
         return text
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Hide the value in a log record (as a `logging` filter): HTTP libraries log whole addresses."""
+        """Hide the value in a log record, and return True, as a filter of `logging` does.
+
+        This is necessary because HTTP libraries log whole addresses, which may contain the value.
+        """
         message = record.getMessage()
         hidden = self.hide(message)
         if hidden != message:
@@ -40,10 +46,10 @@ class Secret:
 
 
 def credential_of(remote: Remote) -> Secret | None:
-    """Read the credential of `remote` from this process's environment; None if the service needs none.
+    """Return the credential of `remote` from this process's environment; None if the service needs no credential.
 
-    Raises StudyError, which names the variable and never its value, if the variable is unset, empty, or not one line
-    of printable ASCII.
+    Raises StudyError if the environment variable is unset, empty, or not one line of printable ASCII. The message has
+    the name of the variable, and never its value.
     """
     if remote.credentials is None:
         return None

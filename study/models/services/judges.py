@@ -1,6 +1,6 @@
-"""Judges the sentences of a chat service: which labels of the study a sentence names, and whether it is a refusal.
+"""Judge the sentences of a chat service: which labels of the study a sentence names, and whether it is a refusal.
 
-A judge sees the sentence and the labels in question, never the image, so that stored answers can be judged again.
+A judge gets the sentence and the labels in question, but never the image. Therefore stored answers can be judged again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from study.models.services.reply import Reply
 from study.models.services.service_spec import Judge, Remote
 
 Asked = Sequence[Sequence[int]]
-"""For each sentence, the labels in question: the true one, and the target label if there is one."""
+"""For each sentence, the labels in question: the true label, and the target label if there is one."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Verdict:
 
 
 class SentenceReader(Protocol):
-    """Finds the names of labels in sentences."""
+    """An object that finds the names of labels in sentences."""
 
     def names(self, sentences: Sequence[str], asked: Asked) -> list[tuple[str, ...]]:
         """Return, for each sentence, the normalised names of the labels that the sentence names."""
 
 
 class Keywords:
-    """Finds the names of all labels of a study, as whole words; where names overlap, the longest counts."""
+    """A reader that finds the names of all labels of a study, as whole words. If names overlap, the longest counts."""
 
     def __init__(self, own_names: OwnNames, labels: LabelSet) -> None:
         known: dict[str, list[str]] = {}
@@ -51,7 +51,7 @@ class Keywords:
                     known.setdefault(plain(name), []).append(name)
         self._known: Mapping[str, list[str]] = known
         longest = sorted(known, key=lambda name: (-len(name), name))
-        # A plural is the singular with s or es: no list of English words can be complete.
+        # A plural is the singular with s or es. Irregular plurals are ignored, because no list could be complete.
         either = "|".join(map(re.escape, longest))
         self._pattern = re.compile(rf"(?<!\S)({either})(?:s|es)?(?!\S)")
 
@@ -65,14 +65,17 @@ class Keywords:
 
 
 class Second:
-    """Asks a second model whether a sentence names a label. The same question is asked once."""
+    """A reader that asks a second model whether a sentence names a label. Each question is asked only once."""
 
     def __init__(self, prompt: str, own_names: OwnNames, labels: LabelSet, service: Service, name: str) -> None:
         self._prompt, self._own_names, self._labels = prompt, own_names, labels
         self._service, self._name = service, name
 
     def names(self, sentences: Sequence[str], asked: Asked) -> list[tuple[str, ...]]:
-        """Raises StudyError if the model replies neither yes nor no, or does not answer."""
+        """Return the names as `SentenceReader.names` does, but only for the labels in question.
+
+        Raises StudyError if the model replies neither yes nor no, or does not answer.
+        """
         pairs = [(s, label) for s, labels in zip(sentences, asked, strict=True) for label in labels if s.strip()]
         pairs = list(dict.fromkeys(pairs))
         replies = self._service.ask_about([self._question(*pair) for pair in pairs])
@@ -85,7 +88,7 @@ class Second:
         ]
 
     def _question(self, sentence: str, label: int) -> str:
-        # Both are replaced in one pass, so that an answer which contains {label} stays as it is.
+        # Both placeholders are replaced in one pass, so that the text {label} inside an answer stays as it is.
         values = {"{answer}": sentence, "{label}": ", ".join(self._names_of(label))}
         return re.sub(r"\{answer\}|\{label\}", lambda found: values[found[0]], self._prompt)
 
@@ -106,16 +109,16 @@ class Second:
 
 
 class Judging:
-    """Judges the replies of one chat service."""
+    """The judge of the replies of one chat service."""
 
     def __init__(self, reader: SentenceReader, judge: Judge) -> None:
         self._reader = reader
         self._refusals = [plain(phrase) for phrase in judge.refusals]
 
     def verdicts(self, replies: Sequence[Reply], asked: Asked) -> list[Verdict]:
-        """Judge replies with sentences. Raises StudyError if a judging model fails."""
+        """Return the verdict on each reply. Raises StudyError if the second model fails."""
         sentences = [reply.sentence or "" for reply in replies]
-        # A sentence that the service marks as a refusal is not searched for labels: it may quote the question.
+        # A sentence that the service marks as a refusal is not searched for labels, because it may quote the question.
         found = self._reader.names(["" if r.refused else s for r, s in zip(replies, sentences, strict=True)], asked)
         return [
             Verdict(names, reply.refused or (not names and self.is_refusal(sentence)))
@@ -123,15 +126,18 @@ class Judging:
         ]
 
     def is_refusal(self, sentence: str) -> bool:
-        """Whether a sentence that names no label is empty, or contains one of the phrases for refusals."""
+        """Return whether a sentence that names no label is a refusal.
+
+        A refusal is empty, or contains one of the phrases in `Judge.refusals`.
+        """
         text = f" {plain(sentence)} "
         return not text.strip() or any(f" {phrase} " in text for phrase in self._refusals)
 
 
 def judging(name: str, remote: Remote, labels: LabelSet, *, secret: Secret | None, cache: Path) -> Judging:
-    """Return the judging of the chat service `name`, by keywords or by a second model.
+    """Return the judge of the chat service `name`, which uses keywords or a second model.
 
-    `secret` and `cache` belong to the second model, if there is one.
+    `secret` and `cache` are the credential and the answer cache of the second model, if there is one.
     """
     assert remote.judge is not None, "a chat service has a judge"
     other = remote.judging
@@ -148,7 +154,10 @@ def _keywords(own_names: tuple[tuple[str, tuple[str, ...]], ...], labels: LabelS
 
 
 def plain(text: str) -> str:
-    """Return `text` in the form for searching names: lower case, one space between words, no punctuation or accents."""
+    """Return `text` in the form in which names are searched.
+
+    It has lower case, one space between words, and neither punctuation nor accents.
+    """
     unfolded = unicodedata.normalize("NFKD", text.replace("\u2019", "'").casefold())
     kept = "".join(letter for letter in unfolded if not unicodedata.combining(letter))
     return " ".join(word.strip("'") for word in re.findall(r"[\w']+", kept) if word.strip("'"))

@@ -13,7 +13,7 @@ from study.images.labels import LabelSet
 from study.spec import yaml_document
 
 OwnNames = Mapping[str, tuple[str, ...]]
-"""The service's names for a label, by the label's name or index in the study."""
+"""For each label, written as its name or its index in the study, the names that the service uses for this label."""
 
 
 def normalised(name: str) -> str:
@@ -22,9 +22,10 @@ def normalised(name: str) -> str:
 
 
 def names_of_label(own_names: OwnNames, labels: LabelSet, label: int, *, talks: bool = False) -> tuple[str, ...]:
-    """Return the normalised names of a label: its entry in `own_names`, or else the words of the label set.
+    """Return the normalised names of a label.
 
-    For a chat service (`talks`), which may use any word, the result has the entry and the words.
+    These are the names in `own_names`, or else the words of the label set. For a chat service (`talks`), which may use
+    any word, the result has the names in `own_names` and the words.
     """
     own = own_names.get(labels.labels[label])
     if own is None and labels.find(str(label)) == label:
@@ -35,7 +36,7 @@ def names_of_label(own_names: OwnNames, labels: LabelSet, label: int, *, talks: 
 
 
 def check_names(own_names: OwnNames, labels: LabelSet) -> None:
-    """Raise StudyError if `own_names` has an unknown label, or has one label twice."""
+    """Raise StudyError if `own_names` has an unknown label, or has a label twice (as its name and as its index)."""
     seen: dict[int, str] = {}
     for given in own_names:
         index = labels.find(given)
@@ -49,9 +50,9 @@ def check_names(own_names: OwnNames, labels: LabelSet) -> None:
 
 
 def read_own_names(path: Path) -> dict[str, Any]:
-    """Read names for labels from a YAML or JSON mapping, or from CSV lines label,name[,name…]. Names are not checked.
+    """Return the names for labels in a YAML or JSON mapping, or in a CSV file with lines label,name[,name…].
 
-    Raises StudyError if the file cannot be read, or has a label twice.
+    Names and labels are not checked here. Raises StudyError if the file cannot be read, or has a label twice.
     """
     accepted = "a .yaml or .json mapping, {label: name} or {label: [name, name]}; or a .csv file with lines label,name"
     try:

@@ -1,4 +1,4 @@
-"""Labels and scores in the answer of a service, read along the paths that the spec gives."""
+"""Read labels and scores in the answer of a service, at the paths that the spec gives."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class UnexpectedAnswer(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """The normalised labels of one image, best first, and their scores; no scores if the spec's `scores` is null.
+    """The reply of a service about one image.
 
-    The reply of a chat service has a `sentence`, verbatim, and no labels: a judge finds the labels. `refused` says that
-    the service marked its answer as a refusal, or that the answer was empty.
+    `names` are the normalised labels, best first, and `scores` are their scores; empty if the spec's `scores` is null.
+    The reply of a chat service has the unchanged `sentence` and no labels, because a judge finds the labels later.
+    `refused` says that the service marked its answer as a refusal, or that the answer was empty.
     """
 
     names: tuple[str, ...]
@@ -30,10 +31,10 @@ class Reply:
 
 
 def read(body: str, remote: Remote) -> Reply:
-    """Read the best `remote.top` labels from a JSON text, in order of falling score.
+    """Return the best `remote.top` labels in the JSON text `body`, the highest score first.
 
-    Labels with equal scores, or without scores, keep the order of the answer. Raises UnexpectedAnswer if the text is
-    not JSON, a path does not exist in it, a label is not text, or a score is not a finite number.
+    Labels with equal scores, or without scores, keep the order of the answer. Raises UnexpectedAnswer if `body` is not
+    JSON, if a path does not exist in the answer, if a label is not text, or if a score is not a finite number.
     """
     data = parsed(body)
     labels = follow(data, remote.labels)
@@ -57,7 +58,10 @@ def parsed(body: str) -> Any:
 
 
 def follow(data: Any, path: str) -> list[Any]:
-    """Return all values at `path` in `data`, in order. Raises UnexpectedAnswer if a key or list position is missing."""
+    """Return all values at `path` in `data`, in order. Raises UnexpectedAnswer if a key or list position is missing.
+
+    `path` has keys and list positions joined by dots, with `*` for every element of a list.
+    """
     values, done = [data], ""
     for part in path.split("."):
         found: list[Any] = []
@@ -85,7 +89,7 @@ def _score(value: Any, path: str) -> float:
 
 
 def _is_encodable(label: str) -> bool:
-    """Whether UTF-8 can encode `label`: JSON can contain unpaired surrogates, which UTF-8 cannot."""
+    """Return whether UTF-8 can encode `label`. JSON can contain unpaired surrogates, which UTF-8 cannot encode."""
     return not any("\ud800" <= letter <= "\udfff" for letter in label)
 
 

@@ -1,4 +1,4 @@
-"""Sends one request to a service, with an image as PNG or with a text, and reads the answer within a time limit."""
+"""Send one request to a service, with an image as PNG or with a text, and read the answer within a time limit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from study.models.services.reply import Reply, UnexpectedAnswer, read
 from study.models.services.service_spec import Remote
 
 LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
-"""Loggers of the HTTP libraries, which log addresses and headers."""
+"""The names of the loggers of the HTTP libraries, which log addresses and headers."""
 
 _MAX_ANSWER_BYTES = 2**20
 _RETRIED = (408, 425, 429)
@@ -47,7 +47,7 @@ _CHAT_ADVICE = {
 class RequestFailed(Exception):
     """A request failed, but a repeated request may succeed.
 
-    `wait` is the pause in seconds that the service asked for.
+    `wait` is the pause in seconds that the service asked for. If `final` is true, no further attempt is made.
     """
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -64,27 +64,29 @@ def http_client() -> httpx.AsyncClient:
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """The TLS settings of this process, read once: reading all root certificates takes half a second."""
+    """Return the TLS settings of this process. They are read only once, because reading takes half a second."""
     return httpx.create_ssl_context()
 
 
 def read_answer(body: str, remote: Remote) -> Reply:
-    """Return the reply in an answer, by the service's `api`. Raises UnexpectedAnswer if it does not fit the spec."""
+    """Return the reply in the answer `body` of a service. Raises UnexpectedAnswer if `body` does not fit the spec."""
     return chat.read_sentence(body) if remote.api == "chat" else read(body, remote)
 
 
 async def send(
     client: httpx.AsyncClient, name: str, remote: Remote, question: bytes | str, secret: Secret | None
 ) -> str:
-    """Send one image, as PNG, or one text; return the text of an answer that fits the spec, with the credential hidden.
+    """Send one image (as PNG) or one text, and return the text of the answer, in which the credential is hidden.
 
-    The time limit of the spec covers the whole exchange: a limit for each read would not end a very slow answer. Raises
-    RequestFailed if a repeated request may succeed, StudyError if it would fail too.
+    The answer fits the spec. The time limit of the spec covers the whole exchange, because a limit for each read would
+    not end a very slow answer. Raises RequestFailed if a repeated request may succeed, and StudyError if a repeated
+    request would fail too.
     """
     url, headers, content = _request(remote, question, secret)
     try:
         async with asyncio.timeout(remote.timeout), client.stream("POST", url, headers=headers, **content) as response:
-            # A content filter of a chat service refuses an image with status 400. The text of this error is the answer.
+            # If the content filter of a chat service refuses an image, the status is 400, and the text of this error
+            # counts as the answer.
             refusal = remote.api == "chat" and response.status_code == 400
             if not refusal:
                 _check_status(response, name, remote, secret)
@@ -111,10 +113,10 @@ async def send(
 
 
 def _request(remote: Remote, question: bytes | str, secret: Secret | None) -> tuple[str, httpx.Headers, dict[str, Any]]:
-    """The address, headers and content of a request."""
+    """Return the address, the headers and the content of a request."""
     content: dict[str, Any]
     url, credentials = remote.url, remote.credentials
-    # No compression: a few compressed bytes can expand to gigabytes.
+    # Compressed answers are not accepted, because a few compressed bytes can expand to gigabytes.
     headers = httpx.Headers({"Accept": "application/json", "Accept-Encoding": "identity"})
     if remote.api == "chat":
         content = {"content": json.dumps(chat.request_object(remote, question)).encode()}
@@ -132,7 +134,7 @@ def _request(remote: Remote, question: bytes | str, secret: Secret | None) -> tu
 
 
 def _image(remote: Remote, png: bytes, headers: httpx.Headers) -> dict[str, Any]:
-    """The content of a request about an image, with `api: labels`. Puts the content's type into `headers`."""
+    """Return the content of a request about an image, for `api: labels`. The content's type is added to `headers`."""
     if remote.send == "png":
         headers["Content-Type"] = "image/png"
         return {"content": png}
@@ -185,7 +187,7 @@ def retry_after(text: str) -> float:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a connection failed, in words without the address, which may contain a credential."""
+    """Return in words why a connection failed, without the address, because the address may contain a credential."""
     causes: list[BaseException] = []
     inner: BaseException | None = error
     while inner is not None:
@@ -195,7 +197,7 @@ def _reason(error: BaseException) -> str:
         return "the proxy refused the connection"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "the TLS connection was refused, or its certificate is not accepted"
-    # asyncio writes the host and port into `strerror`.
+    # For connection errors, `strerror` cannot be used, because asyncio writes the host and the port into it.
     messages = [
         os.strerror(cause.errno) if isinstance(cause, ConnectionError) and cause.errno else cause.strerror
         for cause in causes

@@ -1,4 +1,4 @@
-"""The spec of a service that answers about images over HTTP: address, credential, form of requests and answers."""
+"""The spec of a service that answers about images over HTTP: address, credential, format of requests and answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from study.spec.frozen import Frozen, rejected
 from study.spec.shorthand import TEXT, Names, also
 
 _SECRET_WORDS = ("token", "secret", "key", "password", "passwd", "auth", "cookie", "credential", "signature")
-"""Words in names of headers and of keys in an address that mark their values as secrets."""
+"""Words that mark a value as a secret if they occur in the name of a header, or in a key of an address."""
 _SECRET_FIELDS = re.compile(r"((api|access|secret|private)?key|(access|auth|api)?token|(client)?secret|password)")
 _SET_BY_CLIENT = re.compile(r"content-(type|length|encoding)|(transfer|accept)-encoding|host|connection")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -37,10 +37,11 @@ OwnNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
 class Credentials(Frozen):
-    """The source of a service's credential, and how it is sent. The spec never contains the credential itself.
+    """Where the credential of a service comes from, and how it is sent. The spec never contains the credential itself.
 
-    `env` names an environment variable. Its value is sent in `header`, after `prefix` (default "Bearer " for
-    Authorization, empty for other headers), or as the key `query` of the address.
+    `env` is the name of an environment variable, whose value is the credential. The credential is sent in the header
+    `header`, after the text `prefix` (default: "Bearer " for Authorization, empty for other headers). With `query`, the
+    credential is sent in the address instead, as the value of the key `query`.
     """
 
     env: str
@@ -82,17 +83,17 @@ class Credentials(Frozen):
 class Judge(Frozen):
     """How the sentences of a chat service are judged: which labels an answer names.
 
-    Without `model`, an answer names a label if it contains one of the label's words, or one of the further words that
-    `names` gives for it: as whole words, in upper or lower case, singular or plural. If such words overlap, only the
-    longest count ("hot dog" is not a dog).
+    Without `model`, an answer names a label if it contains one of the label's words, or one of the further names that
+    the service's `names` has for the label. Only whole words count, in upper or lower case, singular or plural. If such
+    words overlap, only the longest counts ("hot dog" does not name the label dog).
 
-    With `model`, a second chat model decides whether the answer names the true label or the target label. `url` is its
-    address (default: the address of the service, with the service's credentials). `prompt` is the question to this
-    model, with `{answer}` and `{label}`; the model must reply yes or no. `extra` has further keys of the request, and
-    `most` is the largest number of requests to this model.
+    With `model`, a second chat model decides whether the answer names the true label or the target label. `url` is the
+    address of this model (default: the address of the service, with the service's credentials). `prompt` is the
+    question to this model, in which `{answer}` and `{label}` are replaced. The model must reply yes or no. `extra` has
+    further keys of the request, and `most` is the largest number of requests to this model.
 
-    An empty answer is a refusal, and so is an answer that names no label and contains one of the phrases `refusals`. A
-    refusal is no success, neither of an untargeted nor of a targeted attack.
+    An empty answer is a refusal. An answer that names no label and contains one of the phrases `refusals` is also a
+    refusal. A refusal never counts as a success of an attack.
     """
 
     model: str | None = None
@@ -138,27 +139,30 @@ class Remote(Frozen):
     service is an OpenAI-compatible endpoint, which answers a question about the image in sentences.
 
     `send` says how the image is sent: as PNG in the body (`png`), in base64 in a JSON object with the keys of `extra`
-    (`json`), or as a file in a form (`form`). `field` is the image's name in the form or in the JSON object; in the
-    object, `field` may be a path, such as inputs.0.data.image.base64.
+    (`json`), or as a file in a form (`form`). `field` is the image's name in the form or in the JSON object. In the
+    JSON object, `field` may be a path, such as inputs.0.data.image.base64.
 
-    `labels` and `scores` are paths in the JSON answer: keys and list positions joined by dots, `*` for every element.
-    The study uses the `top` labels with the highest scores, or the first `top` labels if `scores` is null. `names` maps
-    labels of the study to the service's own names, or is the path of a YAML, JSON or CSV file with this mapping. Labels
-    that are not in `names` have the words of the label set as their names.
+    `labels` and `scores` are paths in the JSON answer: keys and list positions joined by dots, with `*` for every
+    element. The study uses the `top` labels with the highest scores, or the first `top` labels if `scores` is null.
+    `names` maps labels of the study to the service's own names, or is the path of a YAML, JSON or CSV file with this
+    mapping. The names of all other labels are the words of the label set.
 
-    With `api: chat`, `url` ends in /chat/completions; `model` is the name of the model there, and `prompt` is the text
-    before the image. The image is sent as a data URL with a PNG, and the temperature is 0. `extra` has further keys of
-    the request, such as max_tokens; it can also change the temperature, or remove it (null). `judge` says how the
-    labels in a sentence are found; `names` then adds names to the words of the label set.
+    With `api: chat`, `url` ends in /chat/completions, `model` is the name of the model at this address, and `prompt` is
+    the text before the image. The image is sent as a data URL with a PNG, and the temperature is 0. `extra` has further
+    keys of the request, such as max_tokens. `extra` can also change the temperature, or leave it out (null). `judge`
+    says how the labels in a sentence are found. The names of a label are those in `names` and also the words of the
+    label set.
 
-    `rate` is the limit in requests per second; `parallel` is the largest number of requests at the same time; `timeout`
-    is the limit in seconds for a whole answer. A failed request is repeated until it was sent `attempts` times. The
-    first pause is `backoff` seconds; each further pause is twice as long, up to `most_wait` seconds. `most` is the
-    limit in requests for the whole run folder. Each request is counted before it is sent; a launch whose plan may need
-    more requests sends none.
+    `rate` is the largest number of requests per second. `parallel` is the largest number of requests at the same time.
+    `timeout` is the time limit in seconds for a complete answer. A failed request is repeated until it was sent
+    `attempts` times. The first pause is `backoff` seconds. Each further pause is twice as long, up to `most_wait`
+    seconds.
 
-    `queries` limits how many adversarial images an attack run may show to the service for each clean image. The images
-    of its checkpoints and budgets are shown one after the other, until one succeeds.
+    `most` is the largest number of requests for the whole run folder. Each request is counted before it is sent. A
+    launch that may need more requests than `most` sends no request at all.
+
+    `queries` is the largest number of adversarial images that an attack run may show to the service for each clean
+    image. The images of the run's checkpoints and budgets are shown one after the other, until the attack succeeds.
     """
 
     url: str
@@ -299,7 +303,10 @@ class Remote(Frozen):
                 raise rejected(f"the image cannot be placed at '{self.field}' in the JSON object", accepted) from None
 
     def object_with(self, image: str) -> dict[str, Any]:
-        """Return the JSON object of a request: `extra` with `image` at `field`. Raises ValueError if that is taken."""
+        """Return the JSON object of a request: `extra` with `image` at the path `field`.
+
+        Raises ValueError if `extra` already has a value at this path, or if the path does not fit `extra`.
+        """
         whole: dict[str, Any] = copy.deepcopy(self.extra)
         at: Any = whole
         parts = self.field.split(".")
@@ -344,7 +351,7 @@ class Remote(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the fields that determine answers; rate, retries, judge and credential are not among them."""
+        """The SHA-256 of the fields that determine answers. Rate, retries, judge and credential are left out."""
         if self.api == "chat":
             return digest("remote", self.url, self.api, self.model, self.prompt, self.extra)
         return digest("remote", self.url, self.send, self.field, self.extra, self.labels, self.scores, self.top)

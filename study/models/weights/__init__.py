@@ -1,1 +1,1 @@
-"""Weights: locate, download and read their files; random weights."""
+"""Locate, download and read weights files, and draw random weights."""

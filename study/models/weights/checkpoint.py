@@ -1,4 +1,4 @@
-"""Read a weights file without running code in it."""
+"""Read a weights file without running code that the file may contain."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _STARTS = (
     ),
     (b"\x1f\x8b", "compressed with gzip", "decompress it, and use the file inside"),
 )
-"""For files that are not weights: their first bytes (in lower case), a description of the file, and advice."""
+"""For each kind of file that has no weights: the first bytes (in lower case), a description, and advice."""
 
 _SCALAR: Any = np.float64(0).__reduce__()[0]
-"""The function that pickles of numpy's numbers call. Its module differs between numpy 1 and numpy 2."""
+"""The function that a pickle calls to create a number of numpy. Its module differs between numpy 1 and numpy 2."""
 
 _KINDS = "bhilqBHILQefd?"
 _HARMLESS: list[Any] = [
@@ -48,7 +48,9 @@ _HARMLESS: list[Any] = [
     np.dtype,
     *sorted({type(np.dtype(kind)) for kind in _KINDS}, key=str),
 ]
-"""Harmless objects that training scripts store with tensors: arguments and numpy's numbers."""
+"""Harmless classes and functions that a file may use, because training scripts store them together with tensors.
+
+They belong to argparse's arguments and to numpy's numbers."""
 
 _SAFETENSORS_DTYPES = {
     **{f"F{bits}": getattr(torch, f"float{bits}") for bits in (16, 32, 64)},
@@ -60,7 +62,7 @@ _SAFETENSORS_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-"""Dtypes by their names in the header of a safetensors file."""
+"""For each name of a dtype in the header of a safetensors file, the dtype of torch."""
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -86,11 +88,11 @@ def _read(path: Path, *, values: bool) -> Any:
     try:
         if _is_safetensors(head):
             return _safetensors(path, values=values)
-        # In this mode, tensors have no values. If the file is an archive, torch.load then skips the bytes of tensors.
+        # In FakeTensorMode, tensors have no values, and torch.load skips the bytes of tensors in an archive.
         without: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if not values and head.startswith(_ARCHIVE):
             without = FakeTensorMode()
-        # torch.load gets an open file: with a path, the suffix would decide the format.
+        # torch.load gets an open file, because with a path, the suffix would decide the format.
         with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file, without:
             found = torch.load(file, map_location="cpu", weights_only=True)
         return found if values else _on_meta(found)
@@ -123,7 +125,7 @@ def _safetensors(path: Path, *, values: bool) -> dict[str, torch.Tensor]:
 
 
 def _on_meta(found: Any) -> Any:
-    """`found` with the same nested mappings, and with all tensors on the meta device."""
+    """Return `found` with the same nested mappings, and with all tensors on the meta device."""
     if isinstance(found, torch.Tensor):
         return torch.empty(found.shape, dtype=found.dtype, device="meta")
     if isinstance(found, Mapping):
@@ -147,12 +149,18 @@ def _head(path: Path) -> bytes:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Whether `head` begins as a safetensors file: with eight bytes for the size of a JSON object, and the object."""
+    """Return whether `head`, the first bytes of a file, is the beginning of a safetensors file.
+
+    Such a file begins with the size of a JSON object in eight bytes, followed by the object.
+    """
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MOST_HEADER
 
 
 def _not_plain(path: Path, error: pickle.UnpicklingError) -> StudyError:
-    """The error for a pickle with more than tensors. It names the classes, and never advises to run the pickle."""
+    """Return the error for a pickle with more than tensors.
+
+    The message names the other classes in the pickle, and never advises to run the pickle.
+    """
     found: list[str] = []
     with contextlib.suppress(Exception):
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     import httpx
 
 Say = Callable[[str], None]
-"""Prints one line."""
+"""A function that prints one line."""
 Progress = Callable[[str, int, int | None], None]
-"""Receives the name of a file, the bytes downloaded so far, and the size of the file in bytes if it is known."""
+"""A function of a file's name, the number of bytes downloaded so far, and the file's size in bytes (None: unknown)."""
 
 _MAX_FAILURES = 5
 _WAIT_SECONDS = 1.0
 _MAX_WAIT_SECONDS = 60.0
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 _PROGRESS_BYTES = 2**20
-"""An attempt that downloads this many bytes does not count as a failure."""
+"""An attempt that downloads at least this number of bytes does not count as a failure."""
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _OTHERWISE = "or give `weights: file:<path>`"
 _ELSEWHERE = f"fetch the weights on a machine that can reach the host and copy the cache here, {_OTHERWISE}"
@@ -46,9 +46,10 @@ _AGAIN = "delete the file and fetch it again"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is now on this machine: its size in bytes, and the seconds that the call took.
+    """A weights file on this machine: the result of `fetch`.
 
-    `already` says whether the file was there before the call.
+    `bytes` is the size of the file, and `seconds` is the duration of the call of `fetch`. `already` says whether this
+    call downloaded nothing, because the file was there already or another process downloaded it.
     """
 
     path: Path
@@ -71,9 +72,9 @@ def _ignore(*_: object) -> None: ...
 def fetch(file: WeightsFile, *, say: Say = _ignore, progress: Progress = _ignore) -> Fetched:
     """Download `file` to the place where its zoo looks for it, and check the known digits of its SHA-256.
 
-    A file that is already there is only checked. An interrupted download leaves `<path>.part`; the next call resumes
-    this download. If several processes need the file, one process downloads it and the others wait. Raises StudyError
-    if the file cannot be downloaded or has the wrong content.
+    A file that is already there is only checked. An interrupted download leaves `<path>.part`, and the next call
+    resumes this download. If several processes need the file, one process downloads it, and the other processes wait.
+    Raises StudyError if the file cannot be downloaded or has the wrong content.
     """
     start = time.monotonic()
     if file.cached:
@@ -92,11 +93,11 @@ def fetch(file: WeightsFile, *, say: Say = _ignore, progress: Progress = _ignore
 
 
 def ensure_downloaded(model: Model) -> None:
-    """Download the weights of `model` if they have an address and are not on this machine.
+    """Download the weights of `model` if they have an address (URL) and are not on this machine.
 
-    Zoos would download such a file in every process at the same time. Here, one process of a machine downloads the
-    file, and the others wait. For files of the hub, the hub's library does the same; all other weights are local files.
-    Raises StudyError as `fetch` does.
+    Zoos would download such a file in every process at the same time. With this function, one process of a machine
+    downloads the file, and the other processes wait. Files of the Hugging Face hub are left to the hub's library, which
+    does the same. All other weights are local files. Raises StudyError as `fetch` does.
     """
     file = weights_file(model)
     if file is not None and file.kind == "url" and not file.cached:
@@ -104,9 +105,10 @@ def ensure_downloaded(model: Model) -> None:
 
 
 def fetch_all(models: Mapping[str, Model], *, say: Say = _ignore, progress: Progress = _ignore) -> list[Fetched]:
-    """Fetch the weights of all `models`, which are given by name; each file once, in the order of the models.
+    """Fetch the weights of all `models` in this order, and return a result for each file. Each file is fetched once.
 
-    After a failure, the other files are still fetched: a StudyError at the end names all failures.
+    `models` maps names to models. After a failure, the remaining files are still fetched. At the end, a StudyError that
+    names all failures is raised.
     """
     from study.models.zoos import ZOOS
 
@@ -135,7 +137,10 @@ def fetch_all(models: Mapping[str, Model], *, say: Say = _ignore, progress: Prog
 
 
 def _from_address(file: WeightsFile, say: Say, progress: Progress) -> tuple[Path, bool]:
-    """The path of the file, and whether another process downloaded it while this process waited."""
+    """Download a file from its address (URL), or wait until another process has downloaded the file.
+
+    Return the path of the file, and whether another process downloaded it.
+    """
     assert file.path is not None, "a file with an address has a path"
     path = file.path
     try:
@@ -164,7 +169,7 @@ def _from_address(file: WeightsFile, say: Say, progress: Progress) -> tuple[Path
 
 @contextlib.contextmanager
 def _locked(path: Path, say: Say) -> Iterator[None]:
-    # The lock file stays: if it were removed, a waiting process would lock a file that no other process sees.
+    # The lock file is never removed. After a removal, a waiting process would lock a file that no other process sees.
     with path.with_name(path.name + ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +191,7 @@ def _publish(part: Path, path: Path) -> None:
 
 
 class _Download:
-    """The download of one address into `<path>.part`. The ETag of the whole file lies beside it."""
+    """The download of one address (URL) into `<path>.part`. `<path>.part.etag` has the ETag of the whole file."""
 
     def __init__(self, file: WeightsFile, path: Path, say: Say, progress: Progress) -> None:
         assert file.url is not None, "a download has an address"
@@ -198,7 +203,7 @@ class _Download:
     def run(self) -> None:
         """Repeat attempts, with growing pauses, until the file is complete.
 
-        Gives up after five failures in a row. An attempt that downloads at least 1 MiB resets this count.
+        Raises StudyError after five failures in a row. An attempt that downloads at least 1 MiB resets this count.
         """
         import httpx
 
@@ -231,7 +236,10 @@ class _Download:
         self.etag.unlink(missing_ok=True)
 
     def _resumable(self) -> int:
-        """The number of bytes that the next attempt can keep: 0 without an ETag, which identifies the file."""
+        """Return the number of downloaded bytes that the next attempt can keep.
+
+        Without an ETag this is 0, because only the ETag shows that the host still has the same file.
+        """
         return self.part.stat().st_size if self.part.exists() and self.etag.exists() else 0
 
     def _attempt(self, client: httpx.Client) -> None:
@@ -247,7 +255,7 @@ class _Download:
             with client.stream("GET", self.url, headers=headers) as response:
                 total = self._begin(response, have)
                 with self.part.open("ab") as opened:
-                    # Without a chunk size: httpx would drop an incomplete chunk when the connection breaks.
+                    # No chunk size is given, because httpx would drop an incomplete chunk if the connection breaks.
                     for chunk in response.iter_bytes():
                         opened.write(chunk)
                         self._progress(self.name, opened.tell(), total)
@@ -263,9 +271,10 @@ class _Download:
             raise _AttemptFailed(f"the host sent {size:,} bytes and announced {total:,}")
 
     def _begin(self, response: httpx.Response, have: int) -> int | None:
-        """Read the status and headers of an answer; return the size of the whole file in bytes, or None if unknown.
+        """Check the status and headers of an answer, and return the size of the whole file in bytes (None: unknown).
 
-        After this, the body of the answer can be appended to the file `part`.
+        `have` is the number of bytes to resume after. If this method returns, the body of the answer can be appended to
+        the file `part`. Raises _AttemptFailed or StudyError if the answer does not contain the file.
         """
         status, headers = response.status_code, response.headers
         ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
@@ -284,7 +293,7 @@ class _Download:
         self.discard()
         plain = headers.get("Content-Encoding", "identity") == "identity"
         tag, length = headers.get("ETag", ""), headers.get("Content-Length", "")
-        # A weak ETag does not promise the same bytes.
+        # A weak ETag is not stored, because it does not promise the same bytes.
         if tag.startswith('"') and plain:
             self.etag.write_text(tag)
         return int(length) if length.isdecimal() and plain else None
@@ -324,7 +333,7 @@ def _from_hub(file: WeightsFile, progress: Progress) -> Path:
         todo = f"open {constants.ENDPOINT}/{file.repo}, then run `hf auth login`; {_OTHERWISE}"
         raise StudyError(f"the repository {file.repo} {why}", todo=todo) from error
     except Exception as error:
-        # Without a connection, the outer error only says that the file is not in the cache.
+        # Without a connection, the outer error only says that the file is not in the cache. Its cause says why.
         cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
         raise StudyError(
             f"{file.label} cannot be downloaded: {type(cause or error).__name__}: {first_line(cause or error)}",

@@ -1,7 +1,8 @@
-"""Find the file that holds a model's weights, and its place on this machine. Nothing is downloaded or loaded.
+"""Find the file with a model's weights, and its place on this machine. Nothing is downloaded or loaded.
 
-Each zoo's own rules apply: address, file of a repository and folder are those that the zoo uses when it loads the
-weights. TORCH_HOME sets torch.hub's folder; HF_HOME and HF_HUB_CACHE set the cache of the Hugging Face hub.
+The result follows the rules of each zoo: it has the address (URL), or the repository and its file, and the folder that
+the zoo itself uses when it loads the weights. TORCH_HOME sets torch.hub's folder. HF_HOME and HF_HUB_CACHE set the
+cache of the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Kind = Literal["url", "hub", "local", "package"]
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.[^-]+$")
 DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
-"""A date in a file's name, which looks like a digest."""
+"""A pattern for a date. The eight digits of a date in a file's name look like the beginning of a digest."""
 _WHOLE = re.compile(r"[0-9a-f]{64}")
 _BIN = "pytorch_model.bin"
 _SAFER = {_BIN: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
@@ -33,10 +34,13 @@ _SAFER = {_BIN: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_m
 class WeightsFile:
     """One file of weights.
 
-    `path` is the place of the file. A file with a `url` has a path even before it is downloaded. The path is None if a
-    file of the hub is not in the cache, or if a package is not installed. `sha256` is the known beginning of the file's
-    SHA-256 in hexadecimal digits. `alternatives` are the names to try if the repository has no `filename`. `custom`
-    says whether the network reads the file with a function of its own.
+    `kind` says where the file comes from: an address (`url`), the Hugging Face hub, the user's disk (`local`) or a
+    package. `cached` says whether the file is on this machine. `path` is the place of the file. A file with a `url` has
+    a path even before it is downloaded. The path is None if a file of the hub is not in the cache, or if a package is
+    not installed. `sha256` is the known beginning of the file's SHA-256 in hexadecimal digits.
+
+    For the hub, `alternatives` are the names to try if the repository has no file `filename`. `custom` says whether
+    timm reads the file with a special function of the network.
     """
 
     kind: Kind
@@ -77,7 +81,10 @@ def weights_file(model: Model) -> WeightsFile | None:
 
 
 def verify(file: WeightsFile, path: Path, todo: str) -> None:
-    """Raise StudyError, with the advice `todo`, if `file` has a known SHA-256 and `path` has another one."""
+    """Raise StudyError, with the advice `todo`, if the SHA-256 of the file at `path` differs from that of `file`.
+
+    Only the known digits of `file.sha256` are compared. If no digits are known, nothing is checked.
+    """
     if file.sha256 is None:
         return
     with path.open("rb") as opened:
@@ -93,8 +100,9 @@ def verify(file: WeightsFile, path: Path, todo: str) -> None:
 def state(model: Model) -> str:
     """Return the state of a model's weights as a word for tables.
 
-    `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `set`, `random`, `own` (loaded by the user's
-    code), `service`, `transform` (another model of the spec has the weights), or `none` (a network without weights).
+    The words are `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `set`, `random`, `own` (loaded
+    by the user's code), `service`, `transform` (another model of the spec has the weights), and `none` (a network
+    without weights).
     """
     if model.network is None:
         return "service" if model.remote is not None else "transform"
@@ -108,10 +116,11 @@ def state(model: Model) -> str:
 
 
 def of_timm(full: str) -> WeightsFile | None:
-    """Return the file that timm loads for the network and tag `full` (`resnet50.a1_in1k`); None if timm has no weights.
+    """Return the file that timm loads for `full`, a network with a tag such as `resnet50.a1_in1k`.
 
-    As in timm, the hub is preferred to the address (URL), and a safetensors file is preferred to a pickle. If
-    TIMM_USE_OLD_CACHE is set, a file that was downloaded from the address is preferred to the hub.
+    None if timm has no weights. As in timm, the hub is preferred to the address (URL), and a safetensors file is
+    preferred to a pickle. If TIMM_USE_OLD_CACHE is set, a file that was downloaded from the address is preferred to the
+    hub.
     """
     config = _timm_config(full)
     repo, url = config.hf_hub_id, config.url
@@ -129,7 +138,8 @@ def of_timm(full: str) -> WeightsFile | None:
 def timm_overlay(file: WeightsFile | None) -> dict[str, Any] | None:
     """Return the `pretrained_cfg_overlay` that makes timm.create_model load a cached file of the hub while offline.
 
-    None if the file is not cached, or if it has an address: timm finds such a file offline by itself.
+    None if the file is not cached. Also None if the file has an address (URL), because timm finds such a file offline
+    without an overlay.
     """
     if file is None or file.kind != "hub" or file.path is None:
         return None
@@ -164,7 +174,7 @@ def _of_hub(repo: str, choice: tuple[str, ...], revision: str | None, *, custom:
     for place, filename in enumerate(choice):
         found = try_to_load_from_cache(repo, filename, revision=revision)
         if isinstance(found, str):
-            # The cache stores large files under their SHA-256 and links to them.
+            # In the cache, the name of a large file is its SHA-256, and `found` is a link to this file.
             stored = Path(found).resolve().name
             path, digits = Path(found), stored if _WHOLE.fullmatch(stored) else None
             return WeightsFile(
@@ -183,7 +193,7 @@ def _of_timm(network: str, tag: str | None) -> WeightsFile | None:
 
 
 def _of_open_clip(network: str, tag: str | None) -> WeightsFile | None:
-    """The file on the hub; None for weights that only open_clip itself can fetch."""
+    """Return the file on the hub; None for weights that only open_clip itself can download."""
     from study.models.weights import open_clip_hub
 
     repository = None if tag is None else open_clip_hub.hub_repository(network, tag)

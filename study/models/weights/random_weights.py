@@ -1,6 +1,6 @@
 """Random weights that are equal on every CPU.
 
-PyTorch's own random numbers differ between CPUs: its vectorised code draws normal numbers in another order than its
+PyTorch's own random numbers differ between CPUs. Its vectorised code draws normal numbers in another order than its
 plain code, and rounds them differently.
 """
 
@@ -20,15 +20,16 @@ from study.reproducibility.rng import draws, normal_quantiles
 
 _ATEN = torch.ops.aten
 _PART = 2**15
-"""Number of values that are computed at once. These values and their intermediate results fit into a CPU's cache."""
+"""The number of values that are computed together. They and their intermediate results fit into a CPU's cache."""
 
 
 class ReproducibleDraws(TorchDispatchMode):
     """A context in which random numbers on the CPU depend only on `seed` and the index of the draw.
 
-    The arithmetic is exact. Uniform draws have 32 bits; normal draws are 65,536 equally probable quantiles. The inverse
-    error function, which truncated normal draws use, is computed from the same quantiles. Draws from other
-    distributions, and draws from a network's own generator, are still PyTorch's.
+    The arithmetic is exact. Uniform draws have 32 random bits. A normal draw is one of 65,536 equally probable
+    quantiles. The inverse error function, which truncated normal draws use, is computed from the same quantiles.
+    All other draws come from PyTorch: draws from other distributions, and draws from a generator that the network's
+    code passes.
     """
 
     def __init__(self, seed: int) -> None:
@@ -55,7 +56,7 @@ class ReproducibleDraws(TorchDispatchMode):
         key = ("weights", self._seed, self._count)
         self._count += 1
         bounds = {name: given[name] for name in ("mean", "std", "from", "to", "from_") if name in given}
-        # `fill` rounds to float32, part by part. PyTorch rounds to other types at the end.
+        # For a float32 tensor, `fill` rounds each part. For other types, PyTorch rounds all values at the end.
         values = np.empty(tensor.numel(), np.float32 if tensor.dtype == torch.float32 else np.float64)
         fill(values, key, *numbers, **{name.rstrip("_"): value for name, value in bounds.items()})
         return tensor.copy_(torch.from_numpy(values).view(tensor.shape))
@@ -90,9 +91,9 @@ def _normal(values: NDArray[Any], key: tuple[object, ...], *numbers: float, **gi
 
 
 def _inverse_erf(tensor: Tensor) -> Tensor:
-    """The inverse error function, by linear interpolation in the table of normal quantiles.
+    """Return the inverse error function of `tensor`, by linear interpolation in the table of normal quantiles.
 
-    -1 and 1 give the table's first and last quantile.
+    For -1 and 1, the result comes from the table's first and last quantile.
     """
     quantiles, steps = normal_quantiles(), _steps()
     last = len(quantiles) - 1
@@ -115,7 +116,7 @@ def _inverse_erf(tensor: Tensor) -> Tensor:
 
 @functools.cache
 def _steps() -> NDArray[np.float64]:
-    """The difference between each quantile and the next."""
+    """Return the difference between each normal quantile and the next quantile."""
     return np.diff(normal_quantiles())
 
 

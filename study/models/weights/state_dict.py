@@ -1,4 +1,7 @@
-"""State dicts: read from a file without running code, renamed to the network's names, and loaded strictly."""
+"""Read state dicts from files without running code, rename their tensors to a network's names, and load them strictly.
+
+"Strictly" means that all names and shapes must fit.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _KEYS = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_e
 _PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 _NORMALISER = ("normalize.mean", "normalize.std")
-"""The names of a mean and a std that a file stores beside the network, as RobustBench's files do."""
+"""The names of a mean and a std that some files, such as RobustBench's, contain in addition to the network."""
 _COUNTER = "num_batches_tracked"
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|th|bin)")
 _DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
@@ -30,10 +33,10 @@ _DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)")
 def read(path: Path, *, sha256: str | None = None) -> StateDict:
     """Read the state dict in a .safetensors or torch file (.pth, .pt, .th, .bin). No code in the file runs.
 
-    In a training checkpoint, the state dict is the first of `state_dict`, `model`, `model_state_dict`, `model_state`,
-    `state_dict_ema`, `model_ema`, `net` and `network`. `sha256` is the file's SHA-256 or at least its first eight
-    digits; without `sha256`, the digits that torch.hub writes at the end of a file's name are checked. Raises
-    StudyError if the file is missing, has another hash, or holds no state dict.
+    In a training checkpoint, the state dict is the value of the first present key among `state_dict`, `model`,
+    `model_state_dict`, `model_state`, `state_dict_ema`, `model_ema`, `net` and `network`. `sha256` is the file's
+    SHA-256, or at least its first eight digits. Without `sha256`, the digits that torch.hub writes at the end of a
+    file's name are checked. Raises StudyError if the file is missing, has another SHA-256, or contains no state dict.
     """
     if not path.is_file():
         raise StudyError(f"the weights file {path} does not exist", todo="correct `weights: file:…`")
@@ -42,9 +45,10 @@ def read(path: Path, *, sha256: str | None = None) -> StateDict:
 
 
 def outline(path: Path) -> StateDict:
-    """Return the state dict of `read` with tensors on the meta device: names, shapes and dtypes without values.
+    """Return what `read` returns, but with tensors on the meta device: names, shapes and dtypes without values.
 
-    The file's SHA-256 is not checked, because that would read all of it. Raises StudyError as `read` does.
+    The file's SHA-256 is not checked, because the whole file would have to be read. Raises StudyError if the file is
+    missing or contains no state dict.
     """
     if not path.is_file():
         raise StudyError(f"the weights file {path} does not exist", todo="correct `weights: file:…`")
@@ -52,19 +56,21 @@ def outline(path: Path) -> StateDict:
 
 
 def load(network: nn.Module, state: StateDict, *, called: str, origin: str) -> None:
-    """Load `state` into `network`. Raises StudyError unless all names and shapes fit.
+    """Load `state` into `network`. Raises StudyError if a name, a shape or a type does not fit.
 
-    Values are converted to the network's float type; see `fitted` for the rest.
+    Values are converted to the network's float type. Names are adapted by `fitted`, which also explains `called` and
+    `origin`.
     """
     network.load_state_dict(fitted(network, state, called=called, origin=origin))
 
 
 def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) -> StateDict:
-    """Return `state` with the names of `network`. Raises StudyError unless names and shapes fit; no value is read.
+    """Return `state` under the names of `network`. Raises StudyError if a name, a shape or a type does not fit.
 
-    Prefixes that wrappers add to all names are removed, old names in torchvision's DenseNets are replaced by the new
-    names, and auxiliary heads that the network lacks are dropped. `called` and `origin` name the network and the
-    weights in messages.
+    Prefixes that wrappers add to all names are removed. Old names in torchvision's DenseNets are replaced by the new
+    names. Auxiliary heads that the network does not have are left out. A type does not fit if the network has floats
+    and `state` does not. No values of tensors are read. `called` and `origin` name the network and the weights in
+    messages.
     """
     own, given = network.state_dict(), state
     state = _fitted(given, own)
@@ -97,7 +103,10 @@ def fitted(network: nn.Module, state: StateDict, *, called: str, origin: str) ->
 
 
 def check_normaliser(state: StateDict, mean: Sequence[float], std: Sequence[float], origin: str) -> None:
-    """Raise StudyError if the file of `state` has a mean or std of its own that differs from `mean` or `std`."""
+    """Raise StudyError if `state` contains a mean or std of the input that differs from `mean` or `std`.
+
+    `origin` names the weights in the message.
+    """
     for name, used in zip(_NORMALISER, (mean, std), strict=True):
         own = state.get(name)
         if own is None:
@@ -111,7 +120,10 @@ def check_normaliser(state: StateDict, mean: Sequence[float], std: Sequence[floa
 
 
 def hash_into(add: Callable[[bytes | memoryview], object], state: Mapping[str, Tensor]) -> None:
-    """Feed the tensors of `state` to `add`, the update function of a digest: sorted names, dtypes, shapes and bytes."""
+    """Pass the name, dtype, shape and bytes of each tensor of `state` to `add`, in the order of sorted names.
+
+    `add` is the `update` method of a hash.
+    """
     for name, tensor in sorted(state.items()):
         add(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         add(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -122,7 +134,10 @@ def _tensors(of: Sequence[str]) -> str:
 
 
 def verify(path: Path, pinned: str | None) -> None:
-    """Raise StudyError if a file's SHA-256 does not begin with `pinned` or, without it, with the digits in its name."""
+    """Raise StudyError if the SHA-256 of the file at `path` does not begin with the digits `pinned`.
+
+    If `pinned` is None, the digits in the file's name are used. If the name has no digits, nothing is checked.
+    """
     named = _HASH_IN_NAME.search(path.name)
     if pinned is None and (named is None or DATE.fullmatch(named[1])):
         return
@@ -157,7 +172,7 @@ def _state_in(found: Any, path: Path) -> StateDict:
 
 
 def _prefix(state: Collection[str], own: Collection[str]) -> str:
-    """The prefix that all of the network's names have in `state`; empty if there is no common prefix."""
+    """Return the prefix with which `state` contains all names of the network (`own`); empty without such a prefix."""
     required = [name for name in own if not name.endswith(_COUNTER)]
     if not required:
         return ""
@@ -167,7 +182,10 @@ def _prefix(state: Collection[str], own: Collection[str]) -> str:
 
 
 def _advice_on_prefix(state: StateDict, own: Collection[str]) -> str | None:
-    """The advice for a file that holds the network under a prefix, together with other tensors."""
+    """Return the advice for a file that has the network's tensors under a prefix and also has other tensors.
+
+    None for all other files.
+    """
     prefix = _prefix(state, own)
     if not prefix:
         return None
@@ -176,12 +194,13 @@ def _advice_on_prefix(state: StateDict, own: Collection[str]) -> str | None:
         return None
     return (
         f"the file has all tensors of the network under '{prefix}', and {names(others, most=3)} as well: save only the "
-        f"tensors under '{prefix}', without the prefix; if the others are a mean and a std, write them into the spec"
+        f"tensors under '{prefix}', without the prefix; if the other tensors are a mean and a std, write both into the "
+        "spec"
     )
 
 
 def _fitted(state: StateDict, own: Collection[str]) -> StateDict:
-    """`state` under the network's own names, as far as known renamings explain the difference."""
+    """Return `state` with all known differences from the network's names `own` removed."""
     known = set(own)
     state = {name: value for name, value in state.items() if name not in _NORMALISER or name in known}
     prefix = _prefix(state, own)
@@ -196,7 +215,7 @@ def _fitted(state: StateDict, own: Collection[str]) -> StateDict:
         state = {_DENSE_LAYER.sub(r"\1\2", name): value for name, value in state.items()}
     without = tuple(head for head in _AUXILIARY_HEADS if not any(name.startswith(head) for name in known))
     state = {name: value for name, value in state.items() if name in known or not name.startswith(without)}
-    # Old files lack these counters, and a network in eval mode does not read them.
+    # Old files lack the counters of batch norms. Zeros are added, because a network in eval mode does not read them.
     if state and not any(name.endswith(_COUNTER) for name in state):
         state |= {name: torch.tensor(0) for name in known if name.endswith(_COUNTER)}
     return state

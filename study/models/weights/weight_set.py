@@ -1,8 +1,8 @@
-"""A set of weights of one network. The weights are read once, and put into the network without building it again.
+"""A set of several weights of one network, for attacks that change the weights from step to step (LGV, MBA and others).
 
-LGV, MBA and other attacks take gradients of a network whose weights change from step to step. The set stays on the
-host; the network may be on another device. The batch norms of such a network are not folded. Folded batch norms would
-not change with the weights, and the mean of folded weights is not the same as the folded mean of the weights.
+The weights are read once. They are then copied into the network, which is not built again. The set stays on the host,
+and the network may be on another device. The batch norms of a network with a set are not folded. Folded batch norms
+would not change with the weights, and the mean of folded weights is not the same as the folded mean of the weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ACCEPTED = "a pattern that two or more files match, such as weights: {set: fold
 
 
 def files(pattern: str) -> list[Path]:
-    """Return the files that `pattern` matches, sorted by path. Raises StudyError unless two or more files match."""
+    """Return the files that `pattern` matches, sorted by path. Raises StudyError if fewer than two files match."""
     found = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
     if not found:
         raise StudyError(
@@ -42,9 +42,9 @@ def files(pattern: str) -> list[Path]:
 
 
 class WeightSet:
-    """Weights of one network: two or more state dicts on the host, with the network's own names.
+    """Two or more state dicts of one network, on the host, with the network's own names.
 
-    `parameters` are the names of the parameters; all other tensors are buffers.
+    `parameters` are the names of the parameters. All other tensors are buffers.
     """
 
     def __init__(self, states: Sequence[StateDict], parameters: Collection[str]) -> None:
@@ -57,7 +57,7 @@ class WeightSet:
 
     @cached_property
     def mean(self) -> StateDict:
-        """The mean of the weights and buffers, rounded once. Integer tensors are those of the first file."""
+        """The mean of each weight and buffer, rounded once. Integer tensors are those of the first file."""
         return {
             name: (self._mean(name).to(one.dtype) if one.is_floating_point() else one)
             for name, one in self.states[0].items()
@@ -75,7 +75,7 @@ class WeightSet:
         return found
 
     def _mean(self, name: str) -> Tensor:
-        # One state at a time: all states in double precision could take more memory than there is.
+        # States are added one at a time, because all states in double precision could need too much memory.
         total = torch.zeros((), dtype=torch.float64)
         for state in self.states:
             total = total + state[name].double()
@@ -83,14 +83,17 @@ class WeightSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all tensors of all state dicts, in the order of their files' names."""
+        """The SHA-256 of all tensors of all state dicts, in the order of their files' paths."""
         hashed = hashlib.sha256(str(len(self.states)).encode())
         for state in self.states:
             state_dict.hash_into(hashed.update, state)
         return hashed.hexdigest()
 
     def put(self, network: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Copy `state` into the tensors of `network`, in place; never between a forward pass and its backward pass."""
+        """Copy `state` into the tensors of `network`, in place.
+
+        Do not call this method between a forward pass and its backward pass.
+        """
         if self._present is state:
             return
         with torch.no_grad():
@@ -100,9 +103,10 @@ class WeightSet:
 
 
 def read(network: nn.Module, paths: Sequence[Path], *, called: str) -> WeightSet:
-    """Read the weights in `paths`, and put their mean into `network`, which must be on the host.
+    """Read the weights in the files `paths`, and load the mean of these weights into `network`.
 
-    Raises StudyError, which names the file, if the weights of a file do not fit the network (see `state_dict.load`).
+    `network` must be on the host. If the weights of a file do not fit the network, raises a StudyError that names this
+    file (see `state_dict.load`).
     """
     states = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""Zoos of networks, each a module of functions with the same interface."""
+"""Zoos of networks. Each zoo is a module with the functions of the protocol `Zoo`."""
 
 from __future__ import annotations
 
@@ -12,40 +12,47 @@ from study.models.zoos import pretrainedmodels, study, timm, torchvision
 
 
 class Zoo(Protocol):
-    """The functions of each module here. A `tag` names the zoo's weights; None means random weights or a file."""
+    """The functions that the module of a zoo has. `tag` is the name of weights of the zoo; None for other weights."""
 
     def networks(self) -> Sequence[str]:
-        """The names of the zoo's networks, without tags."""
+        """Return the names of the zoo's networks, without tags."""
 
     def renamed(self, network: str) -> str | None:
-        """The new name, with a tag, of a network that the zoo has renamed; None for other names."""
+        """Return the new name, with a tag, of a network that the zoo has renamed; None for all other networks."""
 
     def tags(self, network: str) -> Sequence[str]:
-        """The names of a network's weights."""
+        """Return the names of a network's weights."""
 
     def outputs(self, network: str, tag: str) -> int:
-        """The number of classes of these weights."""
+        """Return the number of classes of the weights `tag`."""
 
     def headless(self, network: str) -> bool:
-        """Whether the network ends in features if it gets neither the zoo's weights nor a number of classes."""
+        """Return whether the network has no classification head by default.
+
+        Such a network ends in features if it is built without the zoo's weights and without a number of classes.
+        """
 
     def refuse(self, network: str, tag: str) -> None:
         """Raise StudyError for weights that are known to be unavailable or ambiguous."""
 
     def defaults(self, network: str, classes: int | None) -> dict[str, Any]:
-        """Arguments that give a network without the zoo's weights the architecture that belongs to these weights.
+        """Return the arguments that `build` needs for a network without the zoo's weights.
 
-        `classes` is the number of outputs; None keeps the zoo's default.
+        With these arguments, the network has the same architecture as with the zoo's weights. `classes` is the number
+        of outputs; None keeps the zoo's default.
         """
 
     def build(self, network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Module:
-        """Build the network; load the weights `tag` if it is not None."""
+        """Build the network, and load the weights `tag` if `tag` is not None."""
 
     def preprocessing(self, network: str, tag: str | None, built: nn.Module) -> Preprocessing:
-        """The zoo's own record of the network's input."""
+        """Return the preprocessing that the zoo records for the network `built`."""
 
     def native(self, network: str, tag: str | None, built: nn.Module, size: int) -> tuple[int, Mode]:
-        """The side to which the zoo resizes before it crops to `size` pixels, and its mode; see `classifier.Native`."""
+        """Return the side to which the zoo resizes images before it crops them to `size` pixels, and the mode.
+
+        `classifier.Native` explains the mode.
+        """
 
 
 ZOOS: dict[str, Zoo] = {

@@ -1,4 +1,7 @@
-"""open_clip (github.com/mlfoundations/open_clip): models of images and text, by architecture and tag of weights."""
+"""The library open_clip (github.com/mlfoundations/open_clip), which has models of images and text.
+
+A model is named by its architecture and the tag of its weights.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class OpenClipEncoder(nn.Module):
 def build(network: str, tag: str | None, arguments: Mapping[str, Any], device: str = "cpu") -> Towers:
     import open_clip
 
-    # Otherwise, open_clip would load weights of the text or image encoder from other libraries' hubs.
+    # Without these options, open_clip would load weights of the text or image encoder from other libraries' hubs.
     model = open_clip.create_model(
         network,
         pretrained=tag,

@@ -1,4 +1,4 @@
-"""Cadene's pretrainedmodels, kept for papers that used it. The host of half of its weights no longer exists."""
+"""The zoo pretrainedmodels by Cadene, which some papers used. The host of half of its weights no longer exists."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
     # Some networks of this zoo share modules with other networks in the process. A copy shares no module.
     built = copy.deepcopy(make(pretrained=tag, **given))
     if tag is None and network.startswith("resnext"):
-        # The library made the features of these networks when it was imported, so the seed had no effect on them.
+        # The import of the library created the features of these networks before the seed was set.
         for module in built.get_submodule("features").modules():
             if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
                 module.reset_parameters()

@@ -1,4 +1,4 @@
-"""Our own networks: networks of the papers that no other zoo has. This zoo has no weights for them."""
+"""The project's own zoo: networks of the papers that no other zoo has. It has no weights for these networks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def headless(network: str) -> bool:
 
 
 def refuse(network: str, tag: str) -> None:
-    """These networks have no weights in a zoo."""
+    """Do nothing, because this zoo has no weights."""
 
 
 def defaults(network: str, classes: int | None) -> dict[str, Any]:

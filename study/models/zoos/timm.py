@@ -1,4 +1,4 @@
-"""timm's networks. A tag in the name (`resnet50.a1_in1k`) determines weights and input."""
+"""The zoo timm. A tag in the name of a network (`resnet50.a1_in1k`) determines weights and preprocessing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def headless(network: str) -> bool:
 
 
 def refuse(network: str, tag: str) -> None:
-    """timm has no weights that are known to be unavailable."""
+    """Do nothing, because no weights of timm are known to be unavailable."""
 
 
 def defaults(network: str, classes: int | None) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
         random: nn.Module = timm.create_model(network, pretrained=False, **arguments)
         return random
     full = f"{_bare(network)}.{tag}"
-    # Load cached files directly: timm itself would contact the hub first, and wait if there is no connection.
+    # Cached files are loaded directly, because timm itself would first contact the hub, and wait without a connection.
     cached = locate.timm_overlay(locate.of_timm(full))
     loaded: nn.Module = timm.create_model(full, pretrained=True, pretrained_cfg_overlay=cached, **arguments)
     return loaded

@@ -1,4 +1,4 @@
-"""torchvision's networks. Tags are the names of entries in its enums of weights."""
+"""The zoo torchvision. A tag is the name of an entry in the network's enum of weights."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def refuse(network: str, tag: str) -> None:
 
 
 def defaults(network: str, classes: int | None) -> dict[str, Any]:
-    """See `Zoo.defaults`. GoogLeNet and Inception v3 also get `transform_input`, and no auxiliary heads.
+    """Return arguments as in `Zoo.defaults`, with two further arguments for GoogLeNet and Inception v3.
 
-    These two networks rescale their input themselves, but torchvision sets `transform_input` only when it loads its own
-    weights. Their auxiliary heads have no influence on predictions.
+    With `transform_input: True`, these networks rescale their own input. torchvision sets this argument only when it
+    loads its own weights. With `aux_logits: False`, they have no auxiliary heads, which have no influence on
+    predictions.
     """
     inside = {"transform_input": True, "aux_logits": False} if network in _NORMALISE_INSIDE else {}
     return inside if classes is None else {**inside, "num_classes": classes}

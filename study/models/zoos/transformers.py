@@ -1,7 +1,8 @@
-"""transformers (Hugging Face): models of images and text, from a repository of the hub or from a folder.
+"""The library transformers (Hugging Face), which has models of images and text.
 
-A spec names a repository with its revision, which pins weights, tokenizer and preprocessing. A folder holds
-config.json, the files of a tokenizer, preprocessor_config.json and model.safetensors.
+A model comes from a repository of the hub or from a folder. A spec names a repository with its revision, which
+determines weights, tokenizer and preprocessing. A folder must contain config.json, the files of a tokenizer,
+preprocessor_config.json and model.safetensors.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from study.models.classifier import Preprocessing
 from study.models.towers import Towers
 
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""Interpolations by Pillow's constants."""
+"""The name of the interpolation for each of Pillow's constants."""
 _FOLDER = "folder"
 
 
@@ -30,7 +31,7 @@ def tags(network: str) -> Sequence[str] | None:
 
 
 class TransformersEncoder(nn.Module):
-    """The image encoder of a model, with its projection; the text encoder is left out."""
+    """The image encoder of a model of images and text, with its projection, but without the text encoder."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any], device: s
 
 
 def _preprocessing(network: str, where: Mapping[str, Any]) -> Preprocessing:
-    """The preprocessing in the file preprocessor_config.json."""
+    """Return the preprocessing in the file preprocessor_config.json."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     record = ImageProcessingMixin.get_image_processor_dict(network, **where)[0]

@@ -1,1 +1,1 @@
-"""A board: runs of one protocol side by side, and the card of a protocol."""
+"""Makes boards, which compare the attacks of several runs, and protocol cards, which describe one run on one page."""

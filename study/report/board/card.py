@@ -1,4 +1,4 @@
-"""The card of a protocol: one page with everything that a reader needs to repeat a run or to question it."""
+"""Makes the protocol card of a run: one page with everything that is needed to repeat or to question the run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from study.spec.schema import Spec
 
 _SHORT = 16
 _TOLD = ("budget", "steps", "step_size", "checkpoints", "made", "tune", "external")
-"""Keys of a recipe that the column of parts leaves out: they have a column of their own, or are no parts."""
+"""The keys of a recipe that the column `parts` leaves out, because they are not parts or have their own column."""
 _USUAL = {"objective": "cross-entropy", "fusion": "probability", "step": "sign", "scales": 1}
-"""Usual values of parts. The column of parts leaves them out, because a note below the table names them."""
+"""The usual values of parts. The column `parts` leaves them out, because a note below the table names them."""
 
 
 def card_tables(entry: Entry) -> list[HtmlTable]:
-    """The tables of the card: protocol, models, attacks, and results of each experiment and goal."""
+    """Return the tables of the card: protocol, models, attacks, and the results of each experiment and goal."""
     known = facts(entry)
     kept = {name: value for name, value in known.items() if name not in ("targets", "sources")}
     images = entry.data.spec.images
@@ -35,7 +35,7 @@ def card_tables(entry: Entry) -> list[HtmlTable]:
 
 
 def card_markdown(entry: Entry) -> str:
-    """The card as Markdown."""
+    """Return the card as Markdown."""
     lines = [f"# {entry.data.spec.study}: protocol card", ""]
     for table in card_tables(entry):
         lines += [f"## {table.title}", "", _piped(table.head), _piped(["---"] * len(table.head))]
@@ -45,7 +45,7 @@ def card_markdown(entry: Entry) -> str:
 
 
 def card_html(entry: Entry) -> str:
-    """The card as one HTML file."""
+    """Return the card as one HTML file."""
     tables = card_tables(entry)
     counts = {
         "images": f"{entry.data.selected:,}",
@@ -88,7 +88,7 @@ def _models(entry: Entry) -> HtmlTable:
 
 
 def _bare(weights: str) -> str:
-    """Return the weights without the folder of their file. The digest identifies the file."""
+    """Return a model's weights as text, without the folder of their file. The digest identifies the content."""
     kind, _, value = weights.partition(":")
     return f"{kind}:{value.rpartition('/')[2]}" if kind in ("file", "set") else weights
 
@@ -107,12 +107,15 @@ def _attacks(spec: Spec) -> HtmlTable:
         kind = f"RMSD of {budget.to}" if budget.to else f"{budget.kind} {length}"
         rows.append(text_cells(name, ", ".join(_parts(recipe)) or "–", kind, recipe.steps, cost))
     head = ["attack", "parts", "budget, pixel values", "steps", "gradients of one image"]
-    notes = ["Unless a part says otherwise: cross-entropy, mean probability of several sources, sign steps."]
+    notes = [
+        "If the column parts does not say otherwise, the loss is cross-entropy, the probabilities of several sources "
+        "are averaged, and steps follow the sign of the gradient."
+    ]
     return HtmlTable("Attacks", head, rows, notes=notes)
 
 
 def _parts(recipe: Attack) -> Iterator[str]:
-    """Yield each part of an attack as text: its key, with the numbers and names that are set."""
+    """Yield each part of an attack as text: its key and its values. Parts with usual values are left out."""
     if recipe.external is not None:
         yield f"external: {_words(recipe.external.model_dump(mode='json'))}"
         return
@@ -126,7 +129,7 @@ def _parts(recipe: Attack) -> Iterator[str]:
 
 
 def _words(value: object) -> str:
-    """Return a value of a recipe as text, without keys that are not set."""
+    """Return a value of a recipe as text. Keys whose value is null or empty are left out."""
     if isinstance(value, dict):
         set_ = {key: one for key, one in value.items() if one not in (None, [], {})}
         return ", ".join(f"{key} {_words(one)}" for key, one in set_.items())
@@ -154,7 +157,7 @@ def _results(table: BoardTable) -> HtmlTable:
 
 
 def _extremes(line: Line) -> tuple[str, str]:
-    """The black-box targets with the lowest and the highest rate."""
+    """Return the black-box targets with the lowest and the highest rate, as texts; "–" without black-box targets."""
     black = sorted((cell["success"], name) for name, cell in line.rates.items() if cell["relation"] == "black")
     if not black:
         return "–", "–"

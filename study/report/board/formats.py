@@ -1,4 +1,4 @@
-"""A board as CSV (a line for each rate) and as LaTeX (booktabs)."""
+"""Writes a board as CSV, with a line for each rate, and as LaTeX with the package booktabs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ COLUMNS = (
     *("mean", "mean_low", "mean_high", "correct_mean"),
     *("gradients", *MEASURES, "front"),
 )
-"""Columns of the CSV. Rates and intervals are 0..1, unrounded; an empty field means that the value is unknown.
-`correct_`: over the images that the target classifies correctly when clean. The columns after `correct_images` describe
-the whole line (an attack on one source set), so their values repeat for each target."""
+"""The columns of the CSV. Rates and intervals are 0..1 and not rounded. An empty field means an unknown value.
+
+Columns that begin with `correct_` count only images that the target classifies correctly when clean. The columns after
+`correct_images` describe an attack on one source set, so their values are the same for each of its targets."""
 
 _RAISED = {"*": "*", "°": r"\circ"}
 
 
 def board_csv(tables: Sequence[BoardTable]) -> str:
-    """Return the tables as CSV: a heading (COLUMNS), then one line for each rate."""
+    """Return the tables as CSV: a first line with the names of COLUMNS, then a line for each rate."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -51,7 +52,7 @@ def _field(value: object) -> str:
 
 
 def board_latex(tables: Sequence[BoardTable]) -> str:
-    r"""A `table` environment for each experiment and goal; the document needs \usepackage{booktabs}."""
+    r"""Return a LaTeX `table` environment for each experiment and goal. The document needs \usepackage{booktabs}."""
     return "\n".join(map(_latex_table, tables))
 
 

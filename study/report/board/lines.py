@@ -1,4 +1,4 @@
-"""The lines of a board: every attack of every run, with its rates, cost and visibility."""
+"""Computes the lines of a board. A line is a run's attack on one source set, with its rates, cost and visibility."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from study.report.wording import point_name
 from study.results.run_reader import RunData
 
 Cell = Mapping[str, Any]
-"""One row of `analysis.experiments.averaged`."""
+"""One row of `analysis.experiments.averaged`: the success rate of an attack against one target, by column."""
 
 _POINT = ("attack", "steps", "level")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run on the board, under a name that no other run has."""
+    """A run on the board. `name` is unique on the board, and `path` is the address of the run."""
 
     name: str
     path: str
@@ -34,18 +34,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """One attack on one source set, at the end of its steps or at one cost.
+    """A line of a board: one attack on one source set, after its last step or at one cost (number of gradients).
 
     Attributes:
-        rates: The rate against each target (all images).
-        correct: The same over the images that the target classifies correctly when clean.
-        mean: The mean of the black-box rates, 0..1, and its 95 % interval (bootstrap over images); None without
-            black-box targets.
-        correct_mean: The mean of the black-box rates of `correct`.
-        gradients: Number of gradients for one image; None if it is unknown.
-        visible: Means over images: rmsd, linf, psnr, ssim, ciede2000 and lpips; None if they were not computed.
-        front: Whether no other line of the table is at least as good in success, gradients and visibility, and better
-            in one of them.
+        run: The name of the run on the board.
+        attack: The name of the attack, with its budget or cost if there are several.
+        sources: The source models, joined by `+`.
+        rates: The success rate over all images, by target.
+        correct: The success rate over the images that the target classifies correctly when clean, by target.
+        mean: The mean of the black-box rates of `rates`, 0..1; None without black-box targets.
+        low, high: The 95 % interval of `mean` (bootstrap over images); None without black-box targets.
+        correct_mean: The mean of the black-box rates of `correct`; None without black-box targets.
+        gradients: The number of gradients for one image; None if the number is not known.
+        visible: The mean over images of each measure of visibility: rmsd, linf, psnr, ssim, ciede2000 and lpips. A
+            measure that was not computed is None.
+        front: Whether the line is on the Pareto front of its table in success, gradients and visibility. None if one of
+            these values is not known.
     """
 
     run: str
@@ -63,15 +67,15 @@ class Line:
 
     @property
     def images(self) -> int:
-        """The largest number of clean images that a rate of this line is computed from."""
+        """The number of clean images of the rate that has the most images."""
         return max((cell["images"] for cell in self.rates.values()), default=0)
 
 
 @dataclass(frozen=True)
 class BoardTable:
-    """The lines of one experiment and goal, best first, and all targets of these lines.
+    """A table of a board: the lines of one experiment and goal, the best line first, and all their targets.
 
-    `measure` is the measure of visibility that decides `Line.front`: SSIM, or RMSD if no run has computed SSIM.
+    `measure` is the measure of visibility for `Line.front`: SSIM, or RMSD if no run has computed SSIM.
     """
 
     experiment: str
@@ -82,10 +86,10 @@ class BoardTable:
 
 
 def board_tables(entries: Sequence[Entry], experiments: Sequence[str] = ()) -> list[BoardTable]:
-    """Make one table for each experiment and goal for which any of the runs has rows.
+    """Return a table for each experiment and goal for which at least one run has rows.
 
-    `experiments`: the names of the experiments to show; empty for all. Lines are sorted by falling black-box mean.
-    Raises StudyError for an experiment that no run has.
+    `experiments`: the names of the experiments to show; empty for all. Lines are sorted by descending black-box mean.
+    Raises StudyError if no run has an experiment of a given name.
     """
     known = list(dict.fromkeys(name for entry in entries for name in entry.data.spec.experiments))
     for name in experiments:
@@ -108,7 +112,7 @@ def board_tables(entries: Sequence[Entry], experiments: Sequence[str] = ()) -> l
 
 
 def _lines_of(entry: Entry, experiment: str) -> Iterator[tuple[str, Line]]:
-    """Yield each line of one run, with its goal."""
+    """Yield the lines of one experiment of one run, as pairs of the goal and the line."""
     spec, rows = entry.data.spec, entry.data.rows
     one = spec.experiments[experiment]
     own = rows.filter(pl.col("attack").is_in(list(one.attacks)))
@@ -151,10 +155,10 @@ def _lines_of(entry: Entry, experiment: str) -> Iterator[tuple[str, Line]]:
 def _points(
     entry: Entry, experiment: str, found: pl.DataFrame
 ) -> Iterator[tuple[str, str, int, float | None, int | None]]:
-    """Yield goal, attack, steps, level and cost of each line.
+    """Yield goal, attack, number of steps, budget (`level`) and cost for the lines of an experiment.
 
-    A line is an attack after its last step, with cost None. If the experiment has `at-cost`, a line is an attack at one
-    of these costs (gradients).
+    Usually, an attack has a line for each of its budgets, after its last step; the cost is then None. If the experiment
+    has `at-cost`, an attack has a line for each of these costs (numbers of gradients).
     """
     spec = entry.data.spec
     one = spec.experiments[experiment]
@@ -182,9 +186,9 @@ def _black_mean(found: Iterable[Cell]) -> float | None:
 
 
 def _intervals(entry: Entry, experiment: str) -> dict[tuple[Any, ...], tuple[float, float]]:
-    """Return the intervals of the black-box means, by goal, source set and point.
+    """Return the interval of each black-box mean, by goal, source set, attack, steps and budget.
 
-    The bootstrap draws images, and each image brings its results for all targets and seeds.
+    The bootstrap draws images. A drawn image counts with its mean result over all black-box targets and seeds.
     """
     spec = entry.data.spec
     rows = of_experiment(with_level(entry.data.rows, spec), spec, experiment).filter(pl.col("relation") == "black")
@@ -204,7 +208,7 @@ def _intervals(entry: Entry, experiment: str) -> dict[tuple[Any, ...], tuple[flo
 
 
 def _ranked(lines: Sequence[Line], measure: Measure) -> list[Line]:
-    """Sort the lines by falling mean, lines without a mean last, and set `front` in each line."""
+    """Return the lines sorted by descending mean, with `front` set in each line. Lines without a mean come last."""
     fronts = front(
         pl.DataFrame(
             [("", one.mean, one.gradients, one.visible[measure]) for one in lines],

@@ -1,4 +1,4 @@
-"""A board, or a card, as one HTML file that works without a network."""
+"""Makes the HTML page of a board or of a protocol card: one file that works without a network."""
 
 from __future__ import annotations
 
@@ -31,18 +31,27 @@ from study.report.wording import SUCCESS_RATE, fixed, rate_decimals
 from study.results.schema import VISIBLE
 
 MEAN = (
-    "Mean: of the black-box rates; in brackets its 95 % interval: a bootstrap over images, or Wilson's where all "
-    "images agree"
+    "Mean: the mean of the black-box rates, with its 95 % interval in brackets. The interval is from a bootstrap over "
+    "images, or Wilson's if all images have the same result"
 )
-CORRECT = "Correct: the same mean over the images that each target classifies correctly when clean"
-COST = "Gradients: for one image, including the gradients of views, neighbours and all source models"
-LOOKS = "RMSD in pixel values, SSIM (up to 1), CIEDE2000 and LPIPS (from 0; if computed): means over adversarial images"
+CORRECT = "Correct: the mean of the black-box rates over the images that each target classifies correctly when clean"
+COST = (
+    "Gradients: the number of gradients for one image, over all source models, all transformed copies of the image, "
+    "and all sampled points near the image"
+)
+LOOKS = (
+    "RMSD (pixel values), SSIM (at most 1), CIEDE2000 and LPIPS (at least 0, if computed): means over the adversarial "
+    "images"
+)
 
 
 def front_note(table: BoardTable) -> str:
-    """The note that defines the front of a table."""
+    """Return the note that defines the column `front` of a table."""
     measure = "SSIM" if table.measure == "ssim" else "RMSD"
-    return f"Front: no other line is at least as good in mean, gradients and {measure}, and better in one of them"
+    return (
+        f"Front: yes if no other line is at least as good in mean, gradients and {measure}, and better in at least one "
+        "of the three"
+    )
 
 
 SEEN: Mapping[Measure, tuple[str, str]] = {
@@ -51,12 +60,12 @@ SEEN: Mapping[Measure, tuple[str, str]] = {
     "ciede2000": ("CIEDE2000", ".2f"),
     "lpips": ("LPIPS", ".3f"),
 }
-"""Measures of visibility on a board: their headings and number formats."""
+"""The heading and the number format of each measure of visibility on a board."""
 
 
 @dataclass(frozen=True)
 class BoardPart:
-    """One section of the page."""
+    """One section of the page, with its tables and figures. `id` is its HTML id."""
 
     id: str
     title: str
@@ -65,7 +74,7 @@ class BoardPart:
 
 
 def board_page(title: str, entries: Sequence[Entry], tables: Sequence[BoardTable]) -> str:
-    """The HTML of a board."""
+    """Return the HTML page of a board."""
     known = {entry.name: facts(entry) for entry in entries}
     album = figures.Album()
     parts = [
@@ -92,7 +101,10 @@ def board_page(title: str, entries: Sequence[Entry], tables: Sequence[BoardTable
 def page(
     title: str, counts: Mapping[str, str], alert: tuple[str, Sequence[str]] | None, parts: Sequence[BoardPart]
 ) -> str:
-    """The HTML of a page with these sections. Templates escape every value except figures, our style and our script."""
+    """Return the HTML of a page. `counts` are shown at its top. `alert` is a warning: a heading and sentences.
+
+    The templates escape every value except figures, our style and our script.
+    """
     assets = files("study.report") / "assets"
     script = (assets / "report.js").read_text(encoding="utf-8")
     return (
@@ -114,7 +126,7 @@ def page(
 
 
 def board_html(table: BoardTable, *, several: bool) -> HtmlTable:
-    """The table of one experiment and goal; with a column of runs if there are `several`."""
+    """Return the table of one experiment and goal. It has a column with the name of the run if `several` is true."""
     rows = []
     seen = {one: head for one, head in SEEN.items() if any(line.visible[one] is not None for line in table.lines)}
     for place, line in enumerate(table.lines, 1):
@@ -163,7 +175,11 @@ def _rate(cell: Cell | None, correct: Cell | None) -> TableCell:
 
 
 def _drawings(table: BoardTable, album: figures.Album) -> list[figures.Drawing]:
-    """Success against cost, SSIM and CIEDE2000: a mark for each line, in the colour of its run, or of its attack."""
+    """Return figures of the mean success over the cost and over each computed measure of visibility.
+
+    A figure has one mark for each line of the table. Its colour stands for the run, or for the attack if there is only
+    one run.
+    """
     runs = list(dict.fromkeys(line.run for line in table.lines))
     called = [line.run if len(runs) > 1 else line.attack for line in table.lines]
     found = pl.DataFrame(
@@ -176,7 +192,7 @@ def _drawings(table: BoardTable, album: figures.Album) -> list[figures.Drawing]:
         schema_overrides=dict.fromkeys(("success", "gradients", *VISIBLE), pl.Float64),
     )
     title, marks = f"{table.experiment}, {table.goal}", list(dict.fromkeys(called))
-    note = "One mark per line of the table."
+    note = "One mark for each line of the table."
     drawn = [album.add(f"{title}-gradients", figures.success_by_measure(found, "gradients", marks, title), note)]
     for measure in VISIBLE:
         figure = figures.success_by_measure(found, measure, marks, title)

@@ -1,4 +1,7 @@
-"""The protocol of a run: everything that must be equal for the numbers of two runs to be comparable, and the cost."""
+"""Describes the protocol of a run, and finds the differences between the protocols of several runs.
+
+A protocol is everything that must be equal in two runs so that their numbers are comparable.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,14 @@ from study.storage.run_folder import RunFolder
 _SHORT = 12
 
 DECISIVE = ("images", "clean images", "sources", "targets", "budgets", "goals", "seeds", "numerics")
-"""Facts that are equal in runs of one protocol."""
+"""The names of the facts that must be equal in all runs of one protocol."""
 
 
 def facts(entry: Entry) -> dict[str, str]:
-    """The facts of a run, by name: those of DECISIVE, then hardware, libraries, and the gradients of all its images."""
+    """Return the facts of a run as text, by name.
+
+    They are the facts of DECISIVE, then hardware, library versions, and the number of gradients of all images.
+    """
     data = entry.data
     spec, shards = data.spec, data.selection.shards
     images = [(one.image, one.digest, one.label) for shard in shards for one in shard.images]
@@ -52,10 +58,10 @@ def facts(entry: Entry) -> dict[str, str]:
 
 
 def differences(found: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return a sentence for each decisive fact that differs between runs. `found` has the `facts` of each run by name.
+    """Return a sentence for each fact of DECISIVE that differs between runs. `found`: the `facts` of each run, by name.
 
-    Targets are compared one by one: a sentence for each name with different models, and for each target that not all
-    runs have.
+    Targets are compared one by one. There is a sentence for each target that is not the same model in all runs, and for
+    each target that some runs lack.
     """
     told = []
     for name in DECISIVE:
@@ -102,17 +108,17 @@ def _budgets(spec: Spec) -> list[str]:
 
 
 def numerics(spec: Spec) -> str:
-    """The numerics that a spec sets, as text."""
+    """Return the settings under `numerics` of a spec as text. Settings without a value are left out."""
     dumped = spec.numerics.model_dump(mode="json")
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in dumped.items() if value is not None)
 
 
 def model_digest(entry: Entry, name: str) -> str:
-    """The digest of a model's weights, input and classes, as the run recorded it."""
+    """Return the recorded digest of a model: of its weights, its preprocessing and the order of its classes."""
     return str(entry.data.models.get(name, {}).get("digest", "unknown"))
 
 
 def total_gradients(entry: Entry) -> int:
-    """The number of gradients of all attack runs, over all their images."""
+    """Return the number of gradients of all attack runs together, over all their images."""
     last = entry.data.rows.group_by("craft", "image").agg(pl.col("gradients").max()).select(pl.col("gradients").sum())
     return int(last.collect(engine="streaming").item() or 0)

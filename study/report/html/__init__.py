@@ -1,1 +1,1 @@
-"""The HTML report: data for its sections, and the templates that lay them out."""
+"""Makes the HTML report: the data of its sections, and the templates for the page."""

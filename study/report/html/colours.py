@@ -1,20 +1,22 @@
-"""The colours of rates in tables: one hue from light to dark, with text that contrasts with each step."""
+"""The background colours of rates in tables, and a readable text colour for each of them."""
 
 from __future__ import annotations
 
 Colour = tuple[int, int, int]
 
 LEVELS = 50
-"""Number of steps of the colour ramp from 0 to 1. Each step is 2 %."""
+"""The number of steps of the colour ramp from a rate of 0 to a rate of 1. Each step is 2 %."""
 _ANCHORS: tuple[Colour, ...] = ((247, 251, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))
-"""One hue, so that the steps differ in greyscale and for every kind of colour vision."""
+"""The colours of the ramp on a light page, evenly spaced from a rate of 0 to 1. A higher rate is darker.
+
+All colours have one hue, so that they also differ in greyscale and for people with colour blindness."""
 _DARK_ANCHORS: tuple[Colour, ...] = ((19, 26, 35), (14, 47, 84), (23, 92, 155), (91, 157, 210), (199, 225, 247))
-"""On a dark page, a higher rate is brighter: the lowest rate is close to the background of the page."""
+"""The colours of the ramp on a dark page. A higher rate is brighter; a rate of 0 is close to the page's background."""
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def ramp(share: float, *, dark: bool = False) -> Colour:
-    """The background for a share, on a light or a `dark` page; shares outside 0..1 are clipped."""
+    """Return the background colour for a share 0..1, on a light or a `dark` page. Other shares are clipped to 0..1."""
     anchors = _DARK_ANCHORS if dark else _ANCHORS
     place = min(max(share, 0.0), 1.0) * (len(anchors) - 1)
     low = min(int(place), len(anchors) - 2)
@@ -24,12 +26,15 @@ def ramp(share: float, *, dark: bool = False) -> Colour:
 
 
 def text_colour(background: Colour) -> Colour:
-    """Black or white, whichever contrasts more with the background. The contrast ratio is always at least 4.5."""
+    """Return the text colour for a background: black or white, whichever has more contrast.
+
+    For the colours of the ramp, the contrast ratio is at least 4.5.
+    """
     return max((_BLACK, _WHITE), key=lambda colour: contrast(colour, background))
 
 
 def contrast(one: Colour, other: Colour) -> float:
-    """The contrast ratio of WCAG 2.1, 1..21."""
+    """Return the contrast ratio of two colours by WCAG 2.1, 1..21."""
     bright, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 
@@ -41,7 +46,10 @@ def _luminance(colour: Colour) -> float:
 
 
 def ramp_css() -> str:
-    """CSS classes `h0` to `h50`, one for each step of the ramp. Those of dark pages apply on screens, not in print."""
+    """Return CSS with the classes `h0` to `h50`, one for each step of the ramp.
+
+    The colours for dark pages apply only on screens, not in print.
+    """
     return f"{_classes(dark=False)}\n@media screen and (prefers-color-scheme:dark){{{_classes(dark=True)}}}"
 
 

@@ -1,4 +1,4 @@
-"""The comparison with published results in the report, as `study compare` prints it."""
+"""Makes the section of the report that compares the run with published numbers, as `study compare` does."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from study.report.html.report_data import ReportData
 
 @dataclass(frozen=True)
 class PaperResults:
-    """The comparison with one paper.
+    """The comparison of the run with one paper.
 
     Attributes:
         name: The paper's short name.
         title: The paper's title.
-        images: A sentence on the images of the paper and of the run.
-        summary: The agreement by published table; None without tables.
-        tables: For each published table, the compared numbers (or None), and a title and table of the reasons why
-            numbers are not compared (or None).
-        weights: The weights of the compared models; None without models.
+        images: A sentence about the images of the paper and of the run.
+        summary: A table with the agreement for each published table; None without tables.
+        tables: Two items for each published table. The first is the table of compared numbers; None without any. The
+            second is a title, and a table of the reasons why numbers are not compared; None if all are compared.
+        weights: A table with the weights of the compared models; None without models.
     """
 
     name: str
@@ -37,7 +37,7 @@ class PaperResults:
 
 
 def comparison(data: ReportData) -> list[PaperResults]:
-    """A comparison with each paper that an experiment names; empty if no experiment names one."""
+    """Return the comparison with each paper that an experiment names; empty if no experiment names a paper."""
     if not any(one.published is not None for one in data.spec.experiments.values()):
         return []
     names = papers_of(data.spec)
@@ -76,7 +76,7 @@ def _numbers(table: pl.DataFrame) -> HtmlTable | None:
         first = text_cells(*(one[key] or "–" for key in ("attack", "sources", "target", "metric")))
         rows.append([*first, published, ours, interval, difference, TableCell(within)])
     head = ["attack", "sources", "target", "metric", "published", "ours", "95 % of ours", "ours - published", "inside"]
-    notes = ["Inside: whether the published number lies in our 95 % interval."]
+    notes = ["Inside: whether the published number is in our 95 % interval."]
     metrics = ", ".join(shown["metric"].unique(maintain_order=True))
     return HtmlTable(f"Table {table['table'][0]}: {metrics}", head, rows, notes=notes)
 

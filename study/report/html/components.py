@@ -1,4 +1,4 @@
-"""The tables of the HTML report as data: cells, tables, and the number of cells that fit into a page."""
+"""Defines the tables of the HTML report as data: cells, tables, and a limit of the number of cells in a page."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ _MOST_ROWS, _MOST_CELLS = 300, 24_000
 class TableCell:
     """A cell of a table.
 
-    `relation` is that of the target to the sources; white-box and grey-box cells are outlined. `span` draws an interval
-    under the text: its low end, the value, and its high end (0..1).
+    Attributes:
+        text: The text that is shown.
+        share: A share 0..1 that decides the background colour; None for no colour.
+        tip: A text that is shown when the mouse is over the cell.
+        number: Whether the text is a number. Numbers are aligned to the right.
+        relation: The relation of the target to the sources. White-box and grey-box cells have an outline.
+        span: An interval that is drawn below the text: its low end, the value, and its high end (0..1).
     """
 
     text: str
@@ -28,8 +33,8 @@ class TableCell:
 
     @property
     def span_style(self) -> str:
-        """CSS variables of the interval, in percent."""
-        assert self.span is not None, "the template asks only where there is one"
+        """The CSS variables for the interval `span`, in percent."""
+        assert self.span is not None, "the template uses this property only for cells with a span"
         return ";".join(f"--{name}:{100 * at:.1f}%" for name, at in zip("lah", self.span, strict=True))
 
     @property
@@ -38,7 +43,7 @@ class TableCell:
 
     @property
     def classes(self) -> str:
-        """CSS classes."""
+        """The CSS classes of the cell, separated by spaces."""
         colour = "" if self.share is None else f"h{round(self.share * LEVELS)}"
         outline = "" if self.relation == "black" else self.relation[0]
         return " ".join(name for name in ("n" if self.numeric else "", colour, outline) if name)
@@ -52,7 +57,7 @@ def text_cells(*values: object) -> list[TableCell]:
 
 
 def number_cell(value: float | None, form: str = ",") -> TableCell:
-    """A number in the format `form` (with thousands separators by default); a dash for None."""
+    """Return a cell with a number in the format `form` (by default with thousands separators); a dash for None."""
     return MISSING if value is None else TableCell(format(value, form), number=True)
 
 
@@ -61,16 +66,17 @@ def range_cell(low: float | None, high: float | None) -> TableCell:
 
 
 def percent_cell(share: float | None, tip: str = "", decimals: int = 0) -> TableCell:
-    """A coloured percentage of a share 0..1; a dash for None."""
+    """Return a coloured cell with a share 0..1 as a percentage; a dash for None."""
     return MISSING if share is None else TableCell(fixed(100 * share, decimals), share, tip)
 
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """A table that readers can sort and filter.
+    """A table that readers of the page can sort and filter.
 
-    `code` is Python that gives the whole table; the page shows it if the table is cut. The arrow keys move between the
-    cells of a `grid`. The rows of the `foot` stay below, whatever is sorted or filtered.
+    `code` is Python code that returns the whole table. The page shows this code if only a part of the table fits. With
+    `grid`, the arrow keys move between cells. The rows in `foot` are always below the other rows, and are never sorted
+    or filtered.
     """
 
     title: str
@@ -83,7 +89,7 @@ class HtmlTable:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds numbers."""
+        """For each column, whether it has numbers. This is decided by the first row."""
         return [cell.numeric for cell in self.rows[0]] if self.rows else [False] * len(self.head)
 
 
@@ -94,7 +100,10 @@ class CellBudget:
     cells: int = _MOST_CELLS
 
     def rows(self, table: HtmlTable) -> Sequence[Sequence[TableCell]]:
-        """The first rows of the table that fit: at least 20 and at most 300."""
+        """Return the first rows of the table that still fit into the page. Their cells are subtracted from the budget.
+
+        The result has at least 20 and at most 300 rows, or all rows of a shorter table.
+        """
         width = max(1, len(table.head))
         shown = table.rows[: min(_MOST_ROWS, max(20, self.cells // width))]
         self.cells -= len(shown) * width

@@ -1,4 +1,4 @@
-"""`study report`: a run as one HTML file that works without a network and without this package."""
+"""`study report` writes the report of a run: one HTML file that works without a network and without this package."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class ReportOptions:
     """The options of `study report`.
 
     Attributes:
-        to: The file of the report; None: `report.html` in the run folder.
-        figures: A folder for the figures as files; None: no files.
-        spec: A spec that replaces the run's own, for example with another `published`.
-        titles: Whether the figures in the folder have titles. In a paper, captions replace them.
+        to: The file of the report; None for `report.html` in the run folder.
+        figures: A folder into which all figures are also written as files; None for no files.
+        spec: A spec that replaces the run's own spec, for example with another `published`.
+        titles: Whether the figures in the folder have titles. In a paper, captions replace titles.
     """
 
     to: Path | None = None
@@ -53,10 +53,10 @@ class ReportOptions:
 
 @integrity.reads
 def report(run: str, options: ReportOptions, console: Console) -> None:
-    """Write the report of the run at `run` and print its path. Raises StudyError as `write` does."""
+    """Write the report of the run at `run`, and print the path of the report. Raises StudyError as `write` does."""
     data = read_report_data(run, options.spec)
     folder = storage_path(run)
-    # A browser cannot open a file in an object store, so the report of such a run goes into the current folder.
+    # A browser cannot open a file in an object store. So the report of a run in S3 is written into the current folder.
     default = folder / "report.html" if isinstance(folder, Path) else Path(f"{data.spec.study}-report.html")
     to = options.to or default
     page = _page(data, options.figures, titles=options.titles)
@@ -68,10 +68,11 @@ def report(run: str, options: ReportOptions, console: Console) -> None:
 
 @integrity.reads
 def write(run: Path, to: Path, *, figures: Path | None = None, spec: Path | None = None) -> None:
-    """Write the report of the run in folder `run` to the file `to`. The same run gives the same bytes.
+    """Write the report of the run in the folder `run` to the file `to`. The same run gives the same bytes.
 
-    `figures`: a folder for every figure as SVG, PNG and PDF. `spec` replaces the run's own spec, as in
-    `run_reader.open_run`. Raises StudyError for a missing or damaged run, and for files that cannot be written.
+    `figures`: a folder into which every figure is also written as SVG, PNG and PDF; None for no files. `spec` replaces
+    the run's own spec, as in `run_reader.open_run`. Raises StudyError if the run is missing or damaged, or if a file
+    cannot be written.
     """
     _write(to, _page(read_report_data(str(run), spec), figures))
 
@@ -84,9 +85,9 @@ def _write(to: Path, page: str) -> None:
 
 
 def _page(data: ReportData, figures: Path | None, *, titles: bool = True) -> str:
-    """The report as HTML. Templates escape every value except figures, our style and our script.
+    """Return the report as HTML. The templates escape every value except figures, our style and our script.
 
-    The page's security policy contains the hash of our script, so a browser runs no other script.
+    The security policy of the page contains the hash of our script, so browsers run no other script.
     """
     assets = files("study.report") / "assets"
     script = (assets / "report.js").read_text(encoding="utf-8")
@@ -116,7 +117,10 @@ def _page(data: ReportData, figures: Path | None, *, titles: bool = True) -> str
 
 @functools.cache
 def page_template() -> jinja2.Template:
-    """The compiled template of the page. It is cached, because compiling takes a tenth of the time of a report."""
+    """Return the compiled template of the page.
+
+    The template is cached, because compiling it takes a tenth of the time of a report.
+    """
     templates = environment()
     for name in templates.list_templates():
         templates.get_template(name)

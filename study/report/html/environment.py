@@ -1,4 +1,4 @@
-"""The templates of all pages: values are escaped, and a missing value is an error."""
+"""Loads the templates of all HTML pages. The templates escape values, and a missing value is an error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jinja2
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """The environment of the templates in this package."""
+    """Return the Jinja environment that loads the templates in this package."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("study.report.html"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The section of one experiment: transfer matrices, ensembles against the model that they leave out, figures."""
+"""Makes the section of one experiment: transfer matrices, further tables of its attacks, and figures."""
 
 from __future__ import annotations
 
@@ -40,23 +40,30 @@ from study.results.schema import VISIBLE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SCATTER_NOTE = "One mark per attack (with its checkpoint or budget) and source set: the mean over black-box targets."
-_MEASURE_NOTE = "One mark per attack (with its checkpoint or budget): the mean over black-box targets, and over images."
+_SCATTER_NOTE = (
+    "One mark for each attack (each checkpoint and budget separately) and each source set: the mean over black-box "
+    "targets."
+)
+_MEASURE_NOTE = (
+    "One mark for each attack (each checkpoint and budget separately): the mean over black-box targets, source sets "
+    "and images."
+)
 _CURVE_NOTE = (
-    "A line is the mean over several source sets, or one source set with its 95 % interval. It covers black-box "
-    "targets alone, if there are any."
+    "A line shows the mean over several source sets, or a single source set with its 95 % interval. If there are "
+    "black-box targets, only these count."
 )
 _FEWEST_MARKS = 6
-_SEARCH_NOTE = "Share of the images whose smallest successful RMSD is at most the RMSD on the x axis."
+_SEARCH_NOTE = "The share of images whose smallest successful RMSD is at most the RMSD on the x axis."
 _DESTRUCTION_NOTE = (
-    "Destruction rate: of the images that fool the untransformed model after the last step, the share that the same "
-    "model classifies correctly after the transformation. If the rate is low, the attack survives the transformation."
+    "Destruction rate: the share of successful images that a transform makes harmless. An image is successful if it "
+    "fools the model without the transform after the last step. It is harmless if the same model with the transform "
+    "classifies it correctly. A low rate means that the attack survives the transform."
 )
 
 
 @dataclass(frozen=True)
 class GoalResults:
-    """The results for one goal of an experiment."""
+    """The tables and figures of one goal of an experiment. A table is None if there is nothing to show."""
 
     matrix: HtmlTable
     ensembles: HtmlTable | None
@@ -67,7 +74,10 @@ class GoalResults:
 
 @dataclass(frozen=True)
 class ExperimentResults:
-    """The section of an experiment. `goals`: the results for goals that have rows. `mistakes`: titles and tables."""
+    """The section of one experiment.
+
+    `goals` has the results of each goal with rows. `mistakes` has tables of wrong answers, each with its title.
+    """
 
     name: str
     summary: str
@@ -97,7 +107,10 @@ def experiment_results(data: ReportData, name: str, album: figures.Album) -> Exp
 
 
 def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable:
-    """The transfer matrix. Rows are source sets at each point of each attack; columns are targets."""
+    """Return the transfer matrix. It has a column for each target.
+
+    It has a row for each source set and each point (number of steps and budget) of each attack.
+    """
     spec, experiment = data.spec, data.spec.experiments[name]
     targets = spec.targets(experiment)
     rows, foot = list[list[TableCell]](), list[list[TableCell]]()
@@ -118,7 +131,7 @@ def _matrix(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> Html
 
 
 def _clean_row(data: ReportData, targets: Sequence[str]) -> list[TableCell]:
-    """The last row of a matrix: the clean accuracy of each target."""
+    """Return the last row of a transfer matrix: the clean accuracy of each target."""
     known = [data.finished.clean.get(target) for target in targets]
     images = max(one.images for one in known if one is not None)
     rates = [
@@ -133,7 +146,7 @@ def _clean_row(data: ReportData, targets: Sequence[str]) -> list[TableCell]:
 
 
 def rate_cell(cell: Mapping[str, Any] | None) -> TableCell:
-    """A success rate in percent, with its interval, images and RMSD as the tip."""
+    """Return a cell with a success rate in percent. Its tip has the interval, the number of images and the RMSD."""
     if cell is None:
         return MISSING
     images, value, std, relation = cell["images"], 100 * cell["success"], cell["std"], cell["relation"]
@@ -151,7 +164,10 @@ def _rmsd_cell(cells: Sequence[Mapping[str, Any] | None]) -> TableCell:
 
 
 def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable | None:
-    """Every ensemble against the model that it leaves out: the diagonals of Liu et al. 2017, tables 3 and 4."""
+    """Return the table of every ensemble against the only model that it leaves out.
+
+    Its numbers are the diagonals of tables 3 and 4 of Liu et al. 2017. Return None if there are no such ensembles.
+    """
     targets = left_out(data.spec, name)
     if not targets:
         return None
@@ -169,7 +185,7 @@ def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> H
             rows.append([TableCell(shown), _rmsd_cell(found), *map(rate_cell, found), mean])
     if not rows:
         return None
-    notes = ["The column names the target; the sources are all other models of the ensemble."]
+    notes = ["Each column is one target. The sources are all other models of the ensembles."]
     kinds = " and ".join(f"{kind}-box" for kind in RELATIONS if kind in relations)
     head = ["attack", "RMSD", *(f"without {target}" for target in held_out), f"{kinds} mean"]
     title = f"{name}, {goal}: ensembles against the model they leave out"
@@ -178,7 +194,10 @@ def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> H
 
 
 def _costs(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable | None:
-    """The table of attacks at equal cost; None for an experiment without `at-cost` or without black-box cells."""
+    """Return the table of attacks at equal cost (number of gradients).
+
+    Return None if the experiment has no `at-cost`, or if there are no black-box cells.
+    """
     experiment = data.spec.experiments[name]
     if experiment.at_cost is None:
         return None
@@ -204,10 +223,10 @@ def _at_cost_cell(one: Mapping[str, Any] | None) -> TableCell:
 
 
 def _visibility(data: ReportData, name: str, goal: str, found: pl.DataFrame) -> HtmlTable | None:
-    """Success, cost and visibility of each attack at all its points (steps and budgets).
+    """Return the table of success, cost and visibility of each attack at all its points (steps and budgets).
 
-    None if each attack has a single point, because the ranking shows its numbers. None also if visibility was not
-    computed.
+    Return None if visibility was not computed. Return None also if every attack has only one point, because the ranking
+    already shows the same numbers.
     """
     if found["ssim"].null_count() == found.height or found["attack"].n_unique() == found.height:
         return None
@@ -250,10 +269,10 @@ def _drawings(
 def _measures(
     data: ReportData, name: str, goal: str, seen: pl.DataFrame, album: figures.Album
 ) -> list[figures.Drawing]:
-    """Draw success against the cost, and against each measure of visibility that was computed.
+    """Return figures of success over the cost, and over each measure of visibility that was computed.
 
-    `seen`: the result of `analysis.visibility`. Nothing is drawn for fewer than six points, because the table shows the
-    same few numbers.
+    `seen`: the result of `analysis.visibility`. If there are fewer than six marks to draw, return no figures, because a
+    table shows these numbers as well.
     """
     if seen.height < _FEWEST_MARKS:
         return []
@@ -267,15 +286,15 @@ def _measures(
 
 
 def _one(album: figures.Album, name: str, draw: Callable[..., Figure | None], caption: str) -> figures.Drawing | None:
-    """A figure of one panel."""
+    """Return the drawing of a figure with one panel, which `draw` draws; None if it draws no figure."""
     panel = draw(page=True)
     return album.chart(name, draw, [] if panel is None else [panel], caption)
 
 
 def _destruction(data: ReportData, name: str) -> pl.DataFrame:
-    """Destruction rates by attack and transformed target, after the last step of each attack.
+    """Return the destruction rates after the last step of each attack, by attack and target with a transform.
 
-    It covers transformed targets whose untransformed model is a target of the experiment too.
+    A target counts only if the same model without the transform is also a target of the experiment.
     """
     spec, experiment = data.spec, data.spec.experiments[name]
     targets = spec.targets(experiment)

@@ -1,4 +1,4 @@
-"""The section of findings: each claim of the spec, and whether the rows support it."""
+"""Makes the section of findings: each claim of a paper in the spec, and whether the rows of the run support it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _VERDICTS = {"replicated": "✓ replicated", "not replicated": "✗ not replicat
 
 
 def findings(data: ReportData) -> tuple[HtmlTable, list[tuple[str, HtmlTable]]] | None:
-    """A table of all claims, and, for each claim about several cells, a title and a table of these cells.
+    """Return a table of all claims, and a table of cells for each claim about several cells.
 
-    None for a spec without findings.
+    The second result has a title and a table for each of these claims. Return None if the spec has no findings.
     """
     if not data.spec.findings:
         return None

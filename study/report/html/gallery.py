@@ -1,6 +1,7 @@
-"""The gallery of the report: clean and adversarial images, and the answers of every target.
+"""Makes the gallery of the report: cards with clean and adversarial images, and the answers of every target.
 
-The reader chooses sources and attack once for all cards. The page's script draws the differences of the images.
+The reader chooses the source models and the attack, for all cards together. The script of the page draws the difference
+between the clean and the adversarial image.
 """
 
 from __future__ import annotations
@@ -30,18 +31,24 @@ from study.storage.run_folder import RunFolder
 
 _MOST_IMAGES, _MOST_CRAFTS, _MOST_BYTES = 6, 24, 4 * 2**20
 _MOST_TRIED = 50
-"""If some images are missing, the gallery tries to read at most this number of images."""
+"""The largest number of images that the gallery tries to read, if some images are missing."""
 _SMALL = 100
-"""The page shows images with fewer pixels per side than this without smoothing."""
+"""The number of pixels per side below which the page shows images without smoothing."""
 
 Pixels = NDArray[np.uint8]
 Answers = Mapping[str, Mapping[str, Sequence[Sequence[str]]]]
-"""By image and attack run (craft), one row per target: target, clean answer, adversarial answer, success."""
+"""The answers of all targets, by image id and then by craft (id of the attack run).
+
+Each target has a row of four texts: its name, its answer to the clean image, its answer to the adversarial image, and
+whether the attack succeeds."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as base64 of lossless WebP. `craft` is the index of its attack run in the gallery; None if clean."""
+    """A picture in the gallery. `data` is a lossless WebP file in base64.
+
+    `craft` is the index of its attack run in the gallery; None for a clean image.
+    """
 
     data: str
     alt: str
@@ -51,7 +58,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """One image of the gallery: its true label, its id, the clean and the adversarial pictures, the first answers."""
+    """A card of the gallery: one image with its true label, its id, its pictures and the targets' answers.
+
+    `pictures` are the clean image and the adversarial images. `answers` are those for the first attack run.
+    """
 
     label: str
     image: str
@@ -61,9 +71,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """`choices` is data for the script of the page, which shows the attack run that the reader chooses.
+    """The gallery of the report.
 
-    `first` names the attack run that the page shows before the reader chooses.
+    `choices` is data for the script of the page, which shows the attack run that the reader chooses. `first` is the
+    name of the attack run that the page shows at first. `pixelated`: whether images are shown without smoothing.
     """
 
     notes: Sequence[str]
@@ -89,8 +100,8 @@ class _Craft:
 def gallery(data: ReportData) -> Gallery | None:
     """Return the gallery of the run; None if the run has no rows.
 
-    A hash of the ids draws the images, so every report of the run shows the same images. Images whose pixels cannot be
-    read are left out.
+    The images are chosen by a hash of their ids, so that every report of the run shows the same images. Images with
+    kept adversarial pixels are preferred. Images whose clean pixels cannot be read are left out.
     """
     spec = data.spec
     kept = kept_images.kept_pairs(RunFolder(data.run))
@@ -102,8 +113,8 @@ def gallery(data: ReportData) -> Gallery | None:
     clean, problem = _clean_pixels(data, order)
     images = [one for one in order if one.image in clean]
     notes = [
-        f"{len(images)} of {len(data.images):,} images, drawn by a hash of their ids." if images else "",
-        "A click shows a card large. Difference: grey means no change; the largest change is stretched to full range."
+        f"{len(images)} of {len(data.images):,} images, chosen by a hash of their ids." if images else "",
+        "Click a card to enlarge it. In a difference, grey means no change; the largest change has the full range."
         if kept.height and images
         else "",
         problem,
@@ -142,9 +153,10 @@ def _pictures(
     deltas: Mapping[tuple[str, str], Pixels],
     crafts: Sequence[_Craft],
 ) -> tuple[Mapping[str, list[Picture]], Sequence[_Craft]]:
-    """Return the pictures of every image, and the attack runs that fit into the page (at least one).
+    """Return the pictures of every image, and the attack runs that the gallery shows (at least one).
 
-    If the run kept images, attack runs without kept images are left out.
+    Attack runs are left out if their pictures would make the page too large. If any adversarial images were kept,
+    attack runs without kept images are left out too. Otherwise all attack runs are shown, with their answers only.
     """
     label = {one.image: data.spec.labels.words(one.label)[0] for one in images}
     found = {one.image: [_picture(clean[one.image], f"{label[one.image]}, clean", "clean", None)] for one in images}
@@ -177,7 +189,10 @@ def _picture(image: Pixels, alt: str, caption: str, craft: int | None) -> Pictur
 
 
 def _crafts(data: ReportData, kept: set[str]) -> list[_Craft]:
-    """Return at most 24 attack runs. Runs with kept pixels come first, in the order of their source sets."""
+    """Return at most 24 attack runs for the gallery. Those with kept images come first.
+
+    They are then sorted by source set, goal, seed and attack. `kept`: the ids of the attack runs with kept images.
+    """
     spec = data.spec
     experiments = spec.experiments.values()
     attacks = list(dict.fromkeys(name for one in experiments for name in one.attacks))
@@ -196,7 +211,10 @@ def _crafts(data: ReportData, kept: set[str]) -> list[_Craft]:
 
 
 def _clean_pixels(data: ReportData, images: Sequence[Selected]) -> tuple[dict[str, Pixels], str]:
-    """The clean pixels of the first images that can be read and have not changed, and a sentence about other images."""
+    """Return the clean pixels of the first six images that can be read and have not changed, by image id.
+
+    The second result is a sentence about the images that were left out; empty if none was left out.
+    """
     spec, found, absent = data.spec, dict[str, Pixels](), 0
     try:
         files = {one.image: one.file for one in candidates(spec.images, spec.seed)}
@@ -217,7 +235,10 @@ def _clean_pixels(data: ReportData, images: Sequence[Selected]) -> tuple[dict[st
 
 
 def _deltas(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]) -> dict[tuple[str, str], Pixels]:
-    """The flat difference between the adversarial and the clean image, modulo 256, by craft and image."""
+    """Return the difference between the adversarial and the clean image, modulo 256, by craft (attack run) and image.
+
+    The arrays are flat. They are those of the finished attack, after its last step.
+    """
     rows = kept_images.deltas(RunFolder(data.run), crafts, [one.image for one in images])
     return {
         (craft, image): np.frombuffer(delta, dtype=np.uint8)
@@ -226,7 +247,7 @@ def _deltas(data: ReportData, crafts: Sequence[str], images: Sequence[Selected])
 
 
 def _answers(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]) -> Answers:
-    """The answers of the targets after the last step of each attack."""
+    """Return the answers of all targets after the last step of each attack, by image and craft (attack run)."""
     spec = data.spec
     ids = [one.image for one in images]
     rows = with_level(data.finished.rows, spec).filter(pl.col("craft").is_in(crafts), pl.col("image").is_in(ids))
@@ -243,7 +264,7 @@ def _answers(data: ReportData, crafts: Sequence[str], images: Sequence[Selected]
 
 
 def _clean_and_adversarial(data: ReportData, row: Mapping[str, Any]) -> tuple[str, str]:
-    """The answers of a target to the clean and to the adversarial image, as text."""
+    """Return the answers of a target to the clean image and to the adversarial image, as texts."""
     if row["sentence"] is not None:
         return ", ".join(row["clean_names"] or ["–"]), row["sentence"] or "–"
     if row["names"] is not None:

@@ -1,4 +1,4 @@
-"""The section of geometry probes: gradient cosines between models, and the figures of every probe."""
+"""Makes the section of geometry probes: tables of gradient cosines between models, and the figures of every probe."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _MOST_IMAGES = 2
 
 @dataclass(frozen=True)
 class GeometryResults:
-    """The results of the probes. `probes`: a list of all probes.
+    """The results of geometry probes.
 
-    `results`: the cosines (or None) and the drawings of each probe that has rows.
+    `probes` is a table that lists all probes. `results` has, for each probe with rows, a table of cosines (None for
+    other kinds of probe) and the figures.
     """
 
     probes: HtmlTable
@@ -29,7 +30,7 @@ class GeometryResults:
 
 
 def geometry(data: ReportData, album: Album) -> GeometryResults | None:
-    """The results of the probes; None for a spec without probes."""
+    """Return the results of the geometry probes; None if the spec has no probes."""
     if not data.spec.geometry:
         return None
     listed, results = [], []
@@ -40,8 +41,8 @@ def geometry(data: ReportData, album: Album) -> GeometryResults | None:
             cosines = _cosines(data, name, rows) if probe.probe == "gradient-cosine" else None
             results.append((cosines, _drawings(data, name, probe, rows, album)))
     notes = [
-        f"Probes that draw one figure per image show {_MOST_IMAGES} images here. `study geometry RUN --figures DIR` "
-        "draws all."
+        f"If a probe has a figure for each image, only the first {_MOST_IMAGES} images are shown here. `study geometry "
+        "RUN --figures DIR` draws all figures."
     ]
     return GeometryResults(HtmlTable("Probes", ["probe", "kind", "images", "rows"], listed, notes=notes), results)
 
@@ -63,7 +64,10 @@ def _drawings(data: ReportData, name: str, probe: Probe, rows: pl.DataFrame, alb
 
 
 def _cosines(data: ReportData, name: str, rows: pl.DataFrame) -> HtmlTable | None:
-    """The mean cosine of every pair of models: Liu et al. 2017, table 33."""
+    """Return the table of the mean cosine for every pair of models, as in table 33 of Liu et al. 2017.
+
+    Only gradients without smoothing count. Return None if there are none.
+    """
     mean = [pl.col("cosine").mean(), pl.col("cosine").count().alias("images")]
     known = {}
     for one in rows.filter(pl.col("copies").is_null()).group_by("first", "second").agg(mean).iter_rows(named=True):

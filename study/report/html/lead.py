@@ -1,4 +1,4 @@
-"""The beginning of the report: what was asked, what was found, and the ranking of the attacks."""
+"""Makes the first part of the report: the question of the study, the main results, and the rankings of the attacks."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ _MOST_NAMED = 8
 _MOST_TOLD = 4
 _LEVEL = 0.05
 _SEEN = 0.05
-"""The text names the hardest and the easiest target only if their success rates differ by more than this."""
+"""The smallest difference of success rates for which the text names the hardest and the easiest target."""
 _KEEP = {
     "correct-for-all": " that every model classifies correctly when clean",
     "correct-for-sources": " that every source model classifies correctly when clean",
-    "all": ", whatever the models predict for the clean images",
+    "all": ", including images that models misclassify when clean",
 }
 _VERBS = {"untargeted": "fool", "targeted": "reach the target label of"}
 _VERB = {"untargeted": "fools", "targeted": "reaches the target label of"}
-_INTERVAL = "95 %: bootstrap interval over images, each with its results in all cells; Wilson's if all images agree"
+_INTERVAL = (
+    "95 %: bootstrap interval over images. An image counts with its mean result in all cells (source sets, targets and "
+    "seeds). If all images have the same result, the interval is Wilson's"
+)
 _BEHIND = (
-    "Behind the first: the difference to the first attack on the images of both, in percentage points; p is from the "
-    "paired test over images, with Holm's correction for the rows of this table"
+    "Behind the first: the success of the first attack minus that of this attack, in percentage points, on images that "
+    "both attacks have. p is from a paired test over images, with Holm's correction for the rows of this table"
 )
 
 
 @dataclass(frozen=True)
 class Lead:
-    """The first part of the page: `asked` is the question that the study asks.
+    """The first part of the page. `asked` is a text with the question of the study.
 
-    For each experiment and goal with rows, `found` has a title and sentences, and `rankings` has a table.
+    `found` has a title and a text with the main results of each experiment and goal with rows. `rankings` has a table
+    for each of them.
     """
 
     asked: str
@@ -48,7 +52,7 @@ class Lead:
 
 
 def lead(data: ReportData) -> Lead:
-    """The beginning of the page."""
+    """Return the first part of the page."""
     found, tables = list[tuple[str, str]](), list[HtmlTable]()
     for name, experiment in data.spec.experiments.items():
         means = data.averages_of(name)
@@ -64,7 +68,7 @@ def lead(data: ReportData) -> Lead:
 
 
 def _asked(data: ReportData) -> str:
-    """One sentence on the question, one on the images, and one on the budgets."""
+    """Return a text with the question of the study: its attacks, sources, targets, images, goals and budgets."""
     spec = data.spec
     experiments = spec.experiments.values()
     attacks = list(dict.fromkeys(name for one in experiments for name in one.attacks))
@@ -94,7 +98,10 @@ def _budgets(spec: Spec, attacks: Sequence[str]) -> str:
 
 
 def _found(spec: Spec, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> Iterator[str]:
-    """Yield sentences on the strongest attack, the next attack, the weakest attack, and the targets."""
+    """Yield sentences about the strongest attack, the next attack, the weakest attack, and the targets.
+
+    `ranked`: the result of `analysis.ranking`. `means`: the cells of the experiment and goal, averaged over seeds.
+    """
     first, *others = ranked.to_dicts()
     target = f"a {first['relation']}-box target"
     interval = (
@@ -135,7 +142,7 @@ def _found(spec: Spec, goal: str, ranked: pl.DataFrame, means: pl.DataFrame) -> 
 
 
 def _equal(ranked: Sequence[Mapping[str, Any]], one: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The attacks with the success of `one`."""
+    """Return those attacks of `ranked` that have the same success rate as the attack `one`."""
     return [each for each in ranked if math.isclose(each["success"], one["success"], abs_tol=1e-9)]
 
 
@@ -144,7 +151,7 @@ def _percent(one: Mapping[str, Any]) -> str:
 
 
 def _next(second: Sequence[Mapping[str, Any]], images: int) -> str:
-    """A sentence on the attack, or the equal attacks, after the strongest."""
+    """Return a sentence about the attacks `second`, which come after the strongest. Their success rates are equal."""
     several, (one, *_) = len(second) > 1, second
     called, behind = _listed([each["attack"] for each in second]), one["behind"]
     if behind is None:
@@ -154,11 +161,11 @@ def _next(second: Sequence[Mapping[str, Any]], images: int) -> str:
         return f"{called} are {gap}."
     if one["p"] is not None and one["p"] < _LEVEL:
         return f"{called} is {gap} ({_chance(one['p'])})."
-    return f"{called} is {gap}, which {images:,} images do not decide ({_chance(one['p'] or 1.0)})."
+    return f"{called} is {gap}, which is not significant with {images:,} images ({_chance(one['p'] or 1.0)})."
 
 
 def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: pl.DataFrame) -> HtmlTable:
-    """The ranking with cost and visibility."""
+    """Return the table of the ranking, with the cost and the visibility of each attack."""
     spec = data.spec
     visible = {(one["attack"], one["steps"], one["level"]): one for one in seen.iter_rows(named=True)}
     rows = []
@@ -177,7 +184,7 @@ def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: p
         )
     kind = ranked["relation"][0]
     head = ["attack", f"{kind}-box mean, %", "95 %", "behind the first", *_SEEN_HEAD]
-    # Columns whose values were not computed are left out.
+    # Leave out the columns without any value.
     columns = [at for at, called in enumerate(head) if not called or any(row[at].text not in ("", "–") for row in rows)]
     head, rows = [head[at] for at in columns], [[row[at] for at in columns] for row in rows]
     notes = [f"{_INTERVAL}. {_BEHIND}." if len(rows) > 1 else f"{_INTERVAL}."]

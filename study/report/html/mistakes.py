@@ -1,4 +1,7 @@
-"""The tables on wrong answers of targets: agreement between targets, most common wrong labels, success by class."""
+"""Makes tables about the wrong answers of targets.
+
+They show how often two targets make the same mistake, the most common wrong labels, and the success rate by class.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,16 @@ from study.report.html.report_data import ReportData
 from study.reproducibility.hashing import digest
 
 _MOST_ROWS = 1_000_000
-"""The most rows that are used to compare targets. A hash of their ids draws whole attack runs (crafts) up to this."""
+"""The largest number of rows that are used to compare targets.
+
+If there are more rows, only some attack runs are used, with all their rows. A hash of their ids chooses them."""
 _MOST_LABELS = 3
 _MOST_CLASSES = 200
 _MOST_TARGETS = 24
 
 
 def mistakes(data: ReportData, name: str) -> Iterator[tuple[str, HtmlTable]]:
-    """Titled tables of the wrong answers in an experiment, for each goal."""
+    """Yield the tables about wrong answers in an experiment, each with its title, for each goal."""
     experiment = data.spec.experiments[name]
     for goal in dict.fromkeys(experiment.goal):
         cells = data.cells_of(name, goal)
@@ -40,7 +45,10 @@ def mistakes(data: ReportData, name: str) -> Iterator[tuple[str, HtmlTable]]:
 
 
 def _some_crafts(cells: pl.DataFrame) -> tuple[list[str], int]:
-    """Return crafts with at most `_MOST_ROWS` rows in total (at least one craft), and the number of all crafts."""
+    """Return the ids of some attack runs (crafts) with at most `_MOST_ROWS` rows in total, and the number of all.
+
+    At least one attack run is returned, even if it has more rows.
+    """
     sizes = dict(cells.group_by("craft").agg(pl.col("images").sum()).iter_rows())
     chosen: list[str] = []
     rows = 0
@@ -53,7 +61,11 @@ def _some_crafts(cells: pl.DataFrame) -> tuple[list[str], int]:
 
 
 def _agreement(data: ReportData, cells: pl.DataFrame, targets: Sequence[str]) -> HtmlTable | None:
-    """Of the images that both targets misclassify, the share with the same wrong label: Liu et al. 2017, table 9."""
+    """Return the table of how often two targets make the same mistake, as in table 9 of Liu et al. 2017.
+
+    The numbers are shares of the images that both targets misclassify: the images to which both give the same wrong
+    label. Return None if there are fewer than 2 or more than 24 targets, or no rows.
+    """
     if not 1 < len(targets) <= _MOST_TARGETS:
         return None
     crafts, total = _some_crafts(cells)
@@ -96,7 +108,7 @@ def _wrong_labels(data: ReportData, rows: pl.LazyFrame, title: str) -> HtmlTable
 
 
 def _classes(data: ReportData, rows: pl.LazyFrame, targets: Sequence[str]) -> HtmlTable | None:
-    """Success by true label against each black-box target."""
+    """Return the table of success rates by true label, against each black-box target; None without black-box rows."""
     found = per_class(rows.filter(relation="black"), data.spec.labels, by=("target",))
     if found.is_empty():
         return None
@@ -133,6 +145,6 @@ def _classes(data: ReportData, rows: pl.LazyFrame, targets: Sequence[str]) -> Ht
         "together."
     ]
     if classes.height > _MOST_CLASSES:
-        notes += [f"The {_MOST_CLASSES} of {classes.height:,} classes with the highest rates. Code for all:", code]
+        notes += [f"The {_MOST_CLASSES} of {classes.height:,} classes with the highest rates. For all of them:", code]
     head = ["class", "images", "answers", "all", *shown]
     return HtmlTable("Success by true label", head, table, code, grid=True, notes=notes)

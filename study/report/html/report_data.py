@@ -1,4 +1,4 @@
-"""The data of a report: the cells of a run, computed once, and the records that accompany its rows."""
+"""Reads the data of a report: the success rates of a run, computed once, and the records about its rows."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from study.storage.s3_path import S3Path, scan_options
 
 @dataclass(frozen=True)
 class ReportData:
-    """A run as its report shows it.
+    """The data of a run for its report.
 
     Attributes:
         run: The address of the run.
         finished: The content of the run.
-        cells: One row per craft (attack run), point (steps and budget) and target: `craft`, `sources` (joined by `+`),
-            `attack`, `goal`, `seed`, `steps`, `level` (the budget; null if each target searched for its own),
-            `gradients` (per image), `target`, then the columns of `success_rates`.
-        units: Number of units with rows.
-        provenance: The metadata records of the parts; equal records once.
-        failures: The failures of the last launch.
+        cells: The success rates: one row per craft (attack run), point (steps and budget) and target. Columns: `craft`,
+            `sources` (joined by `+`), `attack`, `goal`, `seed`, `steps`, `level` (the budget; null if the attack
+            searches its budget for each target), `gradients` (per image), `target`, then those of `success_rates`.
+        units: The number of units with rows. A unit is one attack run on one shard of images.
+        provenance: The metadata records of the parts (Parquet files of rows). Equal records occur once.
+        failures: The recorded failures of the last launch.
     """
 
     run: str
@@ -63,31 +63,34 @@ class ReportData:
 
     @cached_property
     def crafts(self) -> pl.DataFrame:
-        """One row per craft: `craft`, `sources`, `attack`, `goal`, `seed`, and `gradients` of all images with rows."""
+        """A frame with one row per craft (attack run).
+
+        Columns: `craft`, `sources`, `attack`, `goal`, `seed`, and `gradients` (the number for all images with rows).
+        """
         keys = ["craft", "sources", "attack", "goal", "seed"]
         cost = pl.col("gradients").max() * pl.col("images").max()
         return self.cells.group_by(keys).agg(cost.alias("gradients")).sort(keys)
 
     def cells_of(self, experiment: str, goal: str | None = None) -> pl.DataFrame:
-        """The cells of an experiment, or of one of its goals."""
+        """Return the success rates (`cells`) of an experiment, or only those of one of its goals."""
         return experiments.of_experiment(self.cells, self.spec, experiment, goal)
 
     def averages_of(self, experiment: str) -> pl.DataFrame:
-        """The cells of an experiment, averaged over seeds."""
+        """Return the success rates of an experiment, averaged over seeds."""
         return experiments.averaged(self.cells_of(experiment))
 
     @cached_property
     def seen(self) -> Mapping[str, pl.DataFrame]:
-        """By experiment, success, cost and visibility of its attacks: the result of `analysis.visibility`."""
+        """The success, cost and visibility of attacks (the result of `analysis.visibility`), by experiment."""
         return {
             name: visibility(self.finished.rows, self.averages_of(name), self.spec, name)
             for name in self.spec.experiments
         }
 
     def rows_of(self, cells: pl.DataFrame, crafts: Sequence[str] | None = None) -> pl.LazyFrame:
-        """The rows that `cells` were computed from, or only those of `crafts`.
+        """Return the rows from which `cells` were computed, or only the rows of the attack runs `crafts`.
 
-        A filter that would keep every row is not applied, because it would read a column for nothing.
+        A filter that would remove no row is not applied, because it would only read a further column.
         """
         rows = self.finished.rows
         wanted = set(cells["craft"] if crafts is None else crafts)
@@ -100,7 +103,10 @@ class ReportData:
 
     @cached_property
     def progress(self) -> Mapping[str, tuple[int, int]]:
-        """Numbers of existing and planned rows, by experiment. Attacks to which its budgets are matched count too."""
+        """The number of existing rows and the number of planned rows, by experiment.
+
+        If the budget of an attack is matched to the RMSD of another attack, the rows of that other attack also count.
+        """
         keys = ("sources", "attack", "goal", "seed", "steps", "level", "target")
         images = {tuple(cell[key] for key in keys): cell["images"] for cell in self.cells.iter_rows(named=True)}
         selected, found = self.finished.selected, {}
@@ -112,7 +118,7 @@ class ReportData:
     def _planned(self, experiment: Experiment) -> Iterator[tuple[object, ...]]:
         spec = self.spec
         attacks = list(dict.fromkeys(experiment.attacks))
-        # The list grows in the loop: the attack that a budget is matched to may be matched to another attack.
+        # The list grows in the loop, because the budget of an added attack may be matched to a further attack.
         for name in attacks:
             to = spec.attacks[name].budget.to
             if to is not None and to not in attacks:
@@ -127,7 +133,7 @@ class ReportData:
                     yield ("+".join(sources), name, goal, seed, steps, level, target)
 
     def code(self, line: str) -> str:
-        """Python code that reads the rows of the run and evaluates `line`, which uses `rows` and `spec`."""
+        """Return Python code that reads the run as `rows` and `spec`, and then evaluates `line`."""
         return (
             "import study\nfrom study import analysis\n"
             f"run = study.load({self.run!r})\nrows, spec = run.scan(), run.spec\n{line}"
@@ -135,9 +141,9 @@ class ReportData:
 
 
 def read_report_data(run: str, spec: Path | None = None) -> ReportData:
-    """Read the run at `run`. `spec` replaces its spec, as in `open_run`.
+    """Return the data of the run at `run` for its report. `spec` replaces the run's own spec, as in `open_run`.
 
-    Raises StudyError for a missing or damaged run.
+    Raises StudyError if the run is missing or damaged.
     """
     finished = open_run(run, spec)
     cells = experiments.cells(finished.rows, finished.spec, also=("craft", "gradients"))
@@ -147,7 +153,10 @@ def read_report_data(run: str, spec: Path | None = None) -> ReportData:
 
 
 def _provenance(run: str) -> list[Mapping[str, str]]:
-    """Each distinct metadata record of the parts, in their order, with the times when its parts were published."""
+    """Return each distinct metadata record of the run's parts (Parquet files of rows), in the order of the parts.
+
+    The key `published` of a record has the time of the first and of the last part with this record.
+    """
     records: dict[str, dict[str, str]] = {}
     written: dict[str, list[int]] = {}
     for part in scanning.parts(run):

@@ -1,4 +1,4 @@
-"""The sections about the whole run: warnings, counts, models, failures, provenance."""
+"""Makes the sections about the whole run: warnings, counts, models, failures, and the origin of the rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _MOST_FAILURES = 100
 
 
 def alert(data: ReportData) -> tuple[str, list[str]] | None:
-    """A heading and sentences for a run that is incomplete, failed in part, or has doubtful numbers; else None."""
+    """Return a warning (a heading and sentences) about the run; None if there is nothing to warn about.
+
+    There is a warning if rows are missing, if the last launch recorded failures, or if numbers are doubtful.
+    """
     missing = [
         f"{name}: {have:,} of {planned:,} rows ({min(99.9, 100 * have / planned):.1f} %)"
         for name, (have, planned) in data.progress.items()
@@ -39,7 +42,7 @@ def alert(data: ReportData) -> tuple[str, list[str]] | None:
 
 
 def facts(data: ReportData) -> dict[str, str]:
-    """The counts at the top of the page."""
+    """Return the counts at the top of the page as texts, by name, and the versions of study that wrote the rows."""
     counts = {
         "images": data.finished.selected,
         "models": len(data.spec.models),
@@ -56,7 +59,7 @@ def facts(data: ReportData) -> dict[str, str]:
 
 
 def models(data: ReportData) -> HtmlTable:
-    """Network, weights, transform, digest and clean accuracy of every model."""
+    """Return the table of models: network, weights, transform, input size, parameters, clean accuracy and digest."""
     rows = []
     for name, model in data.spec.models.items():
         recorded = data.finished.models.get(name, {})
@@ -93,7 +96,7 @@ def _clean_accuracy(data: ReportData, model: str) -> TableCell:
 
 
 def failures(data: ReportData) -> HtmlTable | None:
-    """Unit, target and error of every failure; None if there are none."""
+    """Return the table of failures: unit, target and error; None if the last launch recorded no failures."""
     if not data.failures:
         return None
     rows = [text_cells(one.unit, one.target or "all targets", one.error.strip()) for one in data.failures]
@@ -104,7 +107,13 @@ def failures(data: ReportData) -> HtmlTable | None:
 
 
 def provenance(data: ReportData) -> dict[str, Any]:
-    """Recorded versions and hardware, the version that made the page, the spec, and code that reads the rows."""
+    """Return the data of the section about the origin of the rows, by key.
+
+    - `table`: a table of the recorded versions and hardware; None if there are none;
+    - `version`: the version of the program that makes the page;
+    - `run`: the address of the run; `spec`: its spec as YAML;
+    - `code`: Python code that reads the rows.
+    """
     rows = [
         [number_cell(number), *text_cells(key, value)]
         for number, record in enumerate(data.provenance, start=1)
@@ -125,7 +134,7 @@ def provenance(data: ReportData) -> dict[str, Any]:
 
 
 def _without_empty(value: object) -> object:
-    """`value` without unset options, because a recipe has thirty keys and most of them are null."""
+    """Return `value` without keys whose value is null or empty. A recipe has thirty keys, and most of them are null."""
     if isinstance(value, dict):
         return {key: _without_empty(inner) for key, inner in value.items() if inner not in (None, {}, [])}
     return [_without_empty(inner) for inner in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The section of tuned numbers: the sets of parameter values that a launch has tried, and the success of each set."""
+"""Makes the section of tuned parameters: the values that a launch has tried, and the success with these values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from study.storage.run_folder import RunFolder
 
 
 def tuned(data: ReportData) -> HtmlTable | None:
-    """One row for each set of values of each tuned attack; None for a study without `tune`."""
+    """Return the table of tuned parameters; None if no attack of the study has `tune`.
+
+    It has a row for each combination of values that was tried for an attack.
+    """
     record = RunFolder(data.run).tuned
     if not record.is_file():
         return None

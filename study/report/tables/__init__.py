@@ -1,1 +1,1 @@
-"""The tables of a run: transfer matrices, tables in the layout of papers, and the formats of files."""
+"""Makes the tables of a run: transfer matrices for the terminal, and tables in the layout of papers."""

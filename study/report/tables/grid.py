@@ -1,4 +1,7 @@
-"""A table as a grid of cells, which every format writes. Attacks are sections of rows, or columns."""
+"""Arranges a table as a grid of cells, which each file format then writes.
+
+Attacks are sections of rows, or columns.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,19 @@ from study.report.tables.layout import Layout, TableRate, TableRow, points
 from study.report.wording import rmsd_range
 
 MEAN = "black-box mean"
-"""The heading of means."""
+"""The heading of a column or row of means."""
 
 
 Cell = TableRate | str | None
-"""A rate, or text; None if the run has no rows."""
+"""A cell of a grid: a rate or a text; None if the run has no rows for it."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows under a common heading: an attack, or a set of source models. A row has a name, and one cell per column."""
+    """Rows with a common heading, which is an attack or a set of source models.
+
+    Each row has a name, and one cell for each column.
+    """
 
     heading: str
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
@@ -26,14 +32,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as cells.
+    """A table as a grid of cells.
 
     Attributes:
-        corner: The heading of sections, and the heading of row names.
-        columns: The heading of each column.
-        sections: The sections.
-        last: The name and the cells of a row below all sections; None without one.
-        layout: The layout that it was made from.
+        corner: Two headings: of the column with the names of sections, and of the column with the names of rows.
+        columns: The heading of each column of cells.
+        sections: The sections of rows.
+        last: The name and the cells of a further row below all sections; None without such a row.
+        layout: The table from which the grid is made.
     """
 
     corner: tuple[str, str]
@@ -44,12 +50,12 @@ class Grid:
 
 
 def grid(layout: Layout) -> Grid:
-    """Lay out a table as its style says."""
+    """Return the grid of a table. The style of the table decides whether attacks are columns or sections."""
     return _across(layout) if layout.style.across else _down(layout)
 
 
 def _down(layout: Layout) -> Grid:
-    """A grid with attacks as sections, source sets as rows and targets as columns."""
+    """Return a grid with attacks as sections, source sets as rows and targets as columns."""
     style = layout.style
     extra = (MEAN,) if style.mean else ()
     sections = []
@@ -73,7 +79,7 @@ def _down(layout: Layout) -> Grid:
 
 
 def _across(layout: Layout) -> Grid:
-    """A grid with source sets as sections, targets as rows and attacks as columns."""
+    """Return a grid with source sets as sections, targets as rows and attacks as columns."""
     style, attacks = layout.style, points(layout.rows)
     shown = {row.variant: row.shown(style) for row in layout.rows}
     sections = []

@@ -1,4 +1,4 @@
-"""A table of success rates before it is formatted: rates, rows, and the whole table with its notes."""
+"""Defines a table of success rates, independent of file formats: its style, rates, rows, and notes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DEFINITIONS = {
     "success": "Untargeted success rate (%): adversarial images whose true label is not {rank}",
     "match": "Targeted success rate (%): adversarial images whose target label is {rank}",
 }
-_INTERVALS = "In brackets: the 95 % interval (Wilson), each image counted once"
+_INTERVALS = "In brackets: the 95 % interval (Wilson); each image is counted once for all seeds"
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,14 @@ class TableStyle:
     """How a table prints its numbers and names.
 
     Attributes:
-        decimals: Number of decimals of rates; None: as many as the number of images supports.
-        mean: Whether to add a column with the mean of the black-box rates of a row.
+        decimals: Number of decimals of rates; None if the number of images decides (see `rate_decimals`).
+        mean: Whether to add the mean of the black-box rates, as a further column or row.
         intervals: Whether to print intervals instead of standard deviations.
         names: The names to print for attacks, models and experiments, by their names in the spec.
-        across: Whether attacks are columns, and pairs of sources and target are rows.
+        across: Whether attacks are columns. Then there is a row for each pair of source set and target.
         spread: Whether to print standard deviations over seeds.
-        clean_correct: Whether to print the rates over clean-correct images in parentheses.
+        clean_correct: Whether to print, in parentheses, the rates over the images that the target classifies correctly
+            when clean.
     """
 
     decimals: int | None = None
@@ -44,7 +45,7 @@ class TableStyle:
         return self.names.get(name, name)
 
     def sources(self, joined: str) -> str:
-        """The printed names of source models that are joined by `+`."""
+        """Return the printed names of the source models in `joined`, which are joined by `+`."""
         return " + ".join(map(self.named, joined.split("+")))
 
 
@@ -53,9 +54,9 @@ PLAIN = TableStyle()
 
 @dataclass(frozen=True)
 class TableRate:
-    """A rate in percent, with its interval (`low`, `high`).
+    """A rate in a table: `value` in percent, with its 95 % interval (`low`, `high`).
 
-    `std`: its sample standard deviation over seeds; None for one seed. `best`: whether it is printed bold.
+    `std` is the sample standard deviation over seeds; None for one seed. `best`: whether the rate is printed bold.
     """
 
     value: float
@@ -64,15 +65,16 @@ class TableRate:
     seeds: int
     relation: Relation
     rmsd: float
-    """Mean RMSD, in pixel values 0..255; in a search for the minimal RMSD, the mean that it found."""
+    """The mean RMSD in pixel values 0..255. In a search for the minimal RMSD: the mean of the RMSDs that were found."""
     best: bool = False
     low: float | None = None
     high: float | None = None
     clean_correct: float | None = None
-    """The rate in percent over the images that the target classifies correctly when clean; None if there are none, or
-    if it was not computed."""
+    """The rate in percent over the images that the target classifies correctly when clean.
+
+    None if there are no such images, or if this rate was not computed."""
     clean_correct_images: int | None = None
-    """Number of these images; None if it was not computed."""
+    """The number of images for `clean_correct`; None if it was not computed."""
 
     @property
     def black(self) -> bool:
@@ -84,7 +86,11 @@ class TableRate:
         return MARKS.get(self.relation, "")
 
     def parts(self, style: TableStyle) -> tuple[str, str, tuple[str, str] | None]:
-        """The rate, its standard deviation (empty if there is none), and its interval if the style has them."""
+        """Return the rate, its standard deviation and its interval as texts.
+
+        The standard deviation is empty if it is not known, or if the style does not print it. The interval is None if
+        the style does not print intervals.
+        """
         decimals = rate_decimals(self.images) if style.decimals is None else style.decimals
         interval = None
         if style.intervals and self.low is not None and self.high is not None:
@@ -107,7 +113,11 @@ class TableRate:
 
 @dataclass(frozen=True)
 class TableRow:
-    """An attack, or one of its points, on one source set. `rates`: one rate per target; None without rows."""
+    """A row of a table: an attack at one point (number of steps and budget) on one source set.
+
+    `variant` is the name of the attack at this point. `rates` has one rate for each target; None if the run has no
+    rows. `best_mean`: whether the mean is printed bold.
+    """
 
     attack: str
     variant: str
@@ -121,7 +131,7 @@ class TableRow:
 
     @property
     def mean(self) -> TableRate | None:
-        """The mean of the black-box rates; None without black-box rates."""
+        """The mean of the row's black-box rates; None without black-box rates."""
         rates = [rate for rate in self.rates if rate is not None and rate.black]
         if not rates:
             return None
@@ -133,13 +143,13 @@ class TableRow:
         )  # fmt: skip
 
     def shown(self, style: TableStyle) -> str:
-        """The printed name of the attack at its point."""
+        """Return the printed name of the attack at its point (number of steps and budget)."""
         return style.named(self.attack) + self.variant.removeprefix(self.attack)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A table of one experiment and goal. `rows` are in the order of the experiment's attacks and sources."""
+    """A table of one experiment and goal. `rows` are in the order of the experiment's attacks and source sets."""
 
     experiment: str
     goal: str
@@ -148,7 +158,7 @@ class Layout:
     targets: tuple[str, ...]
     rows: tuple[TableRow, ...]
     clean: tuple[Right | None, ...] = ()
-    """The counts of correct answers of each target to clean images; None for a target without counts."""
+    """The numbers of correct answers of each target to clean images; None if they are not known."""
     style: TableStyle = PLAIN
 
     @property
@@ -157,7 +167,7 @@ class Layout:
 
     @property
     def notes(self) -> list[str]:
-        """Definitions of the rate, the marks, bold, means, RMSD and clean accuracy."""
+        """The notes below the table: what the rate, marks, bold numbers, means, RMSD and clean accuracy mean."""
         definition = _DEFINITIONS["match" if self.goal == "targeted" and self.metric == "success" else self.metric]
         rank = "the target's top-1 label" if self.top == 1 else f"among the target's top-{self.top} labels"
         rates = [rate for row in self.rows for rate in row.rates if rate is not None]
@@ -178,12 +188,12 @@ class Layout:
 
     @property
     def clean_accuracies(self) -> tuple[str, ...]:
-        """The clean accuracy of each target in percent, as text; empty if none is known."""
+        """The clean accuracy of each target in percent, as text; empty if no clean accuracy is known."""
         decimals = self.style.decimals or 0
         shown = ("–" if one is None or not one.images else fixed(100 * one.share, decimals) for one in self.clean)
         return tuple(shown) if any(self.clean) else ()
 
 
 def points(rows: Sequence[TableRow]) -> list[str]:
-    """The attacks, each at its points, in the order of the rows."""
+    """Return the names of the attacks at their points (number of steps and budget), in the order of the rows."""
     return list(dict.fromkeys(row.variant for row in rows))

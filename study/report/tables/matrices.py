@@ -1,4 +1,4 @@
-"""Transfer matrices for the terminal: one table per experiment and goal, with sources as rows, targets as columns."""
+"""Prints transfer matrices in the terminal: a table for each experiment and goal, with a column for each target."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from study.terminal.prose import say
 
 
 def print_matrices(finished: RunData, console: Console, *, clean_correct: bool = False) -> bool:
-    """Print the matrix of every experiment that has rows, then notes and warnings; False for a run without rows.
+    """Print the matrix of every experiment with rows, then notes and warnings. Return whether the run has any rows.
 
     With `clean_correct`, each rate over all images is followed by the rate over the images that the target classifies
     correctly when clean.
@@ -70,7 +70,7 @@ def print_matrices(finished: RunData, console: Console, *, clean_correct: bool =
 
 
 def _abstentions(rows: pl.LazyFrame) -> list[str]:
-    """A sentence for each target that gave no answer to some image. Only targets that vote can give no answer."""
+    """Return a sentence for each target that gave no answer to an image. Only targets that vote can give no answer."""
     silent = pl.col("top1") == ABSTAINED
     voting = rows.filter(silent).select("target").unique().collect()["target"].to_list()
     if not voting:
@@ -86,10 +86,10 @@ def _abstentions(rows: pl.LazyFrame) -> list[str]:
 def matrices(
     finished: RunData, found: pl.DataFrame, console: Console, *, clean_correct: bool = False
 ) -> Iterator[tuple[Table, str]]:
-    """Yield the tables of every experiment and goal, each with its goal.
+    """Yield the tables of every experiment and goal, as pairs of the table and the goal.
 
-    If a table is too wide, its targets are split over several tables. Models get short names, with a legend, if this
-    gives fewer tables.
+    If a table is wider than the terminal, its targets are divided over several tables. Models get short names, with a
+    legend, if this reduces the number of tables.
     """
     for name, experiment in finished.spec.experiments.items():
         averages = averaged(of_experiment(found, finished.spec, name))
@@ -104,12 +104,15 @@ def matrices(
                 ways.append(list(split(table_of, end, console)))
                 if len(ways[-1]) == 1:
                     break
-            # Shorter names are of use only if they give fewer tables.
+            # Use shorter names only if they reduce the number of tables.
             yield from ((table, goal) for table in min(ways, key=len) if table.row_count)
 
 
 def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
-    """The table of each experiment and goal with `at-cost`: attacks by numbers of gradients."""
+    """Yield a table for each experiment with `at-cost` and each goal.
+
+    Attacks are rows, and allowed numbers of gradients are columns.
+    """
     for name, experiment in finished.spec.experiments.items():
         if experiment.at_cost is None:
             continue
@@ -133,21 +136,21 @@ def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
 
 @dataclass(frozen=True)
 class _Heads:
-    """The heading of the column of source models (`sources`), and short names of models (`names`)."""
+    """Headings of a table: `sources` is that of the column of source models, `names` has short names of models."""
 
     sources: str = "source models"
     names: Mapping[str, str] = field(default_factory=dict)
 
 
 def _shorter(models: Sequence[str]) -> Iterator[_Heads]:
-    """Headings from longer to shorter."""
+    """Yield possible headings for a table with these models, the longest first."""
     yield _Heads()
     yield _Heads("sources")
     yield from (_Heads("sources", names) for names in shortened(models))
 
 
 def _models(finished: RunData, name: str) -> list[str]:
-    """The models of an experiment: its targets, then its other sources."""
+    """Return the models of an experiment: its targets, then its other source models."""
     spec, experiment = finished.spec, finished.spec.experiments[name]
     sources = (model for one in spec.source_sets(experiment) for model in one)
     return list(dict.fromkeys((*spec.targets(experiment), *sources)))
@@ -156,7 +159,7 @@ def _models(finished: RunData, name: str) -> list[str]:
 def _matrix(
     finished: RunData, name: str, goal: str, rows: Sequence[MatrixRow], shown: slice, *, heads: _Heads
 ) -> Table:
-    """The table of the targets in `shown`, with a legend if `heads` has short names of models."""
+    """Return the table for the targets in the slice `shown`, with a legend if `heads` has short names of models."""
     targets = finished.spec.targets(finished.spec.experiments[name])[shown]
     several = any(cell["seeds"] > 1 for row in rows for cell in row.cells if cell)
     table = Table(title=f"{name}, {goal}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")

@@ -1,4 +1,4 @@
-"""`study table`: an experiment in the layout of papers. Source sets are rows, targets columns, attacks sections."""
+"""`study table` makes tables of experiments in the layout of papers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class TableOptions:
     """The options of `study table`.
 
     Attributes:
-        experiments: The experiments; empty: all of the spec.
-        top: Number of most probable labels that count, 1 to 5.
-        metric: The metric; None: the metric of the published table that the experiment reproduces.
-        format: The format.
-        to: The file to write; None: standard output.
-        spec: A spec that replaces the run's own.
+        experiments: The names of the experiments; empty for all experiments of the spec.
+        top: Number of most probable labels that decide about success, 1 to 5.
+        metric: `accuracy`, `success` or `match`; None for the metric of the published table that the experiment
+            reproduces.
+        format: The format of the table, such as `rich` (for the terminal), `latex` or `csv`.
+        to: The file to write; None for standard output.
+        spec: The file of a spec that replaces the run's own spec; None to use the run's own spec.
         style: How numbers and names are printed.
     """
 
@@ -43,10 +44,11 @@ class TableOptions:
 
 
 def layouts(spec: Spec, rows: pl.LazyFrame, options: TableOptions) -> list[Layout]:
-    """The tables of the experiments, one per goal, from the rows of a run.
+    """Return the tables of the experiments in `options`, one for each goal, from the rows of a run.
 
-    `accuracy` (1 - success) applies to untargeted images, `match` to targeted ones, `success` to both. Raises
-    StudyError for an unknown experiment, `top`, metric or name to print.
+    The metric `accuracy` (1 - success) is only for untargeted images, `match` is only for targeted images, and
+    `success` is for both. Raises StudyError if an experiment, the metric or a name to print is unknown, or if `top` or
+    the number of decimals is not possible.
     """
     for name in options.experiments:
         if name not in spec.experiments:
@@ -100,7 +102,7 @@ def _of_experiment(spec: Spec, rows: pl.LazyFrame, name: str, options: TableOpti
 
 
 def _published_metric(experiment: Experiment, goal: str) -> str:
-    """The metric of the published table that the experiment reproduces; `success` if it names no such table."""
+    """Return the metric of the published table that the experiment reproduces; `success` if it names no such table."""
     from study.papers import registry
 
     own = {"untargeted": "accuracy", "targeted": "match"}
@@ -132,10 +134,10 @@ def _rate(cell: Mapping[str, Any] | None, metric: str) -> TableRate | None:
 
 
 def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
-    """The rows, with a mark on the strongest black-box rate of each target and on the strongest mean.
+    """Return the rows with `best` set in the strongest black-box rate of each target, and `best_mean` at the best mean.
 
-    Rates of attacks on the same sources are compared with each other. If there is a single attack, the rates of its
-    source sets are compared with each other.
+    The rates of all attacks on the same source set are compared. If there is only one attack, its rates on different
+    source sets are compared instead.
     """
     several = len({row.variant for row in rows}) > 1
     strongest = min if metric == "accuracy" else max
@@ -155,5 +157,5 @@ def with_best(rows: Sequence[TableRow], metric: str) -> tuple[TableRow, ...]:
 
 
 def _same(one: float, other: float) -> bool:
-    """Whether two rates in percent are equal: means of equal counts in another order differ in their last bits."""
+    """Return whether two rates in percent are equal, except for rounding errors of floats."""
     return math.isclose(one, other, abs_tol=1e-9)

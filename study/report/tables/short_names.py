@@ -1,4 +1,4 @@
-"""Shorter names of models for tables that are wider than the terminal, and the legend that explains them."""
+"""Makes short names of models for tables that are wider than the terminal, and the legend that explains them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ _LETTERS = 3
 
 
 def shortened(models: Sequence[str]) -> Iterator[Mapping[str, str]]:
-    """Yield short names by model: first names such as `res152` for `resnet152`, then single letters or numbers.
+    """Yield one or two mappings from the name of each model to a short name.
 
-    The first names are skipped if two models would have the same name, or if no name would be shorter.
+    In the first mapping, the short names are abbreviations, such as `res152` for `resnet152`. This mapping is left out
+    if two models would have the same short name, or if no name would be shorter. In the last mapping, the short names
+    are letters or numbers.
     """
     brief = {name: _brief(name) for name in models}
     if len(set(brief.values())) == len(brief) and set(brief.values()) != set(brief):
@@ -24,12 +26,12 @@ def shortened(models: Sequence[str]) -> Iterator[Mapping[str, str]]:
 
 
 def legend(names: Mapping[str, str]) -> str:
-    """The legend of short names. Names that were not shortened are left out."""
+    """Return the legend of short names. Names that were not shortened are left out."""
     return ", ".join(f"{short} = {name}" for name, short in names.items() if short != name)
 
 
 def _brief(name: str) -> str:
-    """The first letters and the last number of a name."""
+    """Return the first letters and the last number of a name; the name itself if this would not be shorter."""
     words, number = re.match(r"[A-Za-z]*", name), re.search(r"(\d+)\D*$", name)
     short = (words[0][:_LETTERS] if words else "") + (number[1] if number else "")
     return short if short and len(short) < len(name) - 1 else name

@@ -1,4 +1,4 @@
-"""Split a table that is wider than the terminal by its columns."""
+"""Divides the columns of a table that is wider than the terminal over several tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from rich.table import Table
 
 
 def split(table_of: Callable[[slice], Table], end: int, console: Console) -> Iterator[Table]:
-    """As few tables of the columns 0 to `end` as fit the terminal; a single column is never split.
+    """Yield tables that fit the terminal and together have the columns 0 to `end`, exclusive.
 
-    `table_of` makes the table of some of these columns.
+    The number of tables is as small as possible. A table with only one column is yielded even if it does not fit.
+    `table_of` returns the table of a slice of the columns.
     """
     wide, start = console.options.update(max_width=100_000), 0
     while start < end:

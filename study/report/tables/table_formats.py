@@ -1,4 +1,4 @@
-"""The formats of tables: terminal, Markdown, LaTeX with booktabs or siunitx, Typst, and CSV (a line per rate)."""
+"""Writes tables in several formats: terminal, Markdown, LaTeX with booktabs or siunitx, Typst, and CSV."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ COLUMNS = (
     *("experiment", "goal", "attack", "variant", "sources", "target", "metric", "top", "value", "std", "low", "high"),
     *("images", "seeds", "rmsd", "relation", "best", "clean", "clean_correct", "clean_correct_images"),
 )
-"""Columns of the CSV. `value`, `std`, `low` and `high` are in percent, unrounded; the latter two are the 95 % interval.
-`images` counts clean images once for all seeds. `clean` is the clean accuracy of the target in percent, empty if
-unknown. `clean_correct` is the rate in percent over the `clean_correct_images` that the target classifies correctly
-when clean. Names are those of the spec."""
+"""The columns of the CSV.
+
+`value`, `std`, `low` and `high` are in percent and not rounded. `low` and `high` are the 95 % interval. `images` is the
+number of clean images, counted once for all seeds. `clean` is the clean accuracy of the target in percent, empty if it
+is not known. `clean_correct_images` is the number of images that the target classifies correctly when clean, and
+`clean_correct` is the rate in percent over these images. Names are those of the spec."""
 
 
 def rich(layout: Layout, columns: Sequence[int] | None = None) -> Table:
-    """A table for the terminal, with these `columns` of the grid; None: with all."""
+    """Return a table for the terminal. `columns`: the indices of the grid's columns to show; None for all columns."""
     made = grid(layout)
     columns = range(len(made.columns)) if columns is None else columns
     table = Table(title=layout.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
@@ -70,7 +72,7 @@ def _rich_cell(cell: Cell, style: TableStyle) -> Text:
 
 
 def markdown(layouts: Iterable[Layout]) -> str:
-    """Markdown pipe tables. The heading of a section is in its first row; the best rate is bold."""
+    """Return Markdown tables. The heading of a section is in its first row. The best rates are bold."""
     return "\n".join(_markdown_table(grid(layout)) for layout in layouts)
 
 
@@ -99,14 +101,15 @@ def _markdown_cell(cell: Cell, style: TableStyle) -> str:
 
 
 def latex(layouts: Iterable[Layout]) -> str:
-    r"""LaTeX: a `table` environment for each layout. The document needs \usepackage{booktabs}."""
+    r"""Return LaTeX: a `table` environment for each table. The document needs \usepackage{booktabs}."""
     return "\n".join(_latex_table(made, _latex_cell, ["r"] * len(made.columns)) for made in map(grid, layouts))
 
 
 def siunitx(layouts: Iterable[Layout]) -> str:
-    r"""LaTeX as in `latex`, with columns of the package siunitx, which align numbers at their decimal points.
+    r"""Return LaTeX as `latex` does, with columns of the package siunitx, which align numbers at their decimal points.
 
-    Columns with intervals are centred text. A comment at the top names the packages that the document needs.
+    If rates have intervals or a second rate in parentheses, the columns are centred text. A comment at the top names
+    the packages that the document needs.
     """
     needs = "% \\usepackage{booktabs,siunitx}  \\sisetup{detect-weight, mode=text, separate-uncertainty}\n"
     return needs + "\n".join(_latex_table(made, _siunitx_cell, _siunitx_columns(made)) for made in map(grid, layouts))
@@ -147,7 +150,10 @@ def _latex_cell(cell: Cell, style: TableStyle) -> str:
 
 
 def _siunitx_columns(made: Grid) -> list[str]:
-    """The kinds of the columns: numbers with room for their digits and the mark of white-box and grey-box rates."""
+    """Return the LaTeX types of the columns.
+
+    A column of numbers has the siunitx type for its digits, and space for the mark of white-box and grey-box rates.
+    """
     if made.layout.style.intervals or made.layout.style.clean_correct:
         return ["c"] * len(made.columns)
     kinds = []
@@ -183,7 +189,7 @@ def _siunitx_cell(cell: Cell, style: TableStyle) -> str:
 
 
 def typst(layouts: Iterable[Layout]) -> str:
-    """Typst: a `figure` with a table for each layout. It needs no package."""
+    """Return Typst: a `figure` for each table. The document needs no package."""
     return "\n".join(_typst_table(grid(layout)) for layout in layouts)
 
 
@@ -226,12 +232,12 @@ def _typst_cell(cell: Cell, style: TableStyle) -> str:
 
 
 def _typst_text(text: str) -> str:
-    """Text with the special characters of Typst escaped."""
+    """Return `text` with the special characters of Typst escaped."""
     return "".join(rf"\{mark}" if mark in _TYPST else mark for mark in text)
 
 
 def csv(layouts: Iterable[Layout]) -> str:
-    """CSV with a line per rate, below a line with the names of the columns: COLUMNS."""
+    """Return CSV: a first line with the names of COLUMNS, then a line for each rate."""
     file = io.StringIO()
     writer = csv_format.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -252,7 +258,7 @@ def csv(layouts: Iterable[Layout]) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Text with the special characters of LaTeX escaped. Mathematics between dollars, such as `$\mu$`, stays."""
+    r"""Return `text` with the special characters of LaTeX escaped. Formulas between dollars, such as `$\mu$`, stay."""
     parts = _MATHS.split(text)
     return "".join(
         part if odd % 2 else "".join(_LATEX.get(mark, mark) for mark in part) for odd, part in enumerate(parts)

@@ -1,4 +1,4 @@
-"""Tables for the terminal: success, cost and visibility of attacks."""
+"""Prints tables of the success, cost and visibility of attacks in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from study.terminal.prose import say
 
 
 def print_visibility(finished: RunData, console: Console) -> bool:
-    """Print a table for each experiment and goal; False for a run without rows."""
+    """Print a table for each experiment and goal. Return whether the run has any rows."""
     printed = False
     for table in visibility_tables(finished):
         console.print(table)

@@ -33,7 +33,7 @@ class Faulty(View):
     def make(self, image, given):
         return image + 8 * torch.randn_like(image)
 """,
-    "with other neighbours": """
+    "with other images in the batch": """
 class Faulty(View):
     name: ClassVar[str] = "faulty"
     def make(self, image, given):

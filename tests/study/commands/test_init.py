@@ -51,7 +51,7 @@ def test_every_mistake_is_explained_and_asked_for_again(tmp_path):
     explained = "\n".join(said)
     for part in (
         f"there is no folder {tmp_path / 'nowhere'}",
-        "'many' is no number of images",
+        "'many' is not a possible number of images",
         "1 to 3",
         "no model has the short name 'resnt50'",
         "resnet50 (the nearest)",

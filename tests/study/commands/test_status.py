@@ -75,7 +75,7 @@ def test_a_killed_run_counts_what_its_rows_say(run, dead):
     rewrite(run, ended=False, status=None, process=dead, host=socket.gethostname(), seconds=61.0)
     said = printed(run)
     assert "ended unexpectedly after 1:01, 50 % of 90 units done" in said
-    assert "launch it again to continue" in said
+    assert "launch the study again to continue" in said
     counts = re.findall(r"^  (?:single|ensembles) +(\d+)/(?:72|18) units$", said, re.MULTILINE)
     assert sum(map(int, counts)) == rows(run)["unit"].n_unique() == 45
 

@@ -102,7 +102,7 @@ def test_what_is_removed_stays(asked):
     standing, printed = asked(fewer)
     assert (standing["left"], standing["outside"]) == (0, 2)
     assert "removed: experiment two" in printed
-    assert "kept: 2 finished units of earlier specs, whose rows reports leave out" in printed
+    assert "kept: 2 finished units of earlier specs; reports leave out their rows" in printed
 
 
 def test_more_images(asked):

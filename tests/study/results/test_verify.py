@@ -136,7 +136,10 @@ def test_rows_of_an_earlier_spec_are_noted(run):
     report = verify(run)
     assert report.whole
     (note,) = report.findings
-    assert (note.kind, note.what) == ("note", "2 rows have no cell in the present spec")
+    assert (note.kind, note.what) == (
+        "note",
+        "2 rows have a unit or target that is not in the plan of the present spec",
+    )
 
 
 def test_the_command(door, run):

@@ -323,7 +323,7 @@ def test_an_attack_that_builds_a_network_once_more(standin, source, clean):
     assert (found.pixels == run("noisy", [source], clean).pixels).all()
     with pytest.raises(StudyError, match="loads the network 'resnet34', which is not among the sources") as caught:
         run("twice", [source], clean)
-    assert "they have resnet18" in str(caught.value)
+    assert "the sources have resnet18" in str(caught.value)
 
 
 def test_an_attack_that_wraps_its_own_version(standin, source, second, clean):

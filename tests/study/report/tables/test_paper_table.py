@@ -401,7 +401,7 @@ def test_options_of_the_command(door, tiny_run):
     assert "|  | Net A + b |" in printed
     for words, parts in (
         (["--name", "mj=MI"], ["this study has no attack, model or experiment named 'mj'", "mi (the nearest)"]),
-        (["--name", "mi"], ["'mi' names nothing", "<name in the spec>=<name to print>"]),
+        (["--name", "mi"], ["'mi' is not a pair of names", "<name in the spec>=<name to print>"]),
         (["--decimals", "9"], ["--decimals 0 to 6"]),
         (["--experiment", "single", "--experiment", "singel"], ["no experiment named 'singel'"]),
     ):
