@@ -157,9 +157,9 @@ def network_pass(precision: Precision, device: str) -> Iterator[None]:
 
 
 def elementwise(device: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which an elementwise function rounds the numbers of an image equally at every place in a batch.
+    """Return a context in which the place of an image in its batch does not change how activations are rounded.
 
-    It has an effect on a CPU only: see `whole_vectors`.
+    The context has an effect on a CPU only: see `whole_vectors`.
     """
     if torch_type(device) != "cpu":
         return contextlib.nullcontext()

@@ -50,8 +50,10 @@ SCHEMA = pa.schema(_FIELDS)
 
 A point is a number of steps and a budget at which targets predict the images. The column `point` is its index in the
 attack run's list of points. `delta`: the bytes of a `uint8` array (channels, size, size) in C order. `gradients`: the
-number of gradients of this image, if a worker counted them; null if the number follows from the recipe. Parts of
-version 1 lack `ssim`, `ciede2000` and `lpips`. Parts of version 2 lack `lpips`. Parts before version 4 lack `gradients`.
+number of gradients of this image, if a worker counted them; null if the number follows from the recipe.
+
+Parts of version 1 lack `ssim`, `ciede2000` and `lpips`. Parts of version 2 lack `lpips`. Parts before version 4 lack
+`gradients`.
 """
 
 _DELTAS = {"craft": pl.String, "image": pl.String, "point": pl.Int32, "delta": pl.Binary}
