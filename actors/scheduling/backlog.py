@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -40,7 +41,7 @@ class Task:
         failures: How often the call raised an error.
         losses: How often the actor died during the call, for a reason other than those of `machines`.
         machines: How often the actor died during the call because its machine was lost or ran out of memory.
-        devices: How often a device failed during the call. Devices that are no longer used are not counted.
+        devices: How often each device failed during the call.
         tried: The places where the task failed.
         copies: Number of calls of this task that run or wait at an actor now.
         ended: Whether the task has succeeded, or has failed for good.
@@ -57,7 +58,7 @@ class Task:
     failures: int = 0
     losses: int = 0
     machines: int = 0
-    devices: int = 0
+    devices: Counter[Device] = field(default_factory=Counter)
     tried: set[Place] = field(default_factory=set)
     copies: int = 0
     ended: bool = False

@@ -38,6 +38,7 @@ class Blame:
         self._attempts = attempts
         self._failed: dict[Place, dict[Task, bool]] = {}
         """The tasks that failed in each place. The value of a task says whether another place has executed it since."""
+        self._condemned: set[Device] = set()
         self._executed: Counter[Place] = Counter()
         self._executed_elsewhere: Counter[Place] = Counter()
 
@@ -84,11 +85,12 @@ class Blame:
         The evidence is that one of the failed devices has executed other tasks since. Without this evidence, twice as
         many failures are needed, except if no other device is known to work (`alone`).
         """
-        if task.devices < DEVICES:
+        times = sum(count for device, count in task.devices.items() if device not in self._condemned)
+        if times < DEVICES:
             return False
         devices = [place for place in task.tried if isinstance(place, Device)]
         works = any(task not in self._failed.get(place, {}) for place in devices)
-        return works or alone or task.devices >= 2 * DEVICES
+        return works or alone or times >= 2 * DEVICES
 
     def suspect(self, place: Place) -> bool:
         """Return whether `IN_A_ROW` tasks have failed in `place` since the last success there.
@@ -125,8 +127,8 @@ class Blame:
 
     def condemned(self, device: Device) -> None:
         """Record that a device is no longer used. Failures on this device no longer count against tasks."""
+        self._condemned.add(device)
         for task in self._failed.pop(device, {}):
-            task.devices -= 1
             task.tried.discard(device)
         self._executed_elsewhere.pop(device, None)
 

@@ -438,7 +438,7 @@ class Scheduler:
         slot.device = error.device
         slot.lineage.error = error
         self._blame.failed(task, error.device)
-        task.devices += 1
+        task.devices[error.device] += 1
         if self._blame.broken(error.device, alone=self._only(error.device)):
             self._condemn(error.device, error)
         else:

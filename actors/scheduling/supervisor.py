@@ -334,7 +334,7 @@ class ActorSupervisor:
         self._say(f"{why}: {self._remaining(role)}")
 
     def _count(self, role: Role) -> int:
-        return sum(one.role == role for one in self) + len(self._delayed)
+        return sum(one.role == role for one in self) + sum(delayed == role for _, delayed, _ in self._delayed)
 
     def _remaining(self, role: Role) -> str:
         # A worker that starts on a device that is set aside will get no work, so it is not counted.
