@@ -71,7 +71,7 @@ def paired_differences(
     The result has one row for each cell (rows with equal values of the keys `by`). Columns: the keys; `images`
     (`uint32`); `difference`, `low` and `high` (`float64` -1..1). `low` and `high` are a bootstrap interval, as in
     `bootstrap_rates`. Each draw takes the same images for both attacks, which makes the interval narrower. Raises
-    StudyError if an attack has no rows, or has rows of several numbers of steps or budgets in a cell.
+    StudyError if an attack has no rows, or if its rows in one cell differ in `steps` or `budget`.
     """
     check_keys(rows, by)
     known = rows.select(pl.col("attack").unique()).collect()["attack"].sort().to_list()
@@ -89,7 +89,7 @@ def paired_differences(
         )
         if not searched and points.select(by).is_duplicated().any():
             raise StudyError(
-                f"'{name}' has rows of several numbers of steps or budgets for the same values of the keys in `by`",
+                f"'{name}' has rows that differ in `steps` or `budget`, for the same values of the keys in `by`",
                 accepted="one number of steps and one budget for each combination of key values",
                 todo="filter the rows to one number of steps and one budget, or add 'steps' and 'budget' to by=",
             )

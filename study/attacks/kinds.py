@@ -319,7 +319,7 @@ class EnsembleRule(Component):
 
         `shares` are the weights: (K, 1), which sum to 1, or (K, N) if each image has its own weights.
         """
-        assert isinstance(objective, Objective), "losses of features are averaged before"
+        assert isinstance(objective, Objective), "an ensemble rule never fuses losses of features"
         return (shares * objective.loss(logits, labels, goal)).sum(0)
 
     def gradient(self, image: Tensor, models: ModelsAt, sample: int, state: State) -> Tensor:

@@ -58,12 +58,12 @@ def labels_in_planes(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def diameters(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return how far the prediction stays correct from the image along both axes of a plane, in both directions.
+    """Return how far from an image the prediction stays correct, along both axes of a plane, in both directions.
 
-    `rows` are those of a regions probe. Columns: image, model, back and ahead (along the first axis), down and up
-    (along the second axis). These four are RMSDs: the distance from the image to the last point before the label
-    changes. If it never changes, the distance is the plane's extent. All four are null if the image itself is
-    misclassified.
+    `rows` are those of a regions probe. Columns: `image` and `model`; `back` and `ahead`, along the first axis; `down`
+    and `up`, along the second axis. The last four are RMSDs: the distance from the image to the last point before the
+    label changes. If the label never changes, the distance is the plane's extent. All four are null if the image itself
+    is misclassified.
     """
     found = []
     for (image, model), plane in rows.group_by(_PLANE, maintain_order=True):

@@ -49,7 +49,7 @@ def precomputed_files(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
         raise StudyError(
             f"{_count(missing, images)} not in {folder} (the first: {missing[0]})",
             accepted=_ACCEPTED,
-            todo="correct the folder, or make the missing images with the tool",
+            todo="correct the folder, or make the missing images with the tool that made the others",
         )
     several = [one for one in images if len(found[one]) > 1]
     if several:

@@ -70,7 +70,7 @@ def changed_outputs(
             missed = next(iter(waiting.values()))[0]
             raise StudyError(
                 f"another operation runs between the layer '{missed}' and its batch norm",
-                todo="apply no other change to the network at the same time, or fold batch norms",
+                todo="either fold batch norms, or make no other change to the network in the same attack",
             )
 
     def after(name: str) -> Callable[..., Any]:

@@ -61,9 +61,10 @@ class Validation:
             for index, attack in enumerate(experiment.attacks):
                 self._attack_or_preset(attack, (*place, "attacks", index))
             for index, target in enumerate(experiment.targets.named if experiment.targets else ()):
-                self._known(target, spec.models, "model", (*place, "targets", index))
+                among = () if experiment.targets is None or experiment.targets.models else ("among",)
+                self._known(target, spec.models, "model", (*place, "targets", *among, index))
                 if spec.models[target].source_only:
-                    raise self._only_a_source(target, (*place, "targets", index), "cannot be a target")
+                    raise self._only_a_source(target, (*place, "targets", *among, index), "cannot be a target")
             self._sources(experiment.sources, (*place, "sources"))
             if not spec.targets(experiment):
                 raise StudyError(
@@ -390,8 +391,8 @@ class Validation:
             several = len(budget.levels) > 1
             if recipe.precomputed or recipe.others or budget.matched or budget.minimal is not None or several:
                 raise StudyError(
-                    f"'{direction.attack}' cannot be the direction of a probe: it needs other images or another "
-                    "attack, or makes several images from one image",
+                    f"the attack '{direction.attack}' cannot be the direction of a probe: the direction is an attack "
+                    "that makes one image from each image, without other images or another attack",
                     where=self._document.where(there),
                     accepted="an attack with one fixed budget or no budget, without `admix` and `precomputed`",
                 )

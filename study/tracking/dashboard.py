@@ -36,7 +36,7 @@ def dashboard(run: str, console: Console) -> None:
     if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
         raise StudyError(
             "W&B's server makes the dashboard, but WANDB_MODE disables uploads",
-            todo="upload the run, then unset WANDB_MODE",
+            todo="unset WANDB_MODE, and upload the run before this command",
         )
     try:
         address = _saved(spec)

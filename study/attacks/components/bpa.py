@@ -29,8 +29,9 @@ class SmoothBackward(BackwardChange):
 
     A window of a max-pooling may extend beyond the border of the image. Pixels outside the image get no share. In the
     authors' code and in TransferAttack, pixels outside count as zeros, and the gradient of their share is lost.
-    `variant: authors` does the same. TransferAttack changes only the first ReLU of a block, and leaves out the third
-    convolution of a bottleneck.
+    `variant: authors` does the same.
+
+    TransferAttack changes only the first ReLU of a block, and a bottleneck there runs without its third convolution.
     """
 
     name: ClassVar[str] = "bpa"

@@ -33,9 +33,11 @@ class OperationSampling(View):
     padded resizes. The attack averages the `samples` * `operators` + 1 gradients.
 
     The paper's results use up to 30 neighbours and 30 compositions. The default of the authors' code is 10 neighbours
-    and 20 compositions. `variant: authors` draws a fixed set of six times `samples` noise tensors for the whole attack.
-    Each step then uses `samples` of these tensors. In the authors' code and in TransferAttack, all images of a batch
-    share noises and compositions. Here, each image has its own.
+    and 20 compositions. With `variant: authors`, the attack draws 6 * `samples` noise tensors once, and each step uses
+    `samples` of them.
+
+    In the authors' code and in TransferAttack, all images of a batch share noises and compositions. Here, with both
+    variants, each image has its own.
     """
 
     name: ClassVar[str] = "ops"

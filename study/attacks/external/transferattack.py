@@ -124,6 +124,7 @@ class _Hub:
             self._networks.setdefault(called, []).append(network)
             self._preprocessing[id(network)] = first
         self._asked: dict[str, int] = dict.fromkeys(self._networks, 0)
+        self._own = {name: len(networks) for name, networks in self._networks.items()}
 
     @property
     def asked(self) -> bool:
@@ -169,7 +170,8 @@ class _Hub:
         """Return the network of a source by the network's name.
 
         If several sources have a network of this name, calls return the networks of these sources in turn. Once every
-        such network has been returned, further calls return copies. Raises StudyError if no source has this network.
+        such network has been returned, further calls return copies of the networks, in the same order. Raises
+        StudyError if no source has this network.
         """
         if name not in self._networks:
             raise StudyError(
@@ -179,8 +181,8 @@ class _Hub:
             )
         known, before = self._networks[name], self._asked[name]
         self._asked[name] += 1
-        network = known[before % len(known)]
-        if before < len(known):
+        network = known[before % self._own[name]]
+        if before < self._own[name]:
             return network
         another = copy.deepcopy(network)
         self._preprocessing[id(another)] = self._preprocessing[id(network)]

@@ -48,9 +48,10 @@ def refuse(network: str, tag: str) -> None:
     elsewhere = PRETRAINEDMODELS_IN_TIMM.get(network) or PRETRAINEDMODELS_IN_TORCHVISION.get(network)
     raise StudyError(
         f"the weights of pretrainedmodels:{network} were at {GONE_HOST}, which no longer exists, and {file} is missing",
-        accepted=(f"{elsewhere} (the same network and weights)" if elsewhere else "no other zoo has these weights")
-        + "; or weights: file:<path>",
-        todo=f"write {elsewhere} instead" if elsewhere else f"put {file.name} at that path, or remove this model",
+        accepted=f"{elsewhere} (the same network and weights), or weights: file:<path>"
+        if elsewhere
+        else "weights: file:<path> (no other zoo has these weights)",
+        todo=f"write {elsewhere} instead" if elsewhere else f"copy the weights to {file}, or remove this model",
     )
 
 
