@@ -126,8 +126,23 @@ def test_kin_of_named_models_and_families_and_a_choice_of_models():
         ({"not-family-of": "sources", "among": ["r34", "r18"]}, "no target is left for the sources r18"),
         ({"among": ["r34"]}, "not-family-of"),
         (["r35"], "no model named 'r35'"),
+        ({"not-family-of": "sources", "among": ["r34", "r35"]}, "no model named 'r35'"),
     ],
 )
 def test_what_cannot_be_is_refused(targets, what):
     with pytest.raises(StudyError, match=what):
         spec_of(targets)
+
+
+@pytest.mark.parametrize("targets", [["r34", "r35"], {"not-family-of": "sources", "among": ["r34", "r35"]}])
+def test_an_unknown_target_is_shown_at_its_line(targets):
+    given = yaml.safe_load(TINY) | {
+        "models": MODELS,
+        "attacks": {"fgsm": {}},
+        "experiments": {"x": {"attacks": ["fgsm"], "sources": ["r18"], "targets": targets}},
+    }
+    text = yaml.safe_dump(given, sort_keys=False)
+    (line,) = (number for number, one in enumerate(text.splitlines(), 1) if "r35" in one)
+    with pytest.raises(StudyError, match="no model named 'r35'") as caught:
+        resolve(parse(text, "spec"))
+    assert f"line {line}" in str(caught.value.where)
