@@ -244,7 +244,7 @@ def launch(
 ) -> None:
     """Run a study, or its unfinished part.
 
-    Exit status: 0 complete, 1 incomplete, 2 bad input, 129, 130 or 143 interrupted.
+    Exit status: 0 complete, 1 incomplete, 2 bad input; after a signal: 129, 130 or 143.
 
     Example: study launch quickstart --set images.count=4
 
@@ -665,7 +665,7 @@ def train(
         list[int] | None, option("N", "Number of hidden layers; repeatable. Default: 0, 2, 4 and 8.")
     ] = None,
     network: Annotated[
-        list[str] | None, option("NAME", "Replaces --depth: mnist_cnn, mnist_vit or mnist_fnn4; repeatable.")
+        list[str] | None, option("NAME", "In place of --depth: mnist_cnn, mnist_vit or mnist_fnn4; repeatable.")
     ] = None,
     adversarial: Annotated[
         float | None,

@@ -1,1 +1,1 @@
-"""Where a study runs. Everything that knows Ray lives here."""
+"""Runs studies: launches, schedules and executes their work. All code that uses Ray is in this package."""

@@ -174,9 +174,9 @@ class RayBackend:
         return found
 
     def _measure_gpus(self, nodes: Sequence[str]) -> None:
-        """Measure the GPU memory of all `nodes` (ids of machines) that are new, at the same time.
+        """Measure the GPU memory of the new machines among `nodes` (ids), on all new machines at the same time.
 
-        As long as the GPU memory of no machine is known, this method waits for the answers. Later it does not wait.
+        While the GPU memory of no machine is known, this method waits for the answers. Later it does not wait.
         """
         wait = 0.0 if self._gpus else _GPU_MEMORY_SECONDS
         for node in nodes:

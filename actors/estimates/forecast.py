@@ -252,8 +252,8 @@ def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: S
             f"the profile {_profile(file, options)} is of an early version and does not name its hardware",
             where=f"--on {options.on}",
             accepted="a profile that names its hardware, or --speed (speed relative to the measured hardware)",
-            todo=f"run `study profile {file.document.name}` on such a machine, or give --speed 1 if the profile was "
-            "measured on the same kind",
+            todo=f"run `study profile {file.document.name}` on the machines of --on, or give --speed 1 if the "
+            "profile was measured on such machines",
         )
     raise StudyError(
         f"the costs in {_profile(file, options)} were measured on {costs.hardware}, not on {kind}",

@@ -44,10 +44,10 @@ def profile(
 ) -> Costs:
     """Measure the models of a spec, write the costs to `profile.json`, and return them. `study plan` reads this file.
 
-    The images are noise, because their content does not change the duration. A remote service is not called: its
-    duration follows from the rate in the spec. `output`: another path of the file. `start` makes the backend. Raises
-    StudyError before workers start if a model is missing, or if a model runs the user's own code and `allow_code` is
-    False.
+    The images are noise, because their content does not change the duration. A remote service is not called: the
+    duration of a request follows from the rate in the spec. `output`: the path of the file; None for
+    `runs/<study>/profile.json`. `start` makes the backend. Raises StudyError before workers start if a model is
+    missing, or if a model runs the user's own code and `allow_code` is False.
     """
     from study.models.check import check_models
 
@@ -126,13 +126,13 @@ def _profile(
         table.add_row(name, *shown, f"{1000 * costs.predict[name]:.1f} ms", f"{costs.load[name]:.1f} s")
     console.print(table)
     workers = counted(pool.workers, "worker")
-    line = f"per image, with {workers} busy on {costs.hardware}: {path}"
+    line = f"gradient and prediction: per image, with {workers} busy on {costs.hardware}; written to {path}"
     say(console, line)
     return costs
 
 
 def _memory(machines: Sequence[placement.Machine], *, gpus: bool) -> float | None:
-    """Return the bytes of the smallest GPU, or without `gpus` of the smallest machine; None if unknown."""
+    """Return the memory in bytes of the smallest GPU; if `gpus` is False, of the smallest machine. None if unknown."""
     found = [one.gpu_memory if gpus else one.memory for one in machines]
     return min((one for one in found if one is not None), default=None)
 

@@ -85,7 +85,7 @@ def already_complete(launch: PreparedLaunch, display: Display) -> None:
 def stopped(options: LaunchOptions, display: Display, status: int) -> Ended:
     """Print how to continue a launch that a signal has stopped, and return its end as an event.
 
-    `status`: the exit status of that signal.
+    `status`: the exit status that belongs to the signal.
     """
     display.settle()
     display.verdict(stopped_message(options.command()))

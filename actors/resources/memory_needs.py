@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _TENSORS = 8
 """Number of float images that a pass holds for each image, in addition to the activations of the networks. A view is
 the transformed image that networks get. The float images are: the image, its view, the input and the output of the
-transformation, the gradients of both, and the state that an attack keeps from the last step."""
+transformation, the gradients of this input and output, and the state that an attack keeps from the last step."""
 
 
 _CAST = 0.5
@@ -116,9 +116,10 @@ def needs(spec: Spec, estimates: Mapping[str, Memory], device: str) -> Needs:
 
 
 def _with_set(model: Model, one: Memory, device: str) -> Memory:
-    """Return the memory of a model, including its set of weights, and the mean and standard deviation of this set.
+    """Return the memory of a model and, if the model has a set of weights, of this set.
 
-    The set stays on the host, so it counts only if `device` is a CPU. `one`: the memory without the set.
+    The set counts with all its files, and with the mean and the standard deviation of its weights. The set stays on the
+    host, so it counts only if `device` is a CPU. `one`: the memory without the set.
     """
     if not model.has_set or device != "cpu":
         return one

@@ -12,8 +12,8 @@ _ON_CORES = 16
 """Number of images in a unit on processors: one pass."""
 
 _ON_GPUS = 512
-"""Largest number of images in a unit on GPUs, if a batch is not larger. The driver takes milliseconds for a unit, so
-smaller units could leave a fast GPU idle."""
+"""Largest number of images in a unit on GPUs. If a batch has more images, the limit is the size of the batch. The
+driver takes milliseconds for a unit, so much smaller units could leave a fast GPU idle."""
 
 _UNITS = 8
 """Smallest number of units for each worker. With fewer units, some workers would be idle for long while other workers

@@ -21,7 +21,7 @@ class Lineage:
             that it had failed. A successful call resets this number to 0.
         starts: Number of starts of these actors that failed in a row.
         error: The error of the last failed call that may be the fault of the actor. None if there was no such call.
-        device: The device of these actors that failed last. None if no device has failed.
+        device: The device that failed last under one of these actors. None if no device has failed.
     """
 
     number: int

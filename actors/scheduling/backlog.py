@@ -95,8 +95,8 @@ class _Pile:
     Tasks that other work waits for come first. After them, tasks with a higher cost come first.
 
     Attributes:
-        entries: The heap. An entry has a boolean that is False if other work waits, the negative cost, a running
-            number, and the task or stream.
+        entries: The heap. An entry has a boolean that is False if other work waits for it, the negative cost, a
+            running number, and the task or stream.
         count: Number of waiting tasks.
         cost: Cost of all waiting tasks together.
         coming: Cost of tasks that were announced, and will be added later.

@@ -30,8 +30,8 @@ class CallDurations:
     def learn(self, task: Task, value: Any, seconds: float) -> None:
         """Update the means with a finished call, whose result is `value`.
 
-        `seconds`: the duration of the call in the driver. It is used only if the result lacks the duration that the
-        worker measured.
+        `seconds`: the duration of the call, measured by the driver. It is used only if the result lacks the duration
+        that the worker measured.
         """
         if isinstance(value, CallResult):
             seconds = value.seconds - sum(value.loads.values())

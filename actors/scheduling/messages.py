@@ -95,8 +95,8 @@ class PredictJob:
         targets: The names of the target models.
         batch: Number of images in one pass.
         images: The ids of the images. If it is empty, the models are only loaded and described.
-        search: The search for the minimal RMSD along directions from clean images, which the array of the call then
-            holds. None if the array holds images.
+        search: The search for the minimal RMSD along a direction from each clean image. The array of the call then
+            holds the clean images and the directions. None without a search: the array then holds images to show.
         probabilities: Whether the results contain the probabilities of all labels.
         truth: The labels and names that the answers of a service are compared with; None for local models.
     """

@@ -47,8 +47,8 @@ _MOST_ASKED = 16
 """Largest number of workers for which displays show the progress of each call."""
 
 _MACHINE_LOSSES = 10
-"""Number of lost machines for each allowed attempt, after which a task fails for good. The task may have caused these
-losses."""
+"""Number of lost machines for each allowed attempt of a task. After this number, the task fails for good, because it
+may have caused these losses."""
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,8 @@ class ActorSupervisor:
     def replace_failing(self, slot: ActorSlot) -> list[ActorSlot]:
         """Replace an actor that fails calls which other actors execute. Returns the slots that no longer exist.
 
-        If this actor is itself a replacement, its device is set aside (not used any more in this launch).
+        If the actor is a worker, and the actor before it failed such calls too, the device is set aside instead (not
+        used any more in this launch).
         """
         lineage, where = slot.lineage, slot.device or f"{slot.role} {slot.id}"
         lineage.strikes += 1
@@ -234,7 +235,7 @@ class ActorSupervisor:
                 raise StudyError(
                     f"{self._unproven_deaths} {slot.role} actors in a row could not be started: {error}",
                     where="; ".join([*self._reasons(), *([where] if where else [])]) or None,
-                    todo="fix the error on that machine, then launch again; study.log has the full traceback",
+                    todo="fix the cause of the error, then launch again; study.log has the full traceback",
                     status=1,
                 )
         elif slot.lineage.starts > 1:

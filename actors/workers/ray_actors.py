@@ -46,7 +46,7 @@ def pack(value: Any) -> bytes:
 
 
 def _recipe_of(attack: Attack) -> tuple[Callable[[bytes], Attack], tuple[bytes]]:
-    """Return the function that restores a recipe and its argument, which the pickler stores in place of the recipe.
+    """Return what the pickler stores in place of a recipe: the function `_recipe` and its argument (a pickle).
 
     A recipe is pickled only once for all calls, and each actor unpickles the bytes only once.
     """

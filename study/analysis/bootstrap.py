@@ -45,8 +45,8 @@ def bootstrap_rates(
     the `(1 ± confidence) / 2` quantiles of the rates of `draws` draws, linearly interpolated.
 
     Each draw takes n of a cell's n images with replacement. A drawn image contributes all its rows that count, of all
-    seeds. The indices of a draw, into the image ids in string order, are `integers(0, n, n)` of numpy's default
-    generator with the seed `seed`. Cells with equal numbers of images use the same draws.
+    seeds. Images are sorted by id (as text); a draw takes those at the indices `integers(0, n, n)`, which numpy's
+    default generator gives with the seed `seed`. Cells with equal numbers of images use the same draws.
     """
     check_keys(rows, by)
     cells = _by_image(rows, hits(rows, top=top, among=among), by)

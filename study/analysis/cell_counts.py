@@ -18,10 +18,10 @@ _CRAFT_COLUMNS = ("sources", "attack", "goal", "seed")
 They are strings or lists, which are slow to read. So they are read only from the rows of one unit of each craft."""
 
 _STEPS = 2.0**48
-"""The number of integer steps per pixel value with which RMSDs are summed.
+"""Each RMSD is multiplied by this number and rounded to an integer before RMSDs are summed.
 
-The sums are integers, because the rounding of float sums depends on the order in which threads add. The steps are about
-as fine as float64."""
+The sums are integers, because the rounding of float sums depends on the order in which threads add. The integers are
+about as exact as float64."""
 
 
 def sources_as_text(by: Sequence[str]) -> list[pl.Expr]:

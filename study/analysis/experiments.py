@@ -49,7 +49,7 @@ def one_goal(experiment: Experiment, name: str, goal: str | None) -> str:
 
 
 def of_experiment(found: Frame, spec: Spec, experiment: str, goal: str | None = None) -> Frame:
-    """Return those of the rows or cells `found` that belong to an experiment, or only those of its goal `goal`.
+    """Return the rows or cells of `found` that belong to an experiment and, if `goal` is given, have this goal.
 
     A row belongs to an experiment if the experiment has its attack, sources, goal, seed and target. Cells have
     `sources` as text, joined by `+`. Raises StudyError for an unknown experiment.
@@ -89,7 +89,7 @@ def with_clean_correct(
     """Return the cells `found` with further columns: success rates over images that the target knows when clean.
 
     The further columns count only images that the target classifies correctly when clean. The column `success` counts
-    all images. If a target already misclassifies the clean image, it usually counts as a success of every untargeted
+    all images. An image that the target misclassifies even when clean usually counts as a success of every untargeted
     attack. `found`: the result of `averaged`. `rows`: the rows of the experiment.
 
     Further columns: `clean_correct` (success rate 0..1; null without such images); `clean_correct_low` and

@@ -1,4 +1,4 @@
-"""Computes transfer matrices: a column for each target. Also the success of ensembles against a model left out."""
+"""Computes transfer matrices, with a column for each target, and the success of ensembles against models left out."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def leave_one_out(
 
     These numbers are the diagonals of tables 3 and 4 of Liu et al. 2017. Columns: `attack`, `goal`, `steps`, `level`
     (the budget), `target` (the model left out), `sources`, then the other columns of `experiments.averaged`. Rows are
-    sorted by these keys. The result is empty if the experiment has no such ensembles.
+    sorted by the columns from `attack` to `sources`. The result is empty if the experiment has no such ensembles.
     """
     found = averaged(cells(of_experiment(rows, spec, experiment), spec, top=top, among=among), confidence)
     diagonal = pl.DataFrame(

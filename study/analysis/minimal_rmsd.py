@@ -58,7 +58,7 @@ def minimal_summary(
     succeeding = pl.col("rmsd").filter(pl.col("hit")).sort()
     reached = []
     for share in shares:
-        # Float rounding can make the product slightly larger than a whole number. `ceil` must then not add an image.
+        # Float rounding can make the product slightly larger than a whole number. `ceil` must then not add a search.
         needed = (pl.len() * share - 1e-6).ceil().cast(pl.Int64).clip(lower_bound=1)
         reached.append(succeeding.get(needed - 1, null_on_oob=True).alias(f"rmsd_{100 * share:g}"))
     return searched.group_by(by).agg(*whole, *reached).sort(by) if by else searched.select(*whole, *reached)

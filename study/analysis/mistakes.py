@@ -29,7 +29,7 @@ def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _KEYS) -> pl.DataFrame
     `same_mistake` is defined as in Liu et al. 2017, tables 9, 26 and 27. In the rows of a targeted attack, the target
     label also counts as wrong. If a voting target gives no answer, this also counts as a wrong label. Remote services
     are left out, because they have their own labels. In a search for the minimal RMSD, every target has its own
-    adversarial image. Its rows are compared only if the searches of both targets ended at the same budget. Raises
+    adversarial image. Then two targets are compared on an image only if both searches ended at the same budget. Raises
     StudyError if `by` contains `target`.
     """
     check_keys(rows, by)

@@ -44,8 +44,8 @@ def ranking(
     Columns:
 
     - `attack`, `steps`, `level` (the budget);
-    - `relation`: the relation of target and sources in the cells that count. It is `black`, or `grey` or `white` if no
-      attack has black-box cells;
+    - `relation`: the relation of target and sources in the cells that count. It is `black` if there are black-box
+      cells; otherwise it is `grey` if there are grey-box cells, and `white` if not;
     - `cells`: the number of cells that count (a cell is a source set with a target); `images`: the number of images;
     - `success`: the mean over cells and seeds (0..1);
     - `low`, `high`: the 95 % interval of `success`, see `interval`. Each image is one sample: the mean over its cells

@@ -60,8 +60,8 @@ def hits(rows: pl.LazyFrame, *, top: int = 1, among: Among = "all", accuracy: bo
 
     `among`: the images that count. With `clean-correct`, an image counts if the target classifies its clean version
     correctly. For a chat service, this means that the answer names the true label. For a service that answers with
-    labels, all images count, because its success is defined relative to the answer for the clean image. If no target is
-    a service, the columns of services are not read.
+    labels, all images count, because success is defined relative to the service's answer for the clean image. If no
+    target is a service, the columns of services are not read.
     """
     if has_services(rows):
         outcome = kept(top) if accuracy else succeeded(top)

@@ -75,7 +75,7 @@ def best_within(
     among: Among = "all",
     confidence: float = 0.95,
 ) -> pl.DataFrame:
-    """Return the attack with the highest success rate that needs at most `gradients` gradients per image.
+    """Return the attack with the highest success rate among those that need at most `gradients` gradients per image.
 
     Each checkpoint and budget of an attack is compared separately. The result has one row for each combination of
     values of the keys `by`. Columns:

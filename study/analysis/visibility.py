@@ -24,7 +24,7 @@ MEASURES: Mapping[str, bool] = {
 """The measures of visibility, and for each whether a higher value means a less visible change."""
 
 _STEPS = 10**7
-"""The number of integer steps per unit with which values are summed.
+"""Each value is multiplied by this number and rounded to an integer before values are summed.
 
 The sums are integers, because the rounding of float sums depends on the order in which threads add."""
 

@@ -87,7 +87,7 @@ class Assembly:
 
     @property
     def others(self) -> int:
-        """Number of images in the pool, from which components mix images into others; 0 if no component does this."""
+        """Size of the pool of images that components mix into other images; 0 if no component does this."""
         return max((one.others for one in self), default=0)
 
     @property

@@ -60,7 +60,7 @@ class FilteredTogether:
     block: Tensor
 
     def put(self, moved: Tensor, image: Tensor, *, transposed: bool) -> Tensor:
-        """Return `moved` (N, C, H, W), where the filtered blocks of `image` replace the pixels in their places.
+        """Return `moved` (N, C, H, W) with the filtered blocks of `image` put at their places.
 
         If `transposed`, the blocks are filtered with the transposed matrices, as a backward pass needs.
         """
@@ -132,7 +132,7 @@ class _Changed(torch.autograd.Function):
 
 
 def _filtered(moved: Tensor, image: Tensor, changes: PixelChanges, *, transposed: bool) -> Tensor:
-    """Return `moved` (N, C, H, W), where the filtered blocks of `image` replace the pixels in their places.
+    """Return `moved` (N, C, H, W) with the filtered blocks of `image` put at their places.
 
     `moved` may be overwritten. If `transposed`, the blocks are filtered with the transposed matrices.
     """
@@ -309,7 +309,7 @@ def _reached(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor
 
 
 def _turn(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-    """Return row and column, each (n, H, W), of every pixel in its block, rotated about the block's centre."""
+    """Return where each pixel lies in its block after a rotation about the block's centre: row and column (n, H, W)."""
     middle_y, middle_x = ((one.length - 1).to(cosine.dtype) / 2 for one in (rows, columns))
     v, u = rows.place - middle_y, columns.place - middle_x
     return (cosine * v).add_(sine * u).add_(middle_y), (cosine * u).sub_(sine * v).add_(middle_x)
@@ -321,7 +321,7 @@ def _hat(distance: Tensor) -> Tensor:
 
 
 def _line(lines: BlockLines, places: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the lines of the other image at `places` in a block, int64 (n, H, W), and the weights of these lines.
+    """Return the indices, int64 (n, H, W), of the other image's lines at `places` in a block, and the lines' weights.
 
     A weight is 0 outside the block. Inside the block it is `weight`, or 1 if `weight` is None. `weight` is overwritten.
     """

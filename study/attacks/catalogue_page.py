@@ -24,13 +24,13 @@ keeps it up to date. `study attacks NAME` prints all numbers of one preset, and 
 further forward passes. Random numbers are keyed by image, step and copy: an image's result never depends on the other
 images of its batch. All presets also run on several source models, whose gradients `fusion` combines.
 
-In formulas, x is the clean image, d the perturbation, J or L the loss that the attack maximises, dJ its gradient, and g
-the gradient at x + d (where a formula assigns to g, g is the accumulated gradient) or, as g(v), at v. y is the true
-label, t the target label or the step index, z the logits, p the probabilities, f the features of a layer. T is the
-number of steps, K the number of source models, a the length of a step, eps the budget epsilon. n(v) is v divided by its
-mean absolute value, |v|_2 the L2 norm, (v)+ is max(v, 0), <u, v> the inner product. A star is the product of elements
-or, with a kernel W, a convolution. U(±a) and U(a, b) are uniform noise, N(0, s) is normal noise with standard deviation
-s. Pixel values are 0..255.
+In formulas, x is the clean image, d the perturbation, J or L the loss that the attack maximises, and dJ its gradient.
+g(v) is the gradient at v, and g alone is the gradient at x + d. Where a formula assigns to g, g is the accumulated
+gradient. y is the true label, t the target label or the step index, z the logits, p the probabilities, f the features
+of a layer. T is the number of steps, K the number of source models, a the length of a step, eps the budget epsilon.
+n(v) is v divided by its mean absolute value, |v|_2 the L2 norm, (v)+ is max(v, 0), <u, v> the inner product. A star is
+the product of elements or, with a kernel W, a convolution. U(±a) and U(a, b) are uniform noise, N(0, s) is normal noise
+with standard deviation s. Pixel values are 0..255.
 
 """
 

@@ -48,7 +48,9 @@ class AttackOutline:
 
 @dataclass(frozen=True)
 class HeldMemory:
-    """Memory that an attack occupies between passes through a network, beyond the network, a pass and a few images.
+    """Memory that an attack needs in addition to the network, one pass through it, and a few images.
+
+    This memory stays occupied between passes.
 
     Attributes:
         weights: Number of copies of the parameters of each source model.

@@ -298,9 +298,9 @@ def _perturbation(origin: Tensor) -> Tensor:
 
 
 def _half(component: Component, clean: Tensor) -> float | None:
-    """Return half of the smallest size of `_perturbation` by the rule `component`, as the length of a budget.
+    """Return a length for a budget with the rule `component`; None if the component is no budget rule.
 
-    Return None if the component is no budget rule.
+    The length is half of the smallest size that the rule measures among the perturbations of `_perturbation`.
     """
     if not isinstance(component, BudgetRule):
         return None
@@ -345,7 +345,7 @@ def attack_with(component: Component, length: float | None = None) -> Attack:
 
 
 def _first_stage(points: int) -> Attack:
-    """Return a first stage of an attack, with images at `points` of its steps."""
+    """Return a first stage that gives `points` images: one at each of its checkpoints, and the finished image."""
     steps = max(2, points)
     checkpoints = list(range(steps - points + 1, steps))
     return Attack.model_validate({"step": "sign", "steps": steps, "epsilon": _EPSILON, "checkpoints": checkpoints})

@@ -194,7 +194,7 @@ class StepContext:
         momentum: The accumulated update of the step before; None at the first step, and without momentum.
         decay: The factor of `momentum`.
         first: The finished images of the attack's first stage; None without a first stage.
-        losses: A function that returns the loss (N,) at the last gradient that was computed, as a mean over its views.
+        losses: A function that returns the loss (N,) at the image of the last gradient, as a mean over the views.
         pool: The images to mix in, if a component declares `others`.
     """
 
@@ -222,7 +222,7 @@ class StepContext:
 Inner = Callable[["Tensor"], "Tensor"]
 """A function from a perturbation to the gradient at this perturbation, both (N, C, H, W).
 
-The gradient is computed by the inner point rules, which are those later in the attack's list.
+The gradient is computed by the point rules that follow in the attack's list.
 """
 
 

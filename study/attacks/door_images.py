@@ -60,10 +60,10 @@ def to_pixels(
         images: (N, C, H, W) with one or three channels. The dtype is `uint8`, float16, bfloat16, float32 or float64.
             Floats are in 0..1, or normalised as `(x - mean) / std` of images x in 0..1.
         mean: Mean of the normalisation, for images in 0..1: one number, or one for each channel. Requires `std`.
-        std: Standard deviation of the normalisation, for images in 0..1, as `mean`. Requires `mean`.
+        std: Standard deviation of the normalisation, in the same form as `mean`. Requires `mean`.
 
-    The pixels (N, C, H, W) are `uint8` if all values in 0..255 are whole numbers, up to rounding errors. Most images
-    are such 8-bit images in another form. Otherwise the pixels are `float32` in 0..255. Floats beyond 0..1 by less than
+    If all pixel values are whole numbers, up to rounding errors, the pixels (N, C, H, W) are `uint8`. Most images are
+    such 8-bit images in another form. Otherwise the pixels are `float32` in 0..255. Floats beyond 0..1 by less than
     half a pixel value are clipped. The returned function takes `uint8` (N, C, H, W) and returns the same kind as
     `images`: tensor or array, with the dtype, device, range and normalisation of `images`. The results of torchvision's
     `ToTensor` and `Normalize` on 8-bit images are restored bit for bit.
@@ -105,8 +105,8 @@ def to_labels(
 ) -> NDArray[np.int64]:
     """Check the labels of `count` images, and return them as `int64` (count,).
 
-    Raises StudyError for floats, probabilities, another number of labels, negative labels, and labels of `classes` or
-    above, if `classes` is given.
+    Raises StudyError for floats, probabilities, another number of labels, and negative labels. If `classes` is given,
+    labels that are not below `classes` are refused too.
     """
     given = _array(labels) if isinstance(labels, Tensor) else np.asarray(labels)
     if given.dtype.kind not in "iu":
@@ -214,7 +214,7 @@ def _check_range(pixels: NDArray[np.float64], *, normalised: bool) -> None:
     if low < -excess or high > 1 + excess:
         if normalised:
             what = f"this mean and std do not fit: x * std + mean has values from {low:.4g} to {high:.4g}, not in 0..1"
-            todo = "give the mean and std with which the images were normalised, for images in 0..1"
+            todo = "give the mean and std (for images in 0..1) with which the images were normalised"
         else:
             what = f"float images have values from {low:.4g} to {high:.4g}, not in 0..1"
             todo = (

@@ -87,7 +87,7 @@ def nearest(clean: Tensor, delta: Tensor, most: int = 255) -> Tensor:
 
 
 def within(clean: Tensor, delta: Tensor, rule: BudgetRule, radius: Tensor, ties: Tensor) -> Tensor:
-    """Return `uint8` images (N, C, H, W) along `delta` from `clean` whose size, by `rule`, is at most `radius` (N,).
+    """Return `clean` plus `delta`, rounded to `uint8` (N, C, H, W) so that the size by `rule` is at most `radius` (N,).
 
     If an image is too large even with all magnitudes of `delta` rounded down, `delta` is first multiplied by a scale
     below 1. Then all magnitudes are rounded down, except that as many as the rule allows are rounded up: the largest

@@ -173,8 +173,8 @@ class BatchGradients:
         """Return the gradient of the loss at `seen`, the images (or copies of images) of one pass.
 
         `labels` has one label for each image. If `seen` has more rows than `labels`, it has several copies of each
-        image, and all copies of an image have one common loss. `rows` are the numbers of the rows of `seen` among the
-        rows of all copies.
+        image, and all copies of an image have one common loss. `rows` says which rows of all copies `seen`
+        holds.
         """
         seen = seen.requires_grad_(True)
         objective = self.assembly.objective
@@ -215,7 +215,7 @@ class BatchGradients:
         return found
 
     def last_losses(self) -> Tensor:
-        """Return the loss (N,) at the last gradient that was computed, as a mean over its views, without a gradient."""
+        """Return the loss (N,) at the image of the last gradient, as a mean over the views. It carries no gradient."""
         assert self.losses is not None, "a gradient was asked for"
         return self.losses
 

@@ -112,8 +112,8 @@ class Point(Component):
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
         """Return the gradient to use at perturbation `delta`, float (N, C, H, W).
 
-        `inner(delta)` returns the gradient that the inner point rules compute, which are those later in the attack's
-        list. `step.gradient(image)` returns the gradient of the source models.
+        `inner(delta)` returns the gradient that the point rules after this one in the attack's list compute.
+        `step.gradient(image)` returns the gradient of the source models.
         """
         raise NotImplementedError
 
@@ -198,8 +198,8 @@ class FeatureObjective(Component):
     ) -> Tensor:
         """Return the loss (M,) of M images.
 
-        `features` are the features (M, …) of these images by layer. `prepared` are the rows (M, …) for these images of
-        the tensors that `prepare` returned. `logits` are (M, classes), `labels` (M,).
+        `features` are the features (M, …) of these images by layer. `prepared` are the tensors that `prepare` returned,
+        with only the rows (M, …) of these images. `logits` are (M, classes), `labels` (M,).
         """
         raise NotImplementedError
 

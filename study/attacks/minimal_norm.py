@@ -29,7 +29,7 @@ The arguments are variants (V, C, H, W) of one image, and a tuple with the id of
 """
 
 _TOGETHER = 2**21
-"""Number of pixel values of images that are computed at once on a GPU."""
+"""Number of pixel values that are computed at once on a GPU, in all images together."""
 
 
 @dataclass(frozen=True)

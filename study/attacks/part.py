@@ -30,7 +30,7 @@ _CUSTOM = ("parts", "budget", "reference")
 
 
 class Declared(Frozen):
-    """The properties of a component in a user's file that the planning of a run needs before the file may run."""
+    """Properties of a component in a user's file. The planning of a run reads them without running the file."""
 
     copies: Annotated[int, Field(ge=1)] = 1
     others: Annotated[int, Field(ge=0)] = 0

@@ -97,12 +97,12 @@ def groups(models: Sequence[Logits], weights: Sequence[float], *, separate: bool
 
 
 def views_per_pass(images: int, max_pass_images: int) -> int:
-    """Return the number of views of each of `images` images that one pass may hold. The number is at least 1."""
+    """Return how many views of a batch of `images` images one pass may hold. The number is at least 1."""
     return max(1, max_pass_images // images)
 
 
 def largest_pass(images: int, copies: int, max_pass_images: int) -> int:
-    """Return the number of images in the largest pass over `copies` views of each of `images` images.
+    """Return the number of images in the largest pass of a batch of `images` images with `copies` views each.
 
     Each view counts as an image.
     """

@@ -39,7 +39,7 @@ class Rays:
     def at(self, rmsd: Tensor, *, beyond: bool = True) -> Tensor:
         """Return the images, `uint8` (N, C, H, W), with these RMSDs, float64 (N,).
 
-        If N is 1, `rmsd` may be (V,), and V images are returned. `beyond` has the meaning of `PerturbationRay.at`.
+        If N is 1, `rmsd` may be (V,), and V images are returned. `beyond` means the same as in `PerturbationRay.at`.
         """
         wanted = rmsd.square()[:, None] * self._limit.shape[1]
         exact = self._exact(wanted)

@@ -365,7 +365,7 @@ class Attack(Frozen):
 
     @property
     def others(self) -> int:
-        """Size of the pool from which components mix images into others: the larger size of both stages."""
+        """Size of the pool of images that components mix into other images: the larger size of both stages."""
         return max(self.assembly.others, 0 if self.first is None else self.first.others)
 
     @property
@@ -419,7 +419,7 @@ class Attack(Frozen):
 
 
 def _with_external(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys with `external` or `python` and `arguments` joined to one mapping in `external`.
+    """Return the keys with `external` (or `python`) and `arguments` joined to one mapping under the key `external`.
 
     Examples are `external: "torchattack:BSR"` and `python: "mine.py:attack"`.
     """

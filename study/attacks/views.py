@@ -1,4 +1,4 @@
-"""The views of one batch: all copies of an image that the ordered list of an attack's views makes.
+"""The views of one batch: all copies of each image that the views in an attack's list make.
 
 Each view is applied to the copies that the view before makes: with a view v_1 of 3 copies and a view v_2 of 5 copies,
 an image has 15 copies v_2(v_1(image)). The random numbers of a copy depend on its index, not on the number of copies in

@@ -24,8 +24,9 @@ _FORMATS = (".html", ".csv", ".tex")
 _MEASURES: tuple[Measure, ...] = ("rmsd", "ssim")
 _NOTE = (
     "mean: mean of the black-box rates; 95 %: interval of this mean, by a bootstrap over images, or Wilson's if all "
-    "images agree; correct: the mean over the images that each target classifies correctly when clean; cost: gradients "
-    "for one image; front: * if no other line is at least as good in mean, cost and visibility, and better in one"
+    "images have the same result; correct: the mean over the images that each target classifies correctly when clean; "
+    "cost: gradients for one image; front: * if no other line is at least as good in mean, cost and visibility, and "
+    "better in at least one of the three"
 )
 
 

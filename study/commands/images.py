@@ -118,7 +118,7 @@ def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> 
         raise StudyError(
             f"the run did not keep all images of {len(lacking)} of {counted(len(selected), 'attack run')}, such as "
             f"{lacking[0].id}",
-            todo=f"leave out {never[0]}: no run can keep the images of such an attack"
+            todo=f"leave out {never[0]}: no run can keep its images"
             if never
             else "launch the study with --set run.keep_images=true: the launch makes the missing images again",
             status=1,

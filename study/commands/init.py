@@ -155,7 +155,7 @@ class _Questions:
         """Return `known` with the images that `answer` names, and the number of these images.
 
         `typed`: whether the user typed `answer` at the question. If the folder is not on this machine, a typed answer
-        raises StudyError. The answer of an option is accepted, and the number is None.
+        raises StudyError. A value from an option is accepted, and the number is then None.
         """
         if answer == SAMPLE:
             return replace(known, images=SAMPLE), _SAMPLES
@@ -265,7 +265,7 @@ def starter(options: InitOptions) -> str:
         "attacks:                           # presets; change values in the braces, e.g. {steps: 20}",
         *(f"  {attack}: {_keys(attack, options.epsilon)}" for attack in options.attacks),
         "",
-        "experiments:                       # attacks x sources x goals: each yields one table",
+        "experiments:                       # attacks x sources x goals; a table for each goal",
         "  single:",
         f"    attacks: [{', '.join(options.attacks)}]",
         "    sources: each                  # or leave-one-out, all, [a, [b, c]]",

@@ -180,7 +180,7 @@ def _kin(found: list[Inspected]) -> list[str]:
     for one in found:
         if one.family is not None:
             families.setdefault(one.family, []).append(one.name)
-    return [f"kin ({family}): {', '.join(names)}" for family, names in families.items() if len(names) > 1]
+    return [f"same family ({family}): {', '.join(names)}" for family, names in families.items() if len(names) > 1]
 
 
 def _print(found: list[Inspected], spec: Spec, console: Console) -> None:

@@ -110,7 +110,7 @@ def status(folder: RunFolder) -> dict[str, Any]:
     - `experiments`: for each experiment, the number of finished units (`done`) and of all units (`units`). While a
       launch runs attacks, these are the numbers of the launch. Otherwise they are counted from the rows.
     - `failures`: the number of failures in the last launch.
-    - `left_alone`: a message about files among the Parquet files that are ignored; None if there are none.
+    - `left_alone`: a message about ignored files in the folder of the Parquet files; None if there are none.
     """
     launch = _last_launch(folder)
     running = launch is not None and _alive(launch)

@@ -30,7 +30,7 @@ FORMATS: Mapping[str, Callable[[Iterable[Layout]], str] | None] = {
     "typst": table_formats.typst,
     "csv": table_formats.csv,
 }
-"""The function that turns tables into text, for each format. None: the format is printed on the terminal."""
+"""The function that turns tables into text, for each format. `rich` has none, because it prints on the terminal."""
 
 
 @integrity.reads

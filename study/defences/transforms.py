@@ -67,8 +67,8 @@ class Transforms(Frozen):
       and corners become black;
     - `resize`: side of the resized image in pixels; resizing is bilinear and antialiased;
     - `resize-pad`: side, in pixels, of a black square for random resizing and padding (Xie et al. 2018,
-      arXiv:1711.01991). The image is resized bilinearly and placed at random in the square. Its new side is random,
-      from its own side up to one pixel less than the square. `{most: pixels}` means the same. The paper has images of
+      arXiv:1711.01991); also written `{most: pixels}`. The image is resized bilinearly and placed at random in the
+      square. Its new side is random, from its own side up to one pixel less than the square. The paper has images of
       299 pixels and a square of 331 pixels, which gives 12,528 patterns.
 
     A transform of one stage is serialised as a mapping. Several stages are serialised as a list, so that a program that
@@ -104,7 +104,7 @@ class Transforms(Frozen):
     def identity(self) -> Any:
         """Return what a target's digest contains of the transform, as plain values.
 
-        These are the stages, without parameters at their defaults, and with `file` in place of the path of a file. The
+        These are the stages. Parameters at their defaults are left out, and `file` replaces the path of a file. The
         tensors in the files enter the target's digest separately, by `study.defences.stages.Stages.digest`.
         """
         found = [_identity(value) if isinstance(value, Part) else {name: value} for name, value in self.stages]

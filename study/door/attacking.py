@@ -78,8 +78,8 @@ class Recipe:
             precision: The precision of the models' passes: float32, tf32, bfloat16 or auto. `auto` is tf32 on a GPU and
                 float32 on a CPU.
 
-        Raises StudyError for images, labels or models that do not fit, and for a budget in gradients that allows no
-        step. The error says what is accepted.
+        Raises StudyError for images, labels or models that do not fit, and for a `budget.gradients` that allows
+        no step. The error says what is accepted.
         """
         from study.attacks import door_images
 
@@ -178,10 +178,11 @@ def attack(recipe: str | Mapping[str, Any], /, **changed: Any) -> Recipe:
     check_attack(found, document, ())
     if found.budget.matched or found.budget.minimal is not None or found.precomputed is not None:
         raise StudyError(
-            f"the attack '{name}' needs a whole study: its budget depends on another attack or on the targets",
+            f"the attack '{name}' needs a whole study and cannot be called on its own",
             where="study.attack",
-            accepted="a budget such as epsilon=8, budget={'l2': 1000} or budget={'rmsd': 9}",
-            todo="give a budget, or use study.launch",
+            accepted="an attack without `precomputed`, with a budget such as epsilon=8, budget={'l2': 1000} or "
+            "budget={'rmsd': 9}",
+            todo="change these keys, or use study.launch",
         )
     if found.step_size is None and (size := found.automatic_step_size) is not None:
         found = found.model_copy(update={"step_size": size})

@@ -211,7 +211,7 @@ class RunState(Observer):
     def seconds_left(self) -> float | None:
         """The estimated number of seconds left; None until the first unit has finished.
 
-        The estimate is the cost of the work left, in gradients and predictions, over the recent cost per second.
+        The estimate is the cost of the remaining gradients and predictions, divided by the recent cost per second.
         """
         first, seconds = self._window()
         if first is None or self._work_left is None or seconds <= 0 or self.work <= first.work:

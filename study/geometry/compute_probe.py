@@ -63,7 +63,8 @@ def answer(
 def _cosines(task: ProbeTask, models: Mapping[str, Classifier], clean: NDArray[np.uint8], engine: Engine) -> _Columns:
     """Return the columns of a gradient-cosine probe: the cosines for all ordered pairs of models.
 
-    The gradient of a pair's first model is plain, and also smoothed if the probe says so.
+    Every pair has the cosine of the plain gradients. If the probe has `smoothing`, the pair also has a cosine for each
+    number of copies and sigma; then the gradient of the first model is smoothed, or both gradients are (`of: both`).
     """
     probe, curve = task.probe, task.probe.smoothing
     true = np.array(task.labels, dtype=np.int64)

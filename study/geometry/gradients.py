@@ -55,10 +55,10 @@ def gradients(
 ) -> list[NDArray[np.float32]]:
     """Return the gradients of one model's loss at the N clean images of `batch`, each (N, C, H, W).
 
-    Without `smoothing`, the list has one array: the plain gradients. With `smoothing`, a pair of numbers of copies and
-    sigma, the list has one array for each number of copies. A smoothed gradient is the mean over copies of the image
-    with different noise. The largest number of copies is computed; smaller numbers take the mean over the first of
-    these copies. Raises StudyError, with the images' ids, if a gradient is not finite.
+    `smoothing`: the numbers of copies, and sigma. The list then has one array for each number of copies. If `smoothing`
+    is None, the list has one array: the plain gradients. A smoothed gradient is the mean over copies of the image with
+    different noise. The largest number of copies is computed; smaller numbers take the mean over the first of these
+    copies. Raises StudyError, with the images' ids, if a gradient is not finite.
     """
     counts, sigma = smoothing or ((1,), None)
     # One call of `of` returns the mean over `piece` copies. Every number of copies is a multiple of `piece`.

@@ -99,7 +99,7 @@ class GeometryPlan:
     ) -> Iterator[ProbeUnit]:
         """Yield the unfinished units of probe `name` with the set `models`, which is an item of `sets(name)`.
 
-        `done`: the ids of finished units, by the name of their probe. All these units need the same models.
+        All yielded units need the same models. `done`: the ids of finished units, by the name of their probe.
         """
         finished = (done or {}).get(name, ())
         for shard in self.shards:

@@ -131,9 +131,10 @@ def told(found: Mapping[str, Right]) -> str:
 def doubts(found: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]], labels: int) -> list[str]:
     """Return a sentence for each model whose accuracy is no better than a guess among `labels` labels.
 
-    Models with fewer than eight images are left out. The sentence names likely causes. One cause is shifted labels, if
-    labels shifted by 1 fit clearly (p below 0.0005 for a guess). Another cause is the range of the input, if the
-    model's mean and std do not fit this range. `models` are the records of the models.
+    Models with fewer than eight images are left out. The sentence names likely causes. One cause is shifted labels: it
+    is named if the predictions agree with labels shifted by 1 so often that guesses would do so with a probability
+    below 0.0005. Another cause is the range of the input: it is named if the model's mean and std do not fit this
+    range. `models` are the records of the models.
     """
     lines = []
     for name, one in found.items():

@@ -1,4 +1,4 @@
-"""The section `images` of a spec, and the list of the images of an image set with labels. Nothing is decoded here."""
+"""The section `images` of a spec, and the list of the images that it describes, with labels. No image is decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Read the clean images of a run again from their files. Kept images are stored as differences from clean images."""
+"""Read the clean images of a run again from their files.
+
+Kept adversarial images cannot be read without them, because they are stored as differences from the clean images.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Measure the accuracy of a model on images prepared as the model's zoo prepares them, or as a study prepares them.
 
-Zoos publish the first accuracy. If the measured value equals the published value, then weights, preprocessing and
-labels are right. The second accuracy is the accuracy in a study, where all models share one image set of one size, and
-images are resized for each model.
+Zoos publish the accuracy with their own preparation. If the measured value equals the published value, then weights,
+preprocessing and labels are right. With a study's preparation, all models share one image set of one size, and images
+are resized for each model.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ weights that a paper used, the short name means these weights:
 - The targets of TA-Bench (Li et al. 2023) are from timm 0.6, which had one set of weights for each network. Their short
   names are those with `_augreg` and `_tv`, and `convnext_b`, `deit3_b`, `beit`, `swin_b`, `mixer_b16` and
   `efficientnetv2_m`.
-- TransferBench's networks are torchvision's: `resnext50_32x4d`, `resnext101_32x8d`, `vit_b32`, and
-  `torchvision:swin_b/IMAGENET1K_V1` and so on.
+- TransferBench's networks are torchvision's. Some have short names, such as `resnext50_32x4d`, `resnext101_32x8d` and
+  `vit_b32`. Others are written in full, such as `torchvision:swin_b/IMAGENET1K_V1`.
 - Robust models have the names of RobustBench's leaderboard. Their authors publish the weights, so a spec names a file.
 - Liu et al. used the Caffe models of ResNet, VGG-16 and GoogLeNet. No zoo here has these models; torchvision has the
   same architectures with other weights.
@@ -133,10 +133,10 @@ PRETRAINEDMODELS_IN_TIMM = {
     "dpn107": "timm:dpn107.mx_in1k",
     "dpn131": "timm:dpn131.mx_in1k",
 }
-"""For each network of pretrainedmodels, timm's network with the same file, or with another port of the same weights."""
+"""For networks of pretrainedmodels: timm's network with the same weights file, or with another port of the weights."""
 
 # For these networks, pretrainedmodels only renamed the tensors of torchvision's weights.
 PRETRAINEDMODELS_IN_TORCHVISION = {
     name: f"torchvision:{name}/IMAGENET1K_V1" for name in ("densenet121", "densenet161", "densenet169", "densenet201")
 }
-"""For each network of pretrainedmodels, torchvision's network with the same weights."""
+"""For DenseNets of pretrainedmodels: torchvision's network with the same weights."""

@@ -56,8 +56,8 @@ class CompiledFunction:
             if not self.graphs:
                 compiled: Tensor = self._function(pixels)
                 return compiled
-            # The next replay of the CUDA graph overwrites its memory. Therefore the logits are copied, and in the
-            # backward pass the gradient of the pixels.
+            # The next replay of the CUDA graph overwrites its memory. Therefore the logits are copied here, and the
+            # gradient of the pixels is copied in the backward pass.
             copied: Tensor = self._function(_CopiedGradient.apply(pixels)).clone()
             return copied
         except Exception as error:

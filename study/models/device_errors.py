@@ -56,7 +56,7 @@ _CLASSES: dict[str, Fault] = {
     "CudaError": "device",
     "DeferredCudaCallError": "device",
 }
-"""For the class name of an error or of a base class, the fault that counts if no pattern matches the message."""
+"""Faults by the class name of an error or of a base class. They count only if no pattern matches the message."""
 
 
 class DeviceError(RuntimeError):

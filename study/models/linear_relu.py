@@ -106,7 +106,7 @@ class _LinearReLU(torch.autograd.Function):
 
 
 class _Run:
-    """One run of one residual branch. `alias` is a view of the branch's input `given`, which only the branch reads."""
+    """One run of one residual branch. `given` is its input, and `alias` is a view of it that only the branch reads."""
 
     def __init__(self, given: Tensor, state: _State) -> None:
         self.given = given
@@ -118,7 +118,7 @@ class _Run:
             self.alias.register_hook(self._scale)  # type: ignore[no-untyped-call]
 
     def measure(self, output: Tensor, gradient: Tensor) -> None:
-        """Record the norm of the true gradient at the branch's input, computed from the `gradient` of its `output`."""
+        """Record the norm of the true gradient at the branch's input. `gradient` is that of the branch's `output`."""
         if self._state.true:
             return
         self._state.true = True

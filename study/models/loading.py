@@ -188,7 +188,7 @@ def _check_tag(name: str, model: Model, labels: LabelSet) -> None:
         raise StudyError(
             f"the weights '{tag}' of {model.network} are for {width} classes, but num_classes is {asked}",
             accepted="no num_classes, or weights: file:<path> that were trained for that number of classes",
-            todo=f"remove num_classes from model '{name}': the last layer would be random",
+            todo=f"remove num_classes from model '{name}': with it, the last layer would be random",
         )
     if width not in outputs.widths(model, labels):
         error = outputs.wrong_width(f"{model.network} (model '{name}')", model, labels, width)

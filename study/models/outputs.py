@@ -106,7 +106,7 @@ def check_logits(classifier: Classifier, model: Model, labels: LabelSet, called:
 
 
 def check_determinism(classifier: Classifier, called: str) -> None:
-    """Check that the network gives the same logits if it classifies four images twice, and one of them alone.
+    """Check that an image always has the same logits: classify four images twice, then classify one of them alone.
 
     The state of random generators does not change. Raises StudyError if the logits of an image differ. In this case,
     the network draws random numbers, keeps a state, or mixes the images of a batch.

@@ -26,7 +26,8 @@ class Weights:
         attention: Factor of the gradient of an attention map or its scores.
         mlp: Factor of the gradient of an MLP branch's input.
         added: Factor of the gradient that was recorded in the last block.
-        decay: The factor of the gradient that was recorded in a block, divided by the factor of the next block.
+        decay: Going back from the last block, the factor of each block's recorded gradient is `decay` times the factor
+            of the block after it.
     """
 
     attention: float

@@ -1,4 +1,4 @@
-"""Finds the planned cells of a spec that a selection (`CellSelection`) of a finding's check contains.
+"""Finds the planned cells of a spec that belong to a selection (`CellSelection`), as in the check of a finding.
 
 A planned cell is one attack with one goal on one source set against one target.
 """
@@ -36,8 +36,8 @@ class PlannedCell:
 def select(spec: Spec, selection: CellSelection, *, every_step: bool = False) -> list[PlannedCell]:
     """Return the planned cells that a selection contains, each once, in the order of the spec.
 
-    With `every_step`, a cell has all checkpoints of its attack. Otherwise it has only the selected number of steps, or
-    the attack's last step. Raises StudyError if the selection contains no cell.
+    With `every_step`, a cell has all checkpoints of its attack. Otherwise it has only the selected number of steps, by
+    default the attack's last step. Raises StudyError if the selection contains no cell.
     """
     wanted = None if selection.sources is None else {"+".join(sorted(set(one))) for one in selection.sources}
     found: dict[tuple[str, str, str, str], PlannedCell] = {}

@@ -59,7 +59,7 @@ class Statement:
     """A measured check. The claim is that the mean of a cell's values is on the side `side` of `bound`.
 
     `apart` means that the distance of the mean from 0 is more than `bound`, in either direction. `rate`: whether the
-    values are success rates; otherwise they are differences.
+    values are success rates; otherwise they are differences or cosines.
     """
 
     side: Side
@@ -71,7 +71,7 @@ class Statement:
 
 
 class Reader:
-    """A reader of the rows that a selection of a check contains, from the rows of one run.
+    """Reads those rows of a run that a selection of a check contains.
 
     `images`: the number of images in a complete cell; None for the number of images in `rows`. `geometry`: the rows of
     the gradient-cosine probes; None if the run has none.

@@ -58,7 +58,7 @@ of a sequence, or a cosine.
 
 The claim can be read in three ways. Each reading has a verdict, an effect with its 95 % interval, and a p-value:
 
-- `average`: the effect is the mean over images of the mean over the finding's cells;
+- `average`: each image has its mean over the finding's cells, and the effect is the mean of all images;
 - `each`: the claim must hold in every cell. `cell` is the cell that supports the claim least. `p` is the p-value of
   the intersection-union test;
 - `some`: the claim must hold in at least one cell. `cell` is the cell that supports the claim most clearly. `p` has
@@ -313,10 +313,11 @@ def _some(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[s
 def _deciding_images(cells: Sequence[_Judged], side: Side, *, every: bool) -> int | None:
     """Return the estimated number of images that would decide an undecided claim; None if it cannot be estimated.
 
-    `every`: whether the claim is about every cell; otherwise the claim is about some cell. One cell is enough to refute
-    a claim about every cell, or to support a claim about some cell, after Holm's correction over the cells. If the
-    effects of some cells are on the side for this, the result is the number for the cell that needs the fewest images.
-    Otherwise all cells must be decided, and the result is the largest number of any cell.
+    `every`: whether the claim is about every cell; otherwise the claim is about some cell. One cell whose effect is not
+    on the claim's side can refute a claim about every cell. One cell whose effect is on the claim's side can support a
+    claim about some cell. If there are such cells, the result is the number for the one that needs the fewest images,
+    after Holm's correction over all cells. Otherwise all cells must be decided, and the result is the largest number of
+    any cell.
     """
     deciding = [one for one in cells if _on_side(one, side) != every]
     if deciding:
@@ -326,7 +327,7 @@ def _deciding_images(cells: Sequence[_Judged], side: Side, *, every: bool) -> in
 
 
 def _strength(cell: _Judged, side: Side) -> float:
-    """Return how strongly a cell supports the claim. The number is larger if the interval is farther on its side."""
+    """Return how strongly a cell supports the claim. The number grows as the interval moves to the claim's side."""
     if side == "above":
         return cell.low
     if side == "below":

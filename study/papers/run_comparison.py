@@ -18,7 +18,7 @@ OTHER_IMAGES = {
     ("liu2017", "7"): "all ILSVRC 2012 validation images",
     ("liu2017", "11"): "100 images, each with 100 draws of noise",
 }
-"""The images of the tables, by (paper, table), that do not use the images of their paper's other tables."""
+"""The images of tables that use other images than the rest of their paper, by (paper, table)."""
 
 
 def papers_of(spec: Spec, paper: str | None = None) -> list[str]:

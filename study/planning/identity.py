@@ -119,7 +119,7 @@ def unit_id(run: str, shard: Shard, goal: str, *, reads_true_labels: bool) -> st
 def probe_unit_id(
     spec: Spec, digests: Mapping[str, str], *, name: str, models: Sequence[str], sources: Sequence[str], shard: Shard
 ) -> str:
-    """Return the id of the unit of the probe `name` for `models` on the images of `shard`.
+    """Return the id of the unit in which the probe `name` measures `models` on the images of `shard`.
 
     `sources` are the source models of the attacks whose perturbations are directions of the probe.
     """

@@ -24,7 +24,7 @@ def attack_run(
     matched_images: Sequence[Selected] | None,
     pool: Sequence[Selected],
 ) -> dict[str, Any]:
-    """Return the part of the content of an attack run's id that is different in format 2."""
+    """Return the values that enter an attack run's id, as far as they differ from those of format 2."""
     images = None if matched_images is None else sorted((one.image, one.digest) for one in matched_images)
     return {
         "attack": (attack, _recipe(spec.attacks[attack])),
@@ -40,7 +40,7 @@ def attack_run(
 
 
 def probe(spec: Spec, name: str, left_out: set[str]) -> dict[str, Any]:
-    """Return the part of the content of a probe unit's id that is different in format 2."""
+    """Return the values that enter a probe unit's id, as far as they differ from those of format 2."""
     found = spec.geometry[name]
     return {
         "probe": (name, found.model_dump(mode="json", exclude=left_out)),

@@ -108,7 +108,7 @@ class _Request(NamedTuple):
 class Plan:
     """All attack runs of a spec, in the order of its experiments.
 
-    If the budget of an attack run is matched to the RMSD of a second attack run, the second one comes first.
+    If the budget of an attack run is matched to the RMSD of another attack run, that other attack run comes earlier.
     """
 
     def __init__(self, spec: Spec, digests: Mapping[str, str], shards: Sequence[Shard]) -> None:

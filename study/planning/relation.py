@@ -75,9 +75,9 @@ def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
 
 
 def graded(rows: pl.LazyFrame, models: Mapping[str, Model]) -> pl.LazyFrame:
-    """Return the rows with `grey` in the column `relation` where an early version of the program wrote `black`.
+    """Return all rows. In the column `relation`, the value for grey-box targets is changed from `black` to `grey`.
 
-    Early versions did not distinguish grey-box targets. `models` are the models of the spec of these rows.
+    Early versions of the program wrote `black` for such targets. `models` are the models of the spec of these rows.
     """
     import polars as pl
 

@@ -277,7 +277,7 @@ def _files(selection: Selection) -> tuple[bytes, bytes]:
 
 
 def predicted_candidates(folder: RunFolder) -> str | EllipsisType | None:
-    """Return the digest of the ids of all candidate images if models have predicted all of these images.
+    """Return a digest of the candidate images' ids if models have predicted all candidate images.
 
     Return None if models have predicted only some, and ... (Ellipsis) if the run folder does not tell.
     """

@@ -38,7 +38,7 @@ from typing import Any
 
 _SECRET = re.compile("TOKEN(?!IZERS_)|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 _OWNED = ("WANDB_", "AWS_")
-"""Prefixes of variables that a process gets only if its `ProcessKind.own` has the prefix, secret or not."""
+"""Prefixes of variables. A process gets such a variable, secret or not, only if `ProcessKind.own` has the prefix."""
 
 _HERE = Path(__file__).resolve()
 _ROOT = _HERE.parents[2]

@@ -107,7 +107,8 @@ def _lines(cells: pl.DataFrame, members: _Members, column: str | None, spec: Spe
     for cell in cells.filter(pl.col("attack").is_in(list(members))).iter_rows(named=True):
         line, place = members[cell["attack"]]
         steps, level = spec.attacks[cell["attack"]].scored_points[-1]
-        # If x is not the number of steps or the budget, an attack with several of them counts only with the last one.
+        # If x is not the budget, an attack counts only with its last budget. If x is neither the number of steps nor of
+        # gradients, it counts only with its last number of steps.
         if (column != "level" and cell["level"] != level) or (column in (None, "level") and cell["steps"] != steps):
             continue
         x = place if column is None else cell[column]

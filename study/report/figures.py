@@ -393,7 +393,7 @@ def _drawable(lines: Mapping[str, Points], kind: str) -> tuple[Mapping[str, Poin
 
 
 def _part_of(every: Sequence[str]) -> str:
-    """Return a text for a title that says that only the first 16 series of `every` are drawn; else an empty text."""
+    """Return the end of a title, which says that only the first 16 series of `every` are drawn; empty for up to 16."""
     return f" (the first {_MOST_LINES} of {len(every)})" if len(every) > _MOST_LINES else ""
 
 

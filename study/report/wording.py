@@ -29,7 +29,7 @@ SUCCESS_RATE: Mapping[str, str] = {
 """The definition of the success rate, by goal."""
 
 AT_COST = (
-    "Mean black-box success rate (%) at the last checkpoint of an attack that needs at most this number of gradients "
+    "Mean black-box success rate (%) of an attack at its last checkpoint that needs at most this number of gradients "
     "per image and source model; a dash if no checkpoint does"
 )
 

@@ -143,7 +143,7 @@ def compare(
     The workers of this launch are also compared with each other. Calls `say` if rows come from several processors, GPUs
     or library versions. Raises StudyError if environment variables that change rounding differ between workers or
     launches, because the rows would be rounded differently. If `other_devices` is False, also raises StudyError if a
-    worker computes on a device that no earlier launch used: another GPU, or a CPU where all earlier launches used GPUs.
+    worker computes on a device that no earlier launch used: another GPU, or a CPU if all earlier launches used GPUs.
     """
     known, now = recorded(folder), _ordered(workers)
     devices = {one.device for one in known}

@@ -26,7 +26,7 @@ Asked = Precision | Literal["auto"]
 _CPU_STEP, _CPU_LARGEST, _GPU_VIEWS = 4, 16, 256
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _USABLE = 0.9
-"""The fraction of its share of a GPU's memory that a process may use. The plan of workers uses the same fraction."""
+"""A process has a share of a GPU's memory, and may use this fraction of the share. The plan of workers uses it too."""
 
 _BFLOAT16 = "bfloat16, version 2"
 """The name of bfloat16 in ids. In version 1, the features that an attack reads before its first step were float32."""

@@ -1,6 +1,6 @@
 """Finds, reads, digests and runs a user's own file or module that a spec names, also on machines without the file.
 
-A spec can name a user's components of attacks, attacks and networks: as `<file>.py:<name>` or `<module>:<name>`. The
+A spec can name a user's attacks, networks and components of attacks as `<file>.py:<name>` or `<module>:<name>`. The
 driver reads the file, and the files of the same folder that the file imports. The texts of these files are sent to the
 workers. An installed module is not sent: every machine imports it by its name.
 """
@@ -182,7 +182,7 @@ def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
 
 
 def forget() -> None:
-    """Remove the modules that the user's file that ran last has imported from its own files.
+    """Remove the modules that the last `run` has imported from the user's own files or from `folder`.
 
     Another file may use the same module names. Modules that `run` had removed from `sys.modules` are restored.
     """
@@ -233,7 +233,7 @@ def line_in(error: BaseException, files: Iterable[UserFile]) -> str | None:
 _ALONE = threading.RLock()
 
 _FOUND: set[str] = set()
-"""Top-level names of modules of the user's file that ran last: from its own files, or from the folder of `run`."""
+"""Top-level names of the modules that the last `run` has imported from the user's own files or from `folder`."""
 
 _SET_ASIDE: dict[str, ModuleType] = {}
 """The modules that `_set_aside` has removed from `sys.modules`, by name. `forget` restores these modules."""

@@ -20,13 +20,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _STEP = 64
-"""PyTorch computes at most 64 numbers together: two vectors of 512 bits, of numbers of 16 bits."""
+"""PyTorch computes at most 64 numbers together: two vectors of 512 bits that hold numbers of 16 bits."""
 
 _GRAIN = 2**15
-"""Number of elements per thread from which on PyTorch splits a tensor between threads (`at::internal::GRAIN_SIZE`)."""
+"""PyTorch splits a tensor between threads if it has more elements than this number (`at::internal::GRAIN_SIZE`)."""
 
 _PADDING = 0.5
-"""The value of the padding. All functions below, and their derivatives, are finite here."""
+"""The value of the padding. All functions below, and their derivatives, are finite at this value."""
 
 _EXACT_EXPONENTS = (0, 0.5, 1, 2, 3, -1)
 """Exponents for which PyTorch multiplies, divides, or takes a square root: these round equally everywhere."""
@@ -52,7 +52,7 @@ def whole_vectors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_whole_vectors() -> Iterator[None]:
-    """A context directly inside `whole_vectors` that switches it off, because torch.compile would trace it."""
+    """A context that switches off the `whole_vectors` directly around it, which torch.compile would trace."""
     mode = getattr(_here, "mode", None)
     if mode is None:
         yield
@@ -78,7 +78,7 @@ class _WholeVectors(TorchFunctionMode):
 
 
 def _unary(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Call `func` on its first argument, padded if necessary. A function in place changes the argument."""
+    """Call `func` on its first argument, padded if necessary. An in-place function changes the argument."""
     if not args or not _needs_padding(args[0]):
         return func(*args, **kwargs)
     return _padded(args[0], lambda flat: func(flat, *args[1:], **kwargs))
@@ -126,14 +126,14 @@ def _on_a_cpu(given: object) -> bool:
 
 
 def _needs_padding(given: object) -> bool:
-    """Whether PyTorch would compute some numbers of a tensor one by one, or might do so between threads."""
+    """Whether PyTorch computes some numbers of a tensor one by one, or may do so where threads split the tensor."""
     if not _on_a_cpu(given):
         return False
     assert isinstance(given, Tensor), "just seen"
     count, threads = given.numel(), torch.get_num_threads()
     if count != whole_size(count, threads):
         return True
-    # The rows of a tensor that is not contiguous are computed one after the other, wherever their images are.
+    # A tensor with gaps is computed row by row, so the place of an image matters only if threads can split a row.
     return threads > 1 and count > _GRAIN and _memory_order(given) is None
 
 
@@ -163,7 +163,7 @@ def _memory_order(given: Tensor) -> tuple[int, ...] | None:
 
 
 def _padded(given: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply an elementwise function to a padded copy of `given`. A function in place changes `given` too."""
+    """Apply an elementwise function to a padded copy of `given`. An in-place function changes `given` too."""
     order = _memory_order(given) or tuple(range(given.dim()))
     shape = [given.size(dim) for dim in order]
     count = math.prod(shape)

@@ -92,8 +92,8 @@ def compact(folder: RunFolder, rows_per_part: int = _ROWS_PER_PART) -> Compactio
     journal = Journal(tuple(part.name for part in old), tuple(path.name for path in paths))
     folder.write_text(folder.journal, journal.text())
     for path, part in zip(paths, new, strict=True):
-        # S3 cannot stage a file. Therefore, the S3 storage calls `part.content` again, so that memory holds one part
-        # at a time.
+        # The S3 storage cannot stage content, so it calls `part.content` again here. So memory never holds more than
+        # one part.
         folder.storage.commit(path, part.content)
     repair(folder.path, folder.storage)
     return Compaction(len(old), len(new), rows)

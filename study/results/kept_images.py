@@ -201,7 +201,7 @@ class KeptImages:
         """The number of gradients of one image, if a worker counted it."""
         if "gradients" in images.columns or unit.craft.recipe.external is None:
             return images["gradients"][0] if "gradients" in images.columns else None
-        # An older version kept the images. The number is in the unit's rows, which it wrote next.
+        # An older version of study kept these images without the number. It wrote the number in the unit's rows.
         rows = scan(self._folder.path).filter(pl.col("unit") == unit.id).select("gradients").head(1)
         counted = collect(self._folder.path, rows)
         if counted.is_empty():
@@ -224,8 +224,8 @@ def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], poin
     """Return the kept images with the ids `images` of the attack runs `crafts`, as differences from the clean images.
 
     The columns are `craft`, `image`, `point` and `delta`; the rows are sorted by the first three. `point`: the index of
-    one point of the attack (a number of steps and a budget); None for all points. An image that several parts have
-    occurs several times, with equal pixels. Raises StudyError if a part with some of these images is damaged.
+    one point of the attack (a number of steps and a budget); None for all points. If several parts have the same
+    image, it has several rows with equal pixels. Raises StudyError if a part with some of these images is damaged.
     """
     where = pl.col("craft").is_in(list(crafts)) & pl.col("image").is_in(list(images))
     where = where if point is None else where & (pl.col("point") == point)

@@ -80,8 +80,8 @@ SCHEMA = pa.schema(
 
 A remote service has its own labels. For a service, `top5` is empty, and `top1` and `clean_top1` are null. `names` and
 `scores` are the service's answer, best first. `clean_names` are the names in its answer for the clean image.
-`wanted_names` are its names for the target label (null for an untargeted goal). All names are in lower case. These four
-columns are null for every other target.
+`wanted_names` are its names for the target label (null for an untargeted goal). All names are in lower case. `names`,
+`scores`, `clean_names` and `wanted_names` are null for every other target.
 
 For a chat service, `sentence` is the answer, verbatim. `names` are the names of the study's labels that the judge found
 in this answer. `clean_names` are the names of labels in the answer for the clean image. `true_names` are the names of

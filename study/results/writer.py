@@ -98,7 +98,7 @@ class Writer:
 
 
 def encode_part(rows: pa.Table, metadata: Mapping[bytes, bytes], version: int = SCHEMA_VERSION) -> memoryview:
-    """Return the content of a part (Parquet file) with `rows` in row groups of up to 100,000.
+    """Return the content of a part (Parquet file) with `rows`, in row groups of at most 100,000 rows.
 
     Its Parquet metadata are `metadata` and the version of the columns.
     """

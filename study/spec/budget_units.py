@@ -113,7 +113,7 @@ def _lengths(budget: Budget) -> Iterator[float]:
 
 
 def _place(document: Document, attack: Place, kind: str) -> Place:
-    """Return the place of a budget in the document: the key `kind` of the attack, or the key `kind` in its `budget`."""
+    """Return the place of a budget in the document. Its key is `kind`, in the attack itself or in the key `budget`."""
     short = (*attack, kind)
     return (*attack, "budget", kind) if _at(document, short) is None else short
 

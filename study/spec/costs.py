@@ -48,7 +48,7 @@ def _limited(spec: Spec, document: Document, name: str, limit: int) -> Attack:
 def _with_checkpoints(
     spec: Spec, document: Document, name: str, experiment: Experiment
 ) -> Iterator[tuple[str, Attack]]:
-    """Yield new names and attacks: each attack of the experiment, with a checkpoint at each cost of its `at-cost`."""
+    """Yield each attack of the experiment with its new name, and with a checkpoint at each cost in `at-cost`."""
     assert experiment.at_cost is not None, "the caller has checked `at-cost`"
     costs = experiment.at_cost.gradients
     sizes = {len(sources) for sources in spec.source_sets(experiment)}

@@ -30,7 +30,8 @@ class UserCode:
     Attributes:
         components: Pairs (kind, file) for the components of attacks and for the defences. The driver has run these
             files, and workers load them before their first attack.
-        functions: Files with whole attacks and networks. A worker runs such a file when it attacks, or loads the model.
+        functions: Files with whole attacks and networks. A worker runs such a file when it runs the attack, or when it
+            loads the model.
     """
 
     components: tuple[tuple[str, UserFile], ...] = ()
@@ -41,9 +42,9 @@ NO_CODE = UserCode()
 
 
 def with_code(file: SpecFile, *, allow_code: bool) -> tuple[SpecFile, UserCode]:
-    """Run the users' files with components. Return the completed spec, and all users' files.
+    """Run the user's files that have components. Return the completed spec, and all of the user's files.
 
-    The completed spec has the declarations of the components, such as the number of copies of a view. Files with
+    The completed spec has the declarations of the components, such as the number of copies of a view. Files that have
     functions are not run here. Without permission (`allow_code`), they are not even read. Raises StudyError, with the
     place in the spec, if the permission is missing, if a file cannot be run or lacks the component, if parameters are
     wrong, or if parts do not fit together.

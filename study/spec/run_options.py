@@ -35,7 +35,8 @@ class RunOptions(Frozen):
     - `clean_mib`: memory for clean images, in MiB.
     - `wait_seconds`: longest time to wait for the machines or GPUs that the first workers need. The autoscaler, if
       there is one, is asked for these machines. Absent or `auto`: 900 if the cluster has an autoscaler, else 0.
-    - `start_seconds`: longest time for the first worker to start, or, if all workers have died, the first replacement.
+    - `start_seconds`: longest time until the first worker has started; if all workers have died, until the first
+      replacement has started.
     - `call_seconds`: time limit of one call. A worker that exceeds this limit is ended, and another worker repeats the
       call.
     - `straggler_seconds`: a call that takes this long, and three times as long as similar calls, is repeated on an idle

@@ -86,7 +86,7 @@ def located(given: Path) -> Path:
         raise StudyError(
             f"{given} is no spec, but there is a run folder of that name: {RUNS / given}",
             accepted="the YAML file that was launched",
-            todo=f"name that file here; {RUNS / given} is for commands that read a run",
+            todo=f"name the YAML file in this command; name {RUNS / given} in commands that read a run",
         )
     name = given.with_suffix("").as_posix().removeprefix("specs/")
     raise StudyError(

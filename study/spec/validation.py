@@ -391,8 +391,8 @@ class Validation:
             several = len(budget.levels) > 1
             if recipe.precomputed or recipe.others or budget.matched or budget.minimal is not None or several:
                 raise StudyError(
-                    f"the attack '{direction.attack}' cannot be the direction of a probe: the direction is an attack "
-                    "that makes one image from each image, without other images or another attack",
+                    f"the attack '{direction.attack}' cannot be the direction of a probe: such an attack must make one "
+                    "image from each clean image, and must use neither other images nor another attack",
                     where=self._document.where(there),
                     accepted="an attack with one fixed budget or no budget, without `admix` and `precomputed`",
                 )

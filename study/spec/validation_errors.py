@@ -189,7 +189,7 @@ def _fields(model: type[BaseModel], place: Place) -> list[str]:
 
 
 def _parameters(place: Place) -> list[str]:
-    """Return the parameters of the component whose name is the last part of a place inside an attack or a transform.
+    """Return the parameters of the component whose name ends `place`, a place inside an attack or a transform.
 
     Return an empty list for any other place.
     """

@@ -84,8 +84,8 @@ def repair(run: StoragePath, storage: Storage) -> None:
         raise StudyError(
             f"{run / JOURNAL}: a compaction was interrupted, and neither all its old parts nor all its new parts exist",
             where=f"results/ lacks {lost[0]}" + (f" and {len(lost) - 1} more" if len(lost) > 1 else ""),
-            todo=f"restore the old or the new parts from a backup; or remove all old and new parts and {JOURNAL}: the "
-            "next launch computes their rows again",
+            todo=f"restore the old or the new parts from a backup; or remove {JOURNAL}, all old parts and all new "
+            "parts: the next launch computes their rows again",
             status=1,
         )
     for name in journal.old if finish else journal.new:

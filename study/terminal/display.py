@@ -281,7 +281,7 @@ def _copied(number: int) -> Iterator[IO[str]]:
 
 
 def _is_ours(console: AnyConsole) -> bool:
-    """Return whether a console and the errors of this process go to its own standard output and standard error."""
+    """Return whether `console` writes to file descriptor 1, and `sys.stderr` to file descriptor 2."""
     try:
         return console.file.fileno() == 1 and sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):

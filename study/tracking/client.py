@@ -38,7 +38,7 @@ _READY_SECONDS = 8.0
 The time is doubled if the launch had no units to do, because W&B then had little time to begin."""
 
 _LIVE_SECONDS, _LIVE_SHARE = 5.0, 0.01
-"""The time between two rows on the state of the launch: at least 5 s, and at least 1 % of the time since its begin."""
+"""The time between two rows on the state of the launch: at least 5 s, and at least 1 % of the launch so far."""
 
 _MOST_TOGETHER = 100
 """The largest number of units whose rows are sent together. Rows are also sent about once a second."""

@@ -28,7 +28,7 @@ def dashboard(run: str, console: Console) -> None:
     if not RunFolder(run).tracked.is_file():
         raise StudyError(
             f"{run} was never tracked",
-            todo="launch the study with --wandb online, which logs a complete study too",
+            todo="launch the study with --wandb online; this also works for a complete study",
         )
     for package in ("wandb", "wandb_workspaces"):
         if importlib.util.find_spec(package) is None:

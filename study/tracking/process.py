@@ -59,7 +59,7 @@ class RunLog:
         self.add(current_plan.rows(self._begin.results))
 
     def live(self, row: Row) -> None:
-        """Log a row on the state of the launch, if a step is left before the step of the next row of history."""
+        """Log a row on the state of the launch at the next step, except if this step belongs to a row of history."""
         step = self._logged.step + 1
         if step % STRIDE:
             self._write({**row, "live/units_done": int(self._history.done.sum())}, step)

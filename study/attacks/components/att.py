@@ -144,7 +144,7 @@ class _Tuned:
 
 @register
 class PatchPacing(ForwardChange):
-    """Adaptive token tuning (ATT), part two: leaves out the perturbation on random patches, on more in later steps.
+    """Adaptive token tuning (ATT), part two: leaves out the perturbation on random patches, in later steps on more.
 
     Source: Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). A patch has `patch` x `patch` pixels. Let t =
     `scale` x importance + `offset`. In step i, counted from 1, a patch is left out with the probability
@@ -155,8 +155,8 @@ class PatchPacing(ForwardChange):
     features are multiplied by the gradient of the summed logits with respect to the features. The products are summed
     over channels, resized to the size of the image, averaged over each patch, and scaled to 0..1.
 
-    - `layer`: by default, the block before the last with `variant: authors`, as in the authors' code. With
-      `variant: paper`, the default is the block before that block.
+    - `layer`: with `variant: authors`, the default is the second block from the end, as in the authors' code. With
+      `variant: paper`, it is the third block from the end.
 
     At the authors' layer, the patch tokens of a ViT reach the logits through a layer norm only. A layer norm ignores
     the scale of its input, so features times gradient sum to 0, except for the norm's epsilon. In float32, the

@@ -31,7 +31,7 @@ class SmoothBackward(BackwardChange):
     authors' code and in TransferAttack, pixels outside count as zeros, and the gradient of their share is lost.
     `variant: authors` does the same.
 
-    TransferAttack changes only the first ReLU of a block, and a bottleneck there runs without its third convolution.
+    TransferAttack changes only the first ReLU of a block. In its code, a bottleneck runs without its third convolution.
     """
 
     name: ClassVar[str] = "bpa"

@@ -1,4 +1,4 @@
-"""Integrated gradients: a rule that averages the gradients between a black image and the image, times the image."""
+"""Integrated gradients: the image times the mean of the gradients on the way from a black image to the image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register
 class IntegratedGradients(Point):
-    """Integrated gradients from a black image: (x + d) times the mean gradient at the points k / `samples` of x + d.
+    """Integrated gradients: (x + d) times the mean gradient at points on the way from a black image to x + d.
 
     x is the clean image and d the perturbation. The gradients are taken at the images (k / `samples`) (x + d), for
     these k:

@@ -39,7 +39,7 @@ class Kernel(Update):
         if self.size % 2 == 0:
             raise PydanticCustomError("parts", "a kernel's `size` must be odd: 2k + 1 for shifts by up to k pixels")
         if self.sigma is not None and self.shape != "gaussian":
-            raise PydanticCustomError("parts", "only a gaussian kernel has a `sigma`: remove `sigma` or use that shape")
+            raise PydanticCustomError("parts", "only `shape: gaussian` has a `sigma`: remove `sigma` or change `shape`")
         return self
 
     def update(self, gradient: Tensor, step: StepContext, state: State) -> Tensor:

@@ -32,8 +32,8 @@ class RPA(WeightedFeatures):
     - `sizes`: 1, 3, 5, 7 in the paper. The authors' code lists all four sizes, but a condition that is always true
       selects size 1 (`sizes: [1]`). TransferAttack uses the sizes 1, 3, 5, and 30 masks.
 
-    For patches larger than a pixel, the authors' code changes exactly the share `changed` of the patches. The patches
-    are the same in all images of a batch.
+    In the authors' code, all images of a batch have the same changed patches. If patches are larger than a pixel, that
+    code changes exactly the share `changed` of the patches.
     """
 
     name: ClassVar[str] = "rpa"

@@ -1,4 +1,4 @@
-"""First perturbations of an attack other than zero: a random perturbation within the budget, and Gaussian noise."""
+"""First perturbations that are not zero: a random perturbation within the budget, and Gaussian noise."""
 
 from __future__ import annotations
 

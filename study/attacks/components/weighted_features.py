@@ -17,8 +17,8 @@ Score = Literal["logit", "probability"]
 class WeightedFeatures(FeatureObjective):
     """Base class of objectives whose loss is the sum of weights times features.
 
-    An untargeted attack lowers this sum, and a targeted attack raises it. Weights are computed once, at the clean
-    image. The weights of each image and model have the L2 norm 1.
+    An untargeted attack lowers this sum, and a targeted attack raises it. The weights are computed once, before the
+    first step. The weights of each image and model have the L2 norm 1.
     """
 
     method: ClassVar[str]

@@ -40,7 +40,7 @@ def check(name: str, target: Callable[..., Any], given: Mapping[str, Any], *, ou
     for argument in given:
         if argument in ours:
             raise StudyError(
-                f"the argument '{argument}' of {name} follows from the study: its sources, goal, budget or device",
+                f"the argument '{argument}' of {name} is set by the study itself",
                 accepted=names(free, argument, most=40),
                 todo=f"remove `{argument}` from the arguments",
             )

@@ -46,9 +46,9 @@ def home(attack: str) -> Path:
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
     """Raise StudyError in the cases that `Adapter.check` lists.
 
-    `arguments` are the arguments of the attack's class, and may also have `epsilon`. `epsilon` is the budget of the
-    call, in the attack's own norm. For an attack in L-infinity, the default of `epsilon` is the study's budget. The
-    argument `distance` is l0, l1, l2 or linf.
+    `arguments` are the arguments of the attack's class. They may also have the key `epsilon`: the budget of the call,
+    in the attack's own norm. Without this key, an attack in L-infinity gets the study's budget, the parameter
+    `epsilon`. The argument `distance` is l0, l1, l2 or linf.
     """
     name = f"foolbox:{attack}"
     limits.known(name, attack, attacks())

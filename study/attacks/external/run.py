@@ -33,9 +33,9 @@ _TOLERANCE = 0.01
 """Tolerance in pixel values. Smaller excesses over a budget are not reported: float32 rounding explains them."""
 
 _MOST = 2.0
-"""Largest absolute value of an image in 0..1. Larger values mean that the attack returned images in another range.
+"""Largest absolute value that is accepted in the attack's images, which should be in 0..1.
 
-No attack on images in 0..1 leaves 0..1 by that much.
+Larger values mean that the images are in another range: no attack on images in 0..1 leaves 0..1 by that much.
 """
 
 
@@ -265,8 +265,8 @@ def _notes(external: External, engine: Engine, passes: Passes, outside: Sequence
     found = []
     if outside:
         found.append(
-            f"{external.external} left the budget on {len(outside)} of {count} images, by up to {max(outside):.2f} "
-            "pixel values; these images were projected"
+            f"{external.external} left the budget or 0..255 on {len(outside)} of {count} images, by up to "
+            f"{max(outside):.2f} pixel values; these images were projected"
         )
     if passes.forwards == 0:
         found.append(f"{external.external} called no source model, so its images do not depend on the sources")

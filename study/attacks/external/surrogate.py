@@ -28,10 +28,10 @@ def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
     """Return a copy of a model as two modules in sequence: images in 0..1 -> the network's input -> logits (N, labels).
 
     Images are (N, C, H, W). `model` takes pixels in 0..255. For a classifier, the second module is a copy of its
-    network, with the names of its zoo (`surrogate[1].layer2`). Any other model is copied whole. The passes through the
-    copy are added to `passes`. Every image counts, and each view of an image counts too. The gradient of an image
-    counts if a backward pass reaches the input of the copy. Passes are not counted if an attack calls the network's
-    layers one by one. Weights require no gradient.
+    network, whose layers have the names of its zoo (`surrogate[1].layer2`). Any other model is copied whole. The passes
+    through the copy are added to `passes`. Every image counts, and each view of an image counts too. The gradient of an
+    image counts if a backward pass reaches the input of the copy. Passes are not counted if an attack calls the
+    network's layers one by one. Weights require no gradient.
     """
     if isinstance(model, Classifier):
         first: nn.Module = NetworkInput(model)

@@ -190,7 +190,7 @@ class _Hub:
         return another
 
     def _wrapped(self, network: nn.Module) -> nn.Sequential:
-        """Return a network after the preprocessing of its source, as two modules in sequence.
+        """Return two modules in sequence: the preprocessing of the network's source, and the network.
 
         A network that the attack has made itself belongs to no source. Such a network gets the preprocessing of the
         only source. Raises StudyError for such a network if there are several sources.

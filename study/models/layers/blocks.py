@@ -169,7 +169,7 @@ _CALLED_BLOCKS = re.compile("Block|Bottleneck|Residual|MBConv|MbConv")
 _OTHER_BLOCKS = {"ClassAttentionBlock"}
 """Classes that are not blocks in the sense of this module: XCiT's last blocks.
 
-Their attention replaces the class token, and the other tokens are added to themselves."""
+Their attention computes only the class token. Every other token is added to its own normalised value."""
 
 _TIMM_RESIDUAL = "timm.models._efficientnet_blocks"
 _LAST = ("bn3", "conv3", "bn2", "conv2")

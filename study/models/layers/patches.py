@@ -17,8 +17,8 @@ class Patches:
 
     Attributes:
         embedding: Name of the module that turns the image into tokens.
-        size: Side of a patch in pixels. If several convolutions make the tokens, patches overlap, and `size` is equal
-            to `stride`.
+        size: Side of a patch in pixels. If several convolutions make the tokens, a token also sees pixels outside its
+            patch, and `size` is equal to `stride`.
         stride: Distance in pixels between neighbouring patches.
         prefix: Number of tokens before the patches' tokens in the outputs of stages. These are class, distillation and
             register tokens.

@@ -149,7 +149,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _AfterNorm(nn.Module):
-    """The dropout and the activation that remain of a batch norm with an activation after the norm is folded."""
+    """The dropout and the activation of a batch norm with a built-in activation, which remain when it is folded."""
 
     def __init__(self, drop: nn.Module, act: nn.Module) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ class Service:
         return {"remote": self._remote.address, **fields, "digest": self._remote.digest}
 
     def ask(self, images: NDArray[np.uint8], stop: Callable[[], bool] = lambda: False) -> list[Reply]:
-        """Ask about `images`, `uint8` (N, C, H, W) with one channel or three, and return the replies in this order.
+        """Ask about `images`, `uint8` (N, C, H, W) with one channel or three, and return the replies in their order.
 
         Every answer is written to the cache before it is used. If all attempts for an image fail, no further image is
         sent, and StudyError is raised. The service then counts as down. Until the service answers again, later calls

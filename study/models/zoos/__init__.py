@@ -49,9 +49,9 @@ class Zoo(Protocol):
         """Return the preprocessing that the zoo records for the network `built`."""
 
     def native(self, network: str, tag: str | None, built: nn.Module, size: int) -> tuple[int, Mode]:
-        """Return the side to which the zoo resizes images before it crops them to `size` pixels, and the mode.
+        """Return how the zoo resizes images before it crops them to `size` pixels: the side in pixels, and the mode.
 
-        `classifier.Native` explains the mode.
+        `classifier.Native` explains the modes.
         """
 
 

@@ -115,7 +115,7 @@
   });
   window.addEventListener("scroll", hide, { passive: true, capture: true });
 
-  // A perturbation around middle grey, with its largest change stretched to 127, and the factor.
+  // Draws the perturbation around middle grey, with its largest change stretched to 127. The caption has the factor.
   const difference = (clean, adversarial) => {
     const [width, height] = [clean.naturalWidth, clean.naturalHeight];
     const pixels = (image) => {

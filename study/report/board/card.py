@@ -108,7 +108,7 @@ def _attacks(spec: Spec) -> HtmlTable:
         rows.append(text_cells(name, ", ".join(_parts(recipe)) or "–", kind, recipe.steps, cost))
     head = ["attack", "parts", "budget, pixel values", "steps", "gradients of one image"]
     notes = [
-        "If the column parts does not say otherwise, the loss is cross-entropy, the probabilities of several sources "
+        "Unless the column of parts says otherwise, the loss is cross-entropy, the probabilities of several sources "
         "are averaged, and steps follow the sign of the gradient."
     ]
     return HtmlTable("Attacks", head, rows, notes=notes)

@@ -53,12 +53,12 @@ def facts(entry: Entry) -> dict[str, str]:
             )
         )
         or "not recorded",
-        "gradients": f"{total_gradients(entry):,} of single images",
+        "gradients": f"{total_gradients(entry):,}, each for one image",
     }
 
 
 def differences(found: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return a sentence for each fact of DECISIVE that differs between runs. `found`: the `facts` of each run, by name.
+    """Return a sentence for each fact of DECISIVE that differs between runs. `found`: the `facts` of each run, by run.
 
     Targets are compared one by one. There is a sentence for each target that is not the same model in all runs, and for
     each target that some runs lack.

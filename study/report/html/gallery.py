@@ -189,9 +189,9 @@ def _picture(image: Pixels, alt: str, caption: str, craft: int | None) -> Pictur
 
 
 def _crafts(data: ReportData, kept: set[str]) -> list[_Craft]:
-    """Return at most 24 attack runs for the gallery. Those with kept images come first.
+    """Return at most 24 attack runs for the gallery: first those with kept images, then others.
 
-    They are then sorted by source set, goal, seed and attack. `kept`: the ids of the attack runs with kept images.
+    Each group is sorted by source set, goal, seed and attack. `kept`: the ids of the attack runs with kept images.
     """
     spec = data.spec
     experiments = spec.experiments.values()

@@ -21,8 +21,8 @@ _MOST_IMAGES = 2
 class GeometryResults:
     """The results of geometry probes.
 
-    `probes` is a table that lists all probes. `results` has, for each probe with rows, a table of cosines (None for
-    other kinds of probe) and the figures.
+    `probes` is a table that lists all probes. `results` has, for each probe with rows, a table of cosines and the
+    figures. The table is None if the probe has no cosines of plain gradients.
     """
 
     probes: HtmlTable

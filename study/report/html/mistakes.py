@@ -85,7 +85,7 @@ def _agreement(data: ReportData, cells: pl.DataFrame, targets: Sequence[str]) ->
         return percent_cell(pair["same_mistake"], tip)
 
     rows = [[TableCell(one), *(cell(known.get((one, other))) for other in targets)] for one in targets]
-    notes = ["Of the adversarial images that both targets misclassify, % to which both give the same wrong label."]
+    notes = ["Of the adversarial images that both targets misclassify: % to which both give the same wrong label."]
     if len(crafts) < total:
         notes.append(f"From {len(crafts)} of {total} attack runs, to save time. All: analysis.agreements(rows)")
     return HtmlTable("Same mistake", ["target", *targets], rows, grid=True, notes=notes)

@@ -42,7 +42,7 @@ def alert(data: ReportData) -> tuple[str, list[str]] | None:
 
 
 def facts(data: ReportData) -> dict[str, str]:
-    """Return the counts at the top of the page as texts, by name, and the versions of study that wrote the rows."""
+    """Return the counts of the run, and the versions of study that wrote its rows, as texts, by name."""
     counts = {
         "images": data.finished.selected,
         "models": len(data.spec.models),

@@ -1,6 +1,6 @@
 """Arranges a table as a grid of cells, which each file format then writes.
 
-Attacks are sections of rows, or columns.
+An attack is either a section of rows or a column.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def test_beyond_the_budget(mine, source, clean):
     assert (found.pixels == clean + 8).all()
     assert (found.over_budget, round(found.most_over, 2)) == (5, 11.5)
     (note, unused) = found.notes
-    assert "left the budget on 5 of 5 images, by up to 11.50 pixel values" in note
+    assert "left the budget or 0..255 on 5 of 5 images, by up to 11.50 pixel values" in note
     assert "called no source model" in unused
     within = run(f"{mine}:brighter", [source], clean, by=8.0)
     assert (within.pixels == clean + 8).all()

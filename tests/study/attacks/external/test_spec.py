@@ -47,7 +47,7 @@ def test_short_forms():
     ("torchattacks:PIFGSM", {"eps": 0.1}, ["takes no argument 'eps'", "max_epsilon"]),
     ("foolbox:PGD", {"step": 3}, ["takes no argument 'step'", "steps (the nearest)", "random_start"]),
     ("foolbox:PGD", {"steps": 3, "sources": 2}, ["attacks one model, and this attack run has 2 sources"]),
-    ("torchattack:BSR", {"targeted": True}, ["'targeted' of torchattack:BSR follows from the study"]),
+    ("torchattack:BSR", {"targeted": True}, ["'targeted' of torchattack:BSR is set by the study itself"]),
     ("torchattack:BSR", {"sources": 2}, ["attacks one model", "sources: each"]),
     ("torchattacks:PIFGSM", {"sources": 3}, ["attacks one model, and this attack run has 3 sources"]),
     ("torchattack:FIA", {"goal": "targeted"}, ["torchattack:FIA has no targeted form"]),

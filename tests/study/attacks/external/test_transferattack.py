@@ -349,7 +349,7 @@ def test_the_network_that_an_attack_names(standin, clean):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"epochs": 3}, "takes no argument 'epochs'"),
-    ({"model_name": "vgg16"}, "'model_name' of transferattack:noisy follows from the study"),
+    ({"model_name": "vgg16"}, "'model_name' of transferattack:noisy is set by the study itself"),
     ({"norm": "l2"}, "`epsilon` of transferattack:noisy is not an L-infinity norm"),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["noisy", "stubborn"])
