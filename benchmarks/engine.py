@@ -72,6 +72,9 @@ ON_GPU: dict[str, tuple[str, dict[str, Any]]] = {
 """Further attacks of this project, which only `gpu.py` measures."""
 COSTLY = ("SSA", "BSR", "SIA", "PGN", "GRA")
 """Attacks with 20 or more gradients per step. Only one step of them is measured."""
+COSTLY_BATCH = 4
+"""Images in a batch of these attacks on a CPU: torchattack's BSR passes 20 copies of all images at once, which for 16
+images takes more than 24 GiB."""
 
 TORCHATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "FGSM": ("FGSM", {}),
@@ -251,8 +254,12 @@ def as_shipped(threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _bench(network: str, device: str, threads: int) -> Bench:
-    return Bench(Model.model_validate({"network": NETWORKS[network], "weights": "random:0"}), device, threads)
+def _bench(network: str, device: str, threads: int, batch: int = BATCH) -> Bench:
+    return Bench(Model.model_validate({"network": NETWORKS[network], "weights": "random:0"}), device, threads, batch)
+
+
+def _batch(attack: str, device: str) -> int:
+    return COSTLY_BATCH if device == "cpu" and attack in COSTLY else BATCH
 
 
 def _seconds(side: Side, steps: int, device: str) -> float:
@@ -317,7 +324,7 @@ def peak_mebibytes(side: str, network: str, attack: str, device: str, threads: i
 
 def _peak_here(side: str, network: str, attack: str, device: str, threads: int) -> float:
     numerics.fix(threads)
-    run: Side = getattr(_bench(network, device, threads), side)(attack)
+    run: Side = getattr(_bench(network, device, threads, _batch(attack, device)), side)(attack)
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -375,13 +382,14 @@ def main() -> None:
     attacks = [chosen.attack] if chosen.attack else ["MI"] if chosen.quick else list(OURS)
     budget = chosen.seconds or (QUICK_SECONDS if chosen.quick else FULL_SECONDS)
     console = Console()
-    console.print(f"batch {BATCH} at {SIZE}, {chosen.threads} threads, {chosen.device}, torch {torch.__version__}")
+    batches = f"batch {BATCH} ({COSTLY_BATCH} for {', '.join(COSTLY)} on a CPU)"
+    console.print(f"{batches} at {SIZE}, {chosen.threads} threads, {chosen.device}, torch {torch.__version__}")
     everything: dict[str, dict[str, dict[str, Any]]] = {}
     for network in networks:
-        bench = _bench(network, chosen.device, chosen.threads)
+        benches = {batch: _bench(network, chosen.device, chosen.threads, batch) for batch in (BATCH, COSTLY_BATCH)}
         everything[network] = {}
         for attack in attacks:
-            sides = bench.sides(attack)
+            sides = benches[_batch(attack, chosen.device)].sides(attack)
             steps = 1 if attack == "FGSM" or attack in COSTLY else STEPS
             seconds, rounds, steps = compare(sides, steps=steps, budget=budget, device=chosen.device)
             peaks = {}
