@@ -259,7 +259,7 @@ def _of_kind(machines: Machines, costs: Costs, options: ForecastOptions, file: S
         f"the costs in {_profile(file, options)} were measured on {costs.hardware}, not on {kind}",
         where=f"--on {options.on}",
         accepted="machines of the measured kind, or --speed (speed relative to the measured hardware)",
-        todo=f"run `study profile` on {kind}, and name the file that it writes with --profile",
+        todo=f"run `study profile` on {kind}, and pass the file that it writes: --profile <file>",
     )
 
 

@@ -257,9 +257,10 @@ def _turned(size: int, degrees: float) -> NDArray[np.int64]:
 
 
 def _shuffled(size: int, strips: int, words: NDArray[np.uint64], *, across: bool) -> NDArray[np.int64]:
-    """Return places (size * size,) with which `gathered` shuffles strips, and the pieces within each strip.
+    """Return the places (size * size,) with which `gathered` shuffles an image's strips and the pieces of each strip.
 
-    Strips are bands of rows, or bands of columns if `across`. `words` are random integers.
+    Strips are bands of rows, or bands of columns if `across`. Pieces are what a strip is cut into along its length.
+    `words` are random integers.
     """
     parts = words[: 2 * strips * (strips + 1)].reshape(strips + 1, 2, strips)
     outer = _strips(size, *parts[0])

@@ -209,8 +209,8 @@ def _no_head(name: str, model: Model, labels: LabelSet, width: int = 0) -> Study
     return StudyError(
         f"{model.network} (model '{name}') has no classification head: {ends} features, not classes",
         accepted=fitting or f"weights of a network that classifies into {accepted:,} labels",
-        todo="choose weights that were trained to classify; or, with a head of your own, `arguments: {num_classes: "
-        f"{accepted}}}` and `weights: file:<path>`, a file with the tensors of network and head",
+        todo="choose weights that were trained to classify; or, if you have a head of your own, write `arguments: "
+        f"{{num_classes: {accepted}}}` and `weights: file:<path>`, where the file has the tensors of network and head",
     )
 
 

@@ -153,7 +153,8 @@ def _memory_order(given: Tensor) -> tuple[int, ...] | None:
     """The dimensions from the outermost to the innermost in memory; None if the tensor has gaps or overlaps."""
     if given.is_contiguous():
         return tuple(range(given.dim()))
-    sized = sorted(range(given.dim()), key=lambda dim: (-given.stride(dim), given.size(dim) == 1))
+    strides, sizes = given.stride(), given.shape
+    sized = sorted(range(given.dim()), key=lambda dim: (-strides[dim], sizes[dim] == 1))
     expected = 1
     for dim in reversed(sized):
         if given.size(dim) != 1 and given.stride(dim) != expected:

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
-from study.devices.copies import uploaded
 from study.reproducibility.rng import normal_quantiles
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ class BlockShuffleRotation(View):
     """
 
     name: ClassVar[str] = "bsr"
+    version: ClassVar[int] = 2
 
     copies: Annotated[int, Field(ge=1, le=10_000)] = 20
     blocks: Annotated[int, Field(ge=1, le=16)] = 2
@@ -44,17 +44,15 @@ class BlockShuffleRotation(View):
     variant: Literal["paper", "authors"] = "paper"
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        from study.attacks.blocks import Turns, shuffled, turned
+        from study.attacks.block_turns import Strips, Turns, turned
 
-        count, device = self.blocks, image.device
+        count = self.blocks
         words = given.draws.integers(4 * count + count**2)
         height, width = image.shape[2:]
         cuts = words[:, : 4 * count].reshape(len(words), 4, count)
-        rows = shuffled(_lengths(cuts[:, 0], height), np.argsort(cuts[:, 1], 1), 1, device)
-        columns = shuffled(_lengths(cuts[:, 2], width), np.argsort(cuts[:, 3], 1), 2, device)
-        angles = self._angles(words[:, 4 * count :])
-        cosine, sine = (uploaded(one(angles), device, image.dtype) for one in (np.cos, np.sin))
-        return turned(image, Turns(rows, columns, cosine, sine))
+        rows = Strips(_lengths(cuts[:, 0], height), np.argsort(cuts[:, 1], 1))
+        columns = Strips(_lengths(cuts[:, 2], width), np.argsort(cuts[:, 3], 1))
+        return turned(image, Turns(rows, columns, self._angles(words[:, 4 * count :])))
 
     def _angles(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
         """Return one angle in radians for each of `words`, which are random 64-bit integers."""

@@ -133,9 +133,10 @@ class _Hub:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Replace torchvision and timm in the checkout's modules, within the context.
+        """Within the context, let the checkout's modules load the networks of the sources.
 
-        The functions of these libraries that build networks are replaced too, and so is the checkout's `wrap_model`.
+        In these modules, torchvision, timm and their functions that build networks are replaced, so that `build`
+        answers. The checkout's `wrap_model` is replaced too.
         """
         import timm
         import torchvision

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
+from study.attacks import block_turns
 from study.attacks.components.bsr import BlockShuffleRotation, truncated_normal
 from study.attacks.presets import keys_of
 from tests.view_trials import STREAMS, ascent, attacked, classifier, differing, gradient, logits_of, made, pixels
@@ -52,6 +53,27 @@ def test_copies_are_torchvisions_turned_blocks(height, width, count):
     for copy in (0, 5):
         ours = made([BlockShuffleRotation(blocks=count)], image, copy, step=1)
         torch.testing.assert_close(ours, all_direct(image, 1, copy, count), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(32, 32, 2), (31, 44, 3), (17, 9, 4)])
+@pytest.mark.parametrize("angle", [0.0, 24.0, 180.0])
+def test_a_cpu_and_a_gpu_compute_the_same_map(height, width, count, angle):
+    """What a GPU runs, on this CPU: values, and both gradients, to the digits of double precision."""
+    image = torch.from_numpy(pixels(height, width)).double().requires_grad_(True)
+    words = STREAMS.integers(4 * count + count**2, "bsr", 0, 0)
+    cuts = words[:, : 4 * count].reshape(len(words), 4, count)
+    long = [np.array([lengths(one[at].tolist(), total) for one in cuts]) for at, total in ((0, height), (2, width))]
+    order = [np.argsort(cuts[:, at], 1) for at in (1, 3)]
+    angles = math.radians(angle) * (2 * ((words[:, 4 * count :] >> np.uint64(11)) / 2**53) - 1)
+    turns = block_turns.Turns(*map(block_turns.Strips, long, order), angles)
+    ours = made([BlockShuffleRotation(blocks=count, angle=angle)], image, 0)
+    weights = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for function in (block_turns.sampled, block_turns.gathered):
+        result = function(image, turns)
+        found.append((result, *torch.autograd.grad((result * weights).sum(), image)))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-9)
+    assert torch.equal(found[0][0], ours)
 
 
 @pytest.mark.parametrize("angle", [0.0, 24.0, 45.0, 180.0])
