@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pwd
 import select
 import socket
 import struct
+import time
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from actors.backends.interface import BackendGone
 
 _PROCESSES = Path("/proc")
 _NAMES = {"raylet": "raylet", "gcs_server": "GCS"}
+CHECK_SECONDS = 0.002
+"""Shortest time between two looks at the processes."""
 _CONNECT_SECONDS = 2.0
 
 
@@ -34,11 +38,19 @@ class Daemons:
             if pid:
                 self._pids.setdefault("raylet", pid)
         self._ends = _Ends(self._pids.values())
+        self._checked = -math.inf
 
     def check(self) -> None:
-        """Raise BackendGone if a daemon has died. This takes only one system call."""
+        """Raise BackendGone if a daemon has died.
+
+        This is called several times for each unit, so it looks at the processes at most once in `CHECK_SECONDS`.
+        """
+        now = time.monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return
         if self._ends.any:
             self.stopped()
+        self._checked = now
 
     def stopped(self) -> str | None:
         """Return a description of a daemon that is stopped (SIGSTOP), or None if no daemon is.

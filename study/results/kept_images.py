@@ -99,7 +99,10 @@ class KeepingWriter(Writer):
             "rmsd": distances.rmsd,
             "linf": distances.linf,
             "l2": distances.l2,
-            **{name: nullable(values, len(variants)) for name, values in distances.visible.items()},
+            **{
+                name: pa.nulls(len(variants), pa.float64()) if values is None else nullable(values)
+                for name, values in distances.visible.items()
+            },
             "gradients": [distances.gradients] * len(variants),
             "delta": [image.tobytes() for image in delta],
         }

@@ -211,11 +211,15 @@ class UnitResult:
 def table(results: Sequence[UnitResult]) -> pa.Table:
     """Return the rows of units, one unit after another. One call for many units is much faster than many calls."""
     found = [_columns(one) for one in results]
-    joined = {}
-    for field_ in SCHEMA:
-        values = [columns[field_.name] for columns in found]
-        flat = itertools.chain.from_iterable(values)
-        joined[field_.name] = np.concatenate(values) if field_.name in _DISTANCES and values else list(flat)
+    joined: dict[str, Any] = {}
+    for name in SCHEMA.names:
+        values = [columns[name] for columns in found]
+        if name in _DISTANCES and values:
+            joined[name] = np.concatenate(values)
+        elif name in VISIBLE and values:
+            joined[name] = nullable(np.concatenate(values))
+        else:
+            joined[name] = list(itertools.chain.from_iterable(values))
     return pa.table(joined, schema=SCHEMA)
 
 
@@ -280,15 +284,24 @@ def _columns(result: UnitResult) -> dict[str, Any]:
         "rmsd": np.concatenate([end.rmsd for end in ends]),
         "linf": np.concatenate([end.linf for end in ends]),
         "l2": np.concatenate([end.l2 for end in ends]),
-        **{name: pa.chunked_array([nullable(end.visible[name], count) for end in ends]) for name in VISIBLE},
+        **_visible(ends, count),
         "craft_pass": [distances.passes] * (count * targets),
         "predict_pass": [answer.passes for answer in answers for _ in range(count)],
     }
 
 
-def nullable(values: NDArray[np.float64] | None, count: int) -> pa.Array[Any]:
-    """Return a column of `count` rows: `values` with null instead of NaN, or only nulls if `values` is None."""
-    return pa.nulls(count, pa.float64()) if values is None else pa.array(values, mask=np.isnan(values))
+def _visible(ends: Sequence[PixelDistances], count: int) -> dict[str, NDArray[np.float64]]:
+    """Return the measures of visibility by column, for `count` images of each target; NaN where there is none."""
+    nothing = np.full(count, np.nan)
+    measured = [end.visible for end in ends]
+    return {
+        name: np.concatenate([nothing if (one := seen[name]) is None else one for seen in measured]) for name in VISIBLE
+    }
+
+
+def nullable(values: NDArray[np.float64]) -> pa.Array[Any]:
+    """Return a column of `values`, with null for NaN."""
+    return pa.array(values, mask=np.isnan(values))
 
 
 def _gradients(craft: Craft, distances: PixelDistances, steps: int) -> int | None:

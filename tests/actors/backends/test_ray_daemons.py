@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from actors.backends.interface import BackendGone
-from actors.backends.ray_daemons import Daemons
+from actors.backends.ray_daemons import CHECK_SECONDS, Daemons
 
 LISTENING = """
 import socket, sys
@@ -57,6 +58,7 @@ def test_the_process_behind_a_socket():
         assert daemons.stopped() is None
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        time.sleep(2 * CHECK_SECONDS)
         for _ in range(2):
             with pytest.raises(BackendGone, match=f"its raylet .process {process.pid}. has died") as caught:
                 daemons.stopped()
@@ -74,6 +76,7 @@ def test_where_the_system_has_no_descriptors_of_processes(monkeypatch):
         daemons.check()
         process.kill()
         process.communicate()
+        time.sleep(2 * CHECK_SECONDS)
         with pytest.raises(BackendGone, match="has died"):
             daemons.check()
 
