@@ -671,21 +671,28 @@ def train(
         float | None,
         option("EPSILON", "Train on images attacked by PGD within this many pixel values.", min=0.1, max=255),
     ] = None,
-    epochs: Annotated[int, option("N", "Number of epochs.", min=1)] = 5,
+    collect: Annotated[
+        Path | None, option("FILE", "In place of training: collect weights around those in this file.")
+    ] = None,
+    count: Annotated[int, option("N", "With --collect: number of weights.", min=2)] = 40,
+    epochs: Annotated[int | None, option("N", "Number of epochs. Default: 5; with --collect 10.", min=1)] = None,
     seed: Annotated[int, option("N", "The random seed.", min=0)] = 0,
     threads: Annotated[int, option("N", "Number of CPU threads, which changes the rounding.", min=1)] = 1,
 ) -> None:
     """Train small networks on data in MNIST's format.
 
     By default, the networks are the MNIST networks of the smoothed-gradient paper. With --network, the command trains
-    the named networks, such as a small CNN or ViT. With --adversarial, the command trains on adversarial images.
+    the named networks, such as a small CNN or ViT. With --adversarial, the command trains on adversarial images. With
+    --collect, it trains a trained network further at a high rate and keeps weights along the way, for the attack lgv.
 
     Example: study train /usr/share/datasets/fashion-mnist --network mnist_cnn --adversarial 16
     """
     from study.commands.train import TrainOptions, train_networks
 
-    networks = network or [f"mnist_fnn{one}" for one in depth or (0, 2, 4, 8)]
-    train_networks(data, _console(), TrainOptions(output, tuple(networks), epochs, seed, adversarial, threads))
+    networks = network or [f"mnist_fnn{one}" for one in depth or ()]
+    train_networks(
+        data, _console(), TrainOptions(output, tuple(networks), epochs, seed, adversarial, threads, collect, count)
+    )
 
 
 @app.command(hidden=True)

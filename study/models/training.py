@@ -7,25 +7,20 @@ adversarial training they are defended targets.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from study.errors import StudyError, names
-from study.images import records
 from study.models.adversarial_training import PGD, worst
-from study.models.networks import DEPTHS, SIDE, FullyConnected
+from study.models.networks import DEPTHS, FullyConnected
 from study.models.small_networks import SMALL_NETWORKS, drawn
+from study.models.training_data import TrainingData, diverged, read_training_data, save_weights, writable
 from study.reproducibility.numerics import fix
 from study.reproducibility.rng import draws
 
@@ -35,7 +30,6 @@ FULLY_CONNECTED = {f"mnist_fnn{depth}": depth for depth in DEPTHS}
 TRAINABLE = (*FULLY_CONNECTED, *SMALL_NETWORKS)
 """The names of the networks that `train` accepts."""
 
-_LABELS = 10
 _MOMENTUM = 0.9
 _AT_ONCE = 1000
 _JUDGED_BY = 20
@@ -89,20 +83,6 @@ class _Course:
         return int(draws(1, "training", self.called, self.seed, *purpose)[0]) >> 1
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The images (N, 1, 28, 28) `uint8` and the labels (N,) of the training split and of the test split.
-
-    `digest` is the SHA-256 of all these arrays.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    test_pixels: Tensor
-    test_labels: Tensor
-    digest: str
-
-
 def train(
     data: Path,
     networks: Sequence[str],
@@ -135,14 +115,14 @@ def train(
         for network in dict.fromkeys(networks)
     ]
     places = [_place(output, course) for course in courses]
-    given = _read(data)
+    given = read_training_data(data)
     fix(threads)
     done = []
     for course, path in zip(courses, places, strict=True):
         network, accuracy = _train(course, given, say)
         robust = None if adversarial is None else _robust(network, given, course)
         measured = {"accuracy": accuracy} | ({} if robust is None else {"robust": robust})
-        _save(network, path, {**course.record(), **measured, "data": given.digest})
+        save_weights(network, path, {**course.record(), **measured, "data": given.digest})
         done.append(Trained(course.network, path, accuracy, robust))
     return done
 
@@ -164,68 +144,32 @@ def _place(output: Path, course: _Course) -> Path:
             f"{path} exists already",
             todo="name another folder with --output; or delete the file: studies that used it will then not resume",
         )
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(
-            f"{output} cannot be created: {error.strerror}", todo="name another folder with --output"
-        ) from None
-    if not os.access(output, os.W_OK):
-        raise StudyError(f"{output} is not writable", todo="name another folder with --output")
+    writable(output)
     return path
 
 
-def _read(folder: Path) -> _Data:
-    pixels, labels = records.read(folder, "train")
-    test_pixels, test_labels = records.read(folder, "test")
-    hashed = hashlib.sha256()
-    for part in (pixels, labels, test_pixels, test_labels):
-        if part.ndim > 1 and part.shape[1:] != (1, SIDE, SIDE):
-            raise StudyError(
-                f"the images in {folder} have the shape {' x '.join(map(str, part.shape[1:]))}",
-                accepted=f"grey images of {SIDE} x {SIDE} pixels, as in MNIST",
-                todo="name a folder with IDX files in MNIST's format",
-            )
-        if part.ndim == 1 and part.max() >= _LABELS:
-            raise StudyError(
-                f"{folder} has the label {part.max()}",
-                accepted=f"labels 0 to {_LABELS - 1}",
-                todo="name a data set with ten classes",
-            )
-        hashed.update(f"{part.shape}".encode())
-        hashed.update(part.data)
-    # The arrays are copied, because torch does not accept read-only arrays.
-    given, marks, shown, answers = (
-        torch.from_numpy(part.copy()) for part in (pixels, labels, test_pixels, test_labels)
-    )
-    return _Data(given, marks, shown, answers, hashed.hexdigest())
-
-
-def _train(course: _Course, data: _Data, say: Callable[[str], None]) -> tuple[nn.Module, float]:
+def _train(course: _Course, data: TrainingData, say: Callable[[str], None]) -> tuple[nn.Module, float]:
     network, rule = _begun(course)
-    steps = course.epochs * math.ceil(len(data.labels) / course.batch)
+    steps = course.epochs * data.steps(course.batch)
     falling = torch.optim.lr_scheduler.LambdaLR(rule, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps))
     accuracy = 0.0
     for epoch in range(course.epochs):
         losses = []
-        for number, rows in enumerate(_batches(course, epoch, len(data.labels))):
-            images, labels = data.pixels[rows] / 255, data.labels[rows]
+        key = ("training", course.called, course.seed, "order", epoch)
+        for number, (clean, labels) in enumerate(data.batches(course.batch, *key)):
+            images = clean
             if course.adversarial is not None:
-                images = worst(network, images, labels, course.adversarial, course.drawn("start", epoch, number))
+                images = worst(network, clean, labels, course.adversarial, course.drawn("start", epoch, number))
             loss = functional.cross_entropy(network(images), labels)
             rule.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             rule.step()
             falling.step()
-            losses.append(loss.item() * len(rows))
+            losses.append(loss.item() * len(labels))
         loss_of_all = sum(losses) / len(data.labels)
         if not math.isfinite(loss_of_all):
-            raise StudyError(
-                f"the training of {course.called} diverges: the loss is {loss_of_all} in epoch {epoch + 1}",
-                todo=f"train with a learning rate below {course.learning_rate:g}",
-                status=1,
-            )
-        accuracy = _accuracy(network, data)
+            raise diverged(course.called, loss_of_all, epoch + 1, course.learning_rate)
+        accuracy = data.accuracy(network)
         say(
             f"{course.called}: epoch {epoch + 1} of {course.epochs}, loss {loss_of_all:.4f}, "
             f"test accuracy {100 * accuracy:.1f} %"
@@ -245,7 +189,7 @@ def _begun(course: _Course) -> tuple[nn.Module, torch.optim.Optimizer]:
     return network, torch.optim.SGD(network.parameters(), rate, momentum=_MOMENTUM, nesterov=True)
 
 
-def _robust(network: nn.Module, data: _Data, course: _Course) -> float:
+def _robust(network: nn.Module, data: TrainingData, course: _Course) -> float:
     """Return the accuracy on the first test images under the attack of the training, but with `_JUDGED_BY` steps."""
     assert course.adversarial is not None, "only adversarial training has an attack"
     images, labels = data.test_pixels[:_AT_ONCE] / 255, data.test_labels[:_AT_ONCE]
@@ -253,43 +197,3 @@ def _robust(network: nn.Module, data: _Data, course: _Course) -> float:
     found = worst(network, images, labels, attack, course.drawn("judged"))
     with torch.inference_mode():
         return float((network(found).argmax(1) == labels).double().mean())
-
-
-def _batches(course: _Course, epoch: int, count: int) -> Iterator[Tensor]:
-    order: NDArray[np.int64] = np.argsort(
-        draws(count, "training", course.called, course.seed, "order", epoch), kind="stable"
-    )
-    for start in range(0, count, course.batch):
-        yield torch.from_numpy(order[start : start + course.batch])
-
-
-def _accuracy(network: nn.Module, data: _Data) -> float:
-    right = 0
-    with torch.inference_mode():
-        for start in range(0, len(data.test_labels), _AT_ONCE):
-            rows = slice(start, start + _AT_ONCE)
-            right += int((network(data.test_pixels[rows] / 255).argmax(1) == data.test_labels[rows]).sum())
-    return right / len(data.test_labels)
-
-
-def _save(network: nn.Module, path: Path, record: dict[str, object]) -> None:
-    """Write the weights file atomically.
-
-    Its metadata has one key, because safetensors writes several keys in no fixed order.
-    """
-    from safetensors.torch import save
-
-    content = save(network.state_dict(), metadata={"study": json.dumps(record, sort_keys=True)})
-    away = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with away.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        away.rename(path)
-    except OSError as error:
-        raise StudyError(
-            f"{path} cannot be written: {error.strerror}", todo="free disk space and train again", status=1
-        ) from None
-    finally:
-        away.unlink(missing_ok=True)

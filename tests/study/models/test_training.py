@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from study.errors import StudyError
 from study.images import records
-from study.models import training
+from study.models import training_data
 from study.models.adversarial_training import PGD, worst
 from study.models.classifier import Classifier
 from study.models.networks import NETWORKS, PREPROCESSING
@@ -189,7 +189,7 @@ def test_a_file_is_whole_or_not_there(data, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training.os, "fsync", full)
+    monkeypatch.setattr(training_data.os, "fsync", full)
     assert "No space left" in refused(data, ["mnist_fnn0"], tmp_path / "out").what
     assert list((tmp_path / "out").iterdir()) == []
 
