@@ -80,7 +80,7 @@ ARCHITECTURES = {
     "ghostnet": network("timm:ghostnet_100", 64),
     "regnety": network("timm:regnety_002", 64),
     "hrnet": network("timm:hrnet_w18_small", 64),
-    "poolformer": network("timm:poolformer_s12", 64, layers=(1, 1, 1, 1)),
+    "poolformer": network("timm:poolformer_s12", 64),
     "mambaout": network("timm:test_mambaout", 64),
 }
 
@@ -215,6 +215,17 @@ def test_a_first_convolution_that_cuts_patches(depth, size):
 def test_copies_are_summed_in_one_order(preset, changed, size):
     at = worker({"m": network("timm:tf_efficientnet_lite0", size)}, DEFAULT)
     assert parted(at, recipe(preset, **changed), images(size)[:8], (8, 4), "m") == {4: []}
+
+
+@pytest.mark.parametrize("numerics", [{"batch": 4}, REFERENCE | {"batch": 4}], ids=str)
+def test_the_gates_of_small_passes(numerics):
+    """Four images have 48 numbers in a gate of 12 channels, of which PyTorch may compute the last 16 one by one."""
+    model = Model.model_validate({"network": "timm:test_efficientnet", "weights": "random:3", "size": 64})
+    at = worker({"m": model}, numerics)
+    blocks = np.random.default_rng(1).integers(0, 256, (COUNT, 3, 4, 4), dtype=np.uint8)
+    clean = blocks.repeat(12, 2).repeat(12, 3)
+    assert parted(at, recipe("fg-minimal"), clean, (16, 3), "m") == {3: []}
+    assert not predictions_parted(at, "m", 4, clean, (16, 3, 1))
 
 
 def test_predictions_of_the_reference_mode():
