@@ -416,10 +416,12 @@ class ActorSupervisor:
             error = placement.not_up(machines, self._pool, self._pool.workers, patience)
             error.what = f"all workers are gone: {error.what}"
             error.where = "; ".join(self._reasons()) or None
-            error.todo = (
-                "launch again once there is a machine for the workers; to wait longer, raise run.lost_seconds (if no "
-                "machine can hold a worker) or run.start_seconds (if workers start slowly); published results are kept"
+            again, limit = (
+                ("launch again once workers can start on the machines", "run.start_seconds")
+                if has_room
+                else ("launch again once there is a machine for the workers", "run.lost_seconds")
             )
+            error.todo = f"{again}; to wait longer, raise {limit}; published results are kept"
             error.status = 1
             raise error
 
