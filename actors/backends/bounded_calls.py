@@ -32,13 +32,15 @@ from study.spec.run_options import RunOptions
 
 _TICK_SECONDS = 0.25
 _LONGEST_TICK = 1.0
-"""Longest time that counts as waiting between two checks, in seconds. If this process was paused for longer, the rest
-of the pause does not count as silence of Ray."""
+"""The most seconds between two checks that count as waiting for Ray. If this process was paused for longer, the rest of
+the pause does not count."""
 _GRACE_SECONDS = 1.5
 """Seconds that a running call may still take after a signal to stop."""
 _HEARTBEAT_SECONDS = 1.0
 _LEAST_SECONDS, _CALL_SECONDS, _START_SECONDS, _PIXELS_SECONDS = 10.0, 40.0, 120.0, 300.0
-"""The least limit of any call, and the largest limits of a usual call, of the start, and of a call that moves pixels.
+"""Bounds, in seconds, of the limits that a spec sets: the least limit, and then the largest limits of a usual call, of
+the start, and of a call that moves pixels.
+
 If Ray's GCS (its central server) dies, Ray ends the driver's process after 60 s without a message. So the limit of a
 usual call is shorter."""
 _MACHINES_SECONDS = 45.0
@@ -83,13 +85,13 @@ class MonitoredBackend(Backend, Protocol):
     """The name of the process for whose answer `heartbeat` waits now. Messages contain this name."""
 
     def check(self) -> None:
-        """Raise BackendGone if a process that calls depend on has died; otherwise return at once.
+        """Raise BackendGone if a process on which calls depend has died; otherwise return at once.
 
         After the death of such a process, Ray would end this process in the next call, without a message.
         """
 
     def heartbeat(self) -> None:
-        """Wait until every process that calls depend on has answered. Raises BackendGone if such a process is dead.
+        """Wait until every process on which calls depend has answered. Raises BackendGone if such a process is dead.
 
         A separate thread calls this method repeatedly.
         """

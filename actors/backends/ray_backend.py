@@ -116,7 +116,7 @@ class RayBackend:
         self._service: Any = ray.remote(max_restarts=0, max_task_retries=0)(ServiceActor)
 
     def _note_daemons(self, *, auto: bool) -> None:
-        """Remember Ray's raylet and GCS, the processes that calls depend on.
+        """Remember Ray's raylet and GCS, the processes on which calls depend.
 
         `auto`: whether Ray itself has found the cluster. The name of this backend then says which cluster it is.
         """
@@ -176,7 +176,7 @@ class RayBackend:
     def _measure_gpus(self, nodes: Sequence[str]) -> None:
         """Measure the GPU memory of the new machines among `nodes` (ids), on all new machines at the same time.
 
-        While the GPU memory of no machine is known, this method waits for the answers. Later it does not wait.
+        As long as no machine has been measured, this method waits for the answers. Later it does not wait.
         """
         wait = 0.0 if self._gpus else _GPU_MEMORY_SECONDS
         for node in nodes:
@@ -430,16 +430,20 @@ def node_id() -> str:
 
 
 def gpu_memory() -> float | None:
-    """Return the bytes of this machine's smallest GPU, or MIG part of a GPU; None if nvidia-smi reports no size."""
+    """Return the bytes of this machine's smallest GPU; None if nvidia-smi reports no size.
+
+    If a GPU is divided by MIG, the result is the size of the smallest MIG part.
+    """
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     listed = children.command_output(["nvidia-smi", "--list-gpus"], _SMI_SECONDS) or ""
     return smallest(listed, children.command_output(command, _SMI_SECONDS) or "")
 
 
 def smallest(listed: str, totals: str) -> float | None:
-    """Return the bytes of the smallest GPU, or MIG part of a GPU; None if nvidia-smi reports no size.
+    """Return the bytes of the smallest GPU; None if nvidia-smi reports no size.
 
-    `listed`: the output of `nvidia-smi --list-gpus`. `totals`: the MiB of each whole GPU, separated by white space.
+    If a GPU is divided by MIG, the result is the size of the smallest MIG part. `listed`: the output of
+    `nvidia-smi --list-gpus`. `totals`: the MiB of each whole GPU, separated by white space.
     """
     # A line such as `MIG 3g.40gb Device 0: …` names a part of a GPU. If a GPU has parts, no process can use it as a
     # whole.

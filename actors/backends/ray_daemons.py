@@ -1,4 +1,4 @@
-"""Checks whether the processes of Ray that a driver depends on still run: the raylet and the GCS."""
+"""Checks whether the processes of Ray on which a driver depends still run: the raylet and the GCS."""
 
 from __future__ import annotations
 

@@ -78,5 +78,6 @@ class OpenUnits:
 
     def _bytes(self, unit: Unit) -> int:
         budget, points = unit.craft.recipe.budget, unit.craft.points
-        # A search for the minimal RMSD stores two float32 images instead: the clean image and a direction.
+        # A search for the minimal RMSD stores no image for each point, but two float32 images: the clean image and a
+        # direction.
         return len(unit.shard.images) * self._image_bytes * (8 if budget.minimal else len(points))

@@ -1,4 +1,4 @@
-"""Counts the units of a plan, in all and finished, by experiment."""
+"""Counts all units and the finished units of a plan, by experiment."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class TrackingSession:
     tracker: TrackingClient | None
 
     def complete(self, plan: Plan, models: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> None:
-        """Send the data of a complete study that W&B does not have yet. The data come from the rows of the study."""
+        """Send W&B those data of a complete study that it does not have yet. They come from the rows of the study."""
         if self.tracker is None:
             return
         totals = unit_progress(plan, {}).totals

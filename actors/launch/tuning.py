@@ -34,8 +34,8 @@ class Tuning:
     Attributes:
         options: The options of the tuning launch.
         file: The spec of the study itself.
-        variants: For each attack with `tune`, by name: the variants that the tuning launch tries. For each variant, by
-            name: its parameter values.
+        variants: The variants that the tuning launch tries: the parameter values of each variant, by name of the attack
+            and then by name of the variant.
     """
 
     options: LaunchOptions
@@ -46,8 +46,8 @@ class Tuning:
 def tuning_of(options: LaunchOptions) -> Tuning | None:
     """Return the launch that tries the values of all attacks with `tune`; None for a study without `tune`.
 
-    Raises StudyError, with the place in the spec, in three cases. `tune` names a parameter that the attack does not
-    have. `tune` has a value that the parameter does not accept. `tune` cannot be used with the images of the study.
+    Raises StudyError, with the place in the spec, if `tune` names a parameter that the attack does not have, has a
+    value that the parameter does not accept, or cannot be used with the images of the study.
     """
     file = options.spec_file()
     asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}

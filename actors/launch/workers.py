@@ -1,4 +1,4 @@
-"""Starts the workers of a launch, as many as machines and memory allow, and the scheduler that gives them tasks."""
+"""Starts the scheduler of a launch, and as many workers as machines and memory allow."""
 
 from __future__ import annotations
 

@@ -142,9 +142,10 @@ def retry_slot(
 ) -> ActorSlot | None:
     """Return the actor of `slots` that tries a failed task again, or None if the task has to wait.
 
-    If `elsewhere` is True, the candidates are the actors in places where the task has not failed. If `elsewhere` is
-    False, the candidates are the idle actors. But if any actor, idle or not, is in a place where the task has not
-    failed, there are then no candidates. `suspect` returns whether an actor is suspect. Such actors are chosen last.
+    If `elsewhere` is True, the candidates are the actors in places where the task has not failed, except actors with
+    `QUEUE` calls. If `elsewhere` is False, the candidates are the idle actors; but there are none if some actor, idle
+    or not, is in a place where the task has not failed. `suspect` returns whether an actor is suspect. Suspect actors
+    are chosen last.
     """
     others = [slot for slot in slots if task.tried.isdisjoint(slot.places)]
     if elsewhere:

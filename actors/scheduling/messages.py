@@ -24,8 +24,8 @@ class CraftJob:
         goal: `untargeted` or `targeted`.
         key: The key from which random numbers are derived.
         images: The ids of the images.
-        labels: The label of each image that the attack's loss uses: the true label, or the target label for a targeted
-            goal.
+        labels: The label that the attack's loss uses for each image: the true label, or for a targeted goal the target
+            label.
         true_labels: The true label of each image.
         rmsd: The RMSD that each image must have, in pixel values 0..255, if the budget is matched to another attack;
             otherwise None.

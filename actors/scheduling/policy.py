@@ -24,8 +24,8 @@ _HOLDER_EXCESS = 1.2
 than the share may hold the target, so that its batches do not pile up."""
 
 _WAVE = 4
-"""If a target already has its share of actors, a further actor loads it only if many batches wait. They must take the
-present holders this many times as long as loading the target and executing one task."""
+"""If a target already has its share of actors, a further actor loads it only if many batches wait. The present holders
+must need more than `_WAVE` times as long for these batches as it takes to load the target and execute one task."""
 
 
 class Group(NamedTuple):

@@ -215,9 +215,9 @@ class ActorSupervisor:
         """Handle an actor that could not be started: start another actor, or set its device aside.
 
         If other workers are up, a failed actor is replaced once. If the replacement cannot be started either, its
-        device is set aside (not used any more). But if other workers are up on this device, only one worker fewer is
-        used. Raises StudyError if several actors in a row could not be started, no worker is up, and no other worker
-        may come up.
+        device is set aside (not used any more). But if other workers are up on this device, it stays in use, with one
+        worker fewer. Raises StudyError if several actors in a row could not be started, no worker is up, and no other
+        worker may come up.
         """
         _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
         slot.device = error.device

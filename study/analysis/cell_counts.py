@@ -101,7 +101,7 @@ def _with_images(cells: pl.DataFrame, whole: pl.LazyFrame, by: Sequence[str]) ->
 
 
 def _one_relation() -> pl.Expr:
-    """Return the expression for the relation whose column is true; null if several of these columns are true."""
+    """Return the expression for the name of the only true column among RELATIONS; null if several of them are true."""
     alone = pl.sum_horizontal(pl.col(RELATIONS).cast(pl.UInt8)) == 1
     kind = pl.coalesce(pl.when(kind).then(pl.lit(kind)) for kind in RELATIONS)
     return pl.when(alone).then(kind).alias("relation")

@@ -2,8 +2,8 @@
 
 An attack run makes several adversarial images of each clean image: one for each checkpoint and budget. These images are
 the candidates. The attacker shows them to the target one after another, in the order of `Attack.scored_points` (steps,
-then budgets), until one succeeds. Each is one query. The attack itself does not use the target's answers; the queries
-only choose among the finished candidates.
+then budgets), until one succeeds. Each candidate that is shown is one query. The attack itself does not use the
+target's answers; the queries only choose among the finished candidates.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ def _is_budget(along: str) -> bool:
 def _lines(spec: Spec, along: str) -> tuple[dict[str, str], dict[str, float]]:
     """Return the line of each attack, and the attack's value of the parameter `along`, both by attack.
 
-    A line is named after its first attack. The value is 0 if rows have a column `along`, because rows then give it.
+    A line is named after its first attack. The value is 0 if `along` is a column of rows, or names a budget that is not
+    a single number. The values of the parameter then come from the rows.
     """
     lines: dict[str, str] = {}
     values: dict[str, float] = {}

@@ -15,7 +15,7 @@ from study.results.schema import TargetAnswers, UnitResult
 
 
 def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
-    """Return the number of successes and the number of images of the finished attack, for each target with answers."""
+    """Return, for each target with answers, the numbers of successes and of images at the attack's last point."""
     unit, images = result.unit, result.unit.shard.images
     if not images:
         return {}
@@ -31,7 +31,7 @@ def successes(result: UnitResult) -> dict[str, tuple[int, int]]:
                 for image, said, no in zip(images, answer.names[last], refused[last], strict=True)
             )
         else:
-            # The images of the finished attack come last. If `top1` is None, the target has no labels to compare.
+            # The images of the attack's last point come last. If `top1` is None, the target has no labels to compare.
             top1 = answer.top1
             reached = np.zeros(len(images), np.bool_) if top1 is None else top1[-len(images) :] == wanted
             hits = int(np.count_nonzero(reached if targeted else ~reached))

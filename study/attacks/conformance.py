@@ -86,7 +86,7 @@ def _network(reference: str, number: int, size: int, *, fold: bool = True) -> Cl
 
 
 def _with_weights(reference: str, size: int) -> Classifier:
-    """Return a network with a set of three random weights. The mean of the three is put into the network."""
+    """Return a network with a weight set of three members with random weights. The network gets the members' mean."""
     states = [_network(reference, number, size, fold=False).network.state_dict() for number in range(3)]
     classifier = _network(reference, 0, size, fold=False)
     classifier.weight_set = WeightSet(states, [name for name, _ in classifier.network.named_parameters()])

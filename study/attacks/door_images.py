@@ -33,7 +33,7 @@ _EXCESS = 0.5
 _EIGHT_BITS = 0.01
 """Floats within this distance of whole pixel values are read as an 8-bit image.
 
-`_tolerance` raises it for 16-bit floats.
+For 16-bit floats, `_tolerance` returns a larger distance.
 """
 
 

@@ -131,7 +131,7 @@ class BatchGradients:
             if not isinstance(found, OutOfMemory):
                 return found
             if self.max_pass_images <= len(copies):
-                # This pass had one image with all its copies, and cannot be smaller. With 1, `_halve` raises the error.
+                # This pass had one image with all its copies, and cannot be smaller. At a limit of 1, `_halve` raises.
                 self.max_pass_images = 1
             self._halve(found)
 

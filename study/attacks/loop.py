@@ -87,10 +87,10 @@ class Engine:
 
 @dataclass(frozen=True)
 class Crafted:
-    """Adversarial images, `uint8` (V * N, C, H, W), and their distances (V * N,) from the clean images in pixel values.
+    """Adversarial images, `uint8` (V * N, C, H, W), and their distances (V * N,) from the clean images.
 
-    V is the number of `Attack.scored_points`, and N the number of clean images. The N images of the first point come
-    first, then those of the second point, and so on.
+    Distances are in pixel values. V is the number of `Attack.scored_points`, and N the number of clean images. The N
+    images of the first point come first, then those of the second point, and so on.
     """
 
     pixels: Pixels

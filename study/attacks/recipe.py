@@ -46,8 +46,8 @@ PRECOMPUTED_KEYS = ("precomputed", "made")
 _PLACEHOLDERS = ("sources", "goal", "seed")
 
 _ONE_POINT = (
-    "a `first` stage cannot have checkpoints, several lengths of its budget, a matched or `minimal` budget, `external` "
-    "or `precomputed`"
+    "a `first` stage cannot have checkpoints that no component reads, several lengths of its budget, a matched or "
+    "`minimal` budget, `external` or `precomputed`"
 )
 
 _LISTS = {

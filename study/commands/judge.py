@@ -16,7 +16,7 @@ from study.terminal.screen import counted
 
 
 def judge_run(run: str, file: SpecFile, output: Path, console: Console) -> None:
-    """Judge the answers of the chat services of a run again, and write the run with the new verdicts to `output`.
+    """Judge the stored answers of a run's chat services again, and write the run with the new verdicts to `output`.
 
     `run`: the run folder. `file`: a spec with the new judges. `output`: a new folder. Raises StudyError if there is no
     run, if another process uses the run folder, or if `rejudge` raises StudyError.

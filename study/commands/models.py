@@ -184,7 +184,7 @@ def _kin(found: list[Inspected]) -> list[str]:
 
 
 def _print(found: list[Inspected], spec: Spec, console: Console) -> None:
-    """Print a table of numbers. Below it, print lines with origin, input and transform, too long for a table."""
+    """Print a table of numbers. Below it, print origin, input and transform, which are too long for a table."""
     table = Table(box=box.SIMPLE_HEAD, title="models", title_justify="left", title_style="bold")
     table.add_column("model", overflow="fold")
     table.add_column("family", overflow="fold")

@@ -69,6 +69,6 @@ class DiffusionPurifier(Purifier):
         return (noisy + 1) * 127.5
 
     def _schedule(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the betas, and the share of the image's variance that is left after each step; both (`steps`,)."""
+        """Return two arrays (`steps`,): the betas, and the share of the image's variance that is left after a step."""
         betas = np.linspace(self.first, self.last, self.steps)
         return betas, np.cumprod(1 - betas, dtype=np.float64)

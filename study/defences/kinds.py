@@ -61,7 +61,7 @@ class Defence(Component):
     """The number of channels that images must have, 1 or 3; None for any number."""
 
     def network(self) -> nn.Module | None:
-        """Build the network of the defence, without weights from a file; None if it has no network."""
+        """Return a new network of the defence, without weights from a file; None if the defence has no network."""
         return None
 
     @property

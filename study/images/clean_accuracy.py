@@ -84,8 +84,8 @@ def described(
 ) -> dict[str, dict[str, Any]]:
     """Return the records of `models`, each with its counts of correct predictions.
 
-    The counts are the sum of those in `before`, the earlier records, and those in `further`. A model that has an
-    earlier record without counts gets no counts, because they would be incomplete.
+    The counts are the sum of those in the earlier records `before` and those in `further`. A model that has an earlier
+    record without counts gets no counts, because they would be incomplete.
     """
     counts = recorded(before)
     for name, one in further.items():

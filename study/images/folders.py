@@ -81,7 +81,7 @@ def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
     if not listed:
         raise StudyError(
             f"the folder {folder} has no images in folders that are named by labels",
-            accepted=f"{_KINDS}; with a suffix of {', '.join(SUFFIXES)}",
+            accepted=f"{_KINDS}; image files have one of the suffixes {', '.join(SUFFIXES)}",
             todo="correct `images: folder:`",
         )
     return listed

@@ -124,7 +124,8 @@ def _wordnet_ids(file: Path) -> dict[int, str]:
         raise StudyError(
             f"the numbers in {file} need the meta.mat of ILSVRC's development kit, which is missing",
             accepted=" or ".join(str(path) for path in places),
-            todo="put the kit's data/meta.mat there: the kit numbers classes in an order that no model uses",
+            todo="copy the kit's data/meta.mat to one of these paths: the kit numbers classes in an order that no "
+            "model uses",
         )
     try:
         scipy_io = importlib.import_module("scipy.io")

@@ -1,6 +1,6 @@
 """Read the clean images of a run again from their files.
 
-Kept adversarial images cannot be read without them, because they are stored as differences from the clean images.
+Kept adversarial images are stored as differences from the clean images, so they cannot be read without these images.
 """
 
 from __future__ import annotations

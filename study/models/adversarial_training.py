@@ -14,7 +14,10 @@ _OVERSHOOT = 2.5
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient descent from a random start, in `steps` steps within L-infinity `epsilon` (pixels 0..255)."""
+    """Projected gradient descent from a random start, in `steps` steps.
+
+    `epsilon` is the largest L-infinity distance from the clean image, in pixel values 0..255.
+    """
 
     epsilon: float
     steps: int = 5

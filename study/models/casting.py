@@ -1,4 +1,4 @@
-"""Copy a network with weights that are cast to bfloat16 once. Autocast alone would cast them in every forward pass.
+"""Copy a network, and cast the copy's weights to bfloat16 once. Autocast alone would cast weights in every pass.
 
 The copy must run within `torch.autocast`. There, its results have the same bits as the results of the original network.
 Operations follow PyTorch's rules for autocast: convolutions and matrix products run in bfloat16; norms, softmax and

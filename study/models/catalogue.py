@@ -9,7 +9,7 @@ weights that a paper used, the short name means these weights:
   separately.
 - The targets of TransferAttack's readme have torchvision's default weights, or are timm's transformers.
 - The targets of TA-Bench (Li et al. 2023) are from timm 0.6, which had one set of weights for each network. Their short
-  names are those with `_augreg` and `_tv`, and `convnext_b`, `deit3_b`, `beit`, `swin_b`, `mixer_b16` and
+  names end in `_augreg` or `_tv`, or are one of `convnext_b`, `deit3_b`, `beit`, `swin_b`, `mixer_b16` and
   `efficientnetv2_m`.
 - TransferBench's networks are torchvision's. Some have short names, such as `resnext50_32x4d`, `resnext101_32x8d` and
   `vit_b32`. Others are written in full, such as `torchvision:swin_b/IMAGENET1K_V1`.
@@ -91,7 +91,7 @@ SHORT_NAMES: dict[str, dict[str, Any]] = {
     **{f"{name}_v2": {"network": f"torchvision:{name}", "weights": "zoo:IMAGENET1K_V2"} for name in _TORCHVISION_V2},
     "vit_b32": {"network": "torchvision:vit_b_32", "weights": "zoo:IMAGENET1K_V1"},
     **{name: dict(one.keys) for name, one in ROBUST.items()},
-    # Under this name, TransferAttack's readme uses torchvision's default weights, which are its second weights.
+    # In TransferAttack's readme, this name means torchvision's default weights, which are torchvision's second weights.
     "mobilenetv2": {"network": "torchvision:mobilenet_v2", "weights": "zoo:IMAGENET1K_V2"},
     # Wu et al. 2019 do not name the version of SqueezeNet. Their table of models lists version 1.0 first.
     "squeezenet": {"network": "torchvision:squeezenet1_0", "weights": "zoo:IMAGENET1K_V1"},
@@ -133,7 +133,7 @@ PRETRAINEDMODELS_IN_TIMM = {
     "dpn107": "timm:dpn107.mx_in1k",
     "dpn131": "timm:dpn131.mx_in1k",
 }
-"""For networks of pretrainedmodels: timm's network with the same weights file, or with another port of the weights."""
+"""For networks of pretrainedmodels: timm's network with the same weights, in the same file or converted separately."""
 
 # For these networks, pretrainedmodels only renamed the tensors of torchvision's weights.
 PRETRAINEDMODELS_IN_TORCHVISION = {

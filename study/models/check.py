@@ -19,9 +19,9 @@ from study.models.weights.packages import lite_names, package_file
 def check_models(models: Mapping[str, Model], labels: LabelSet, where: Callable[..., str], *, allow_code: bool) -> None:
     """Check all `models`, given by name. `where("models", name)` returns a model's place in the spec, for messages.
 
-    Raises StudyError for the first model that has an unknown network or unknown weights, a missing file, a file whose
-    tensors do not fit the network, or no credential. Also raises StudyError for a model from the user's own code if
-    `allow_code` is false.
+    Raises StudyError for the first model that has an unknown network or unknown weights, a missing file, or a file
+    whose tensors do not fit the network. Also raises StudyError for a service without its required credential, and for
+    a model from the user's own code if `allow_code` is false.
     """
     for name, model in models.items():
         try:

@@ -29,7 +29,7 @@ class CleanFeatures:
 
     @contextmanager
     def changed(self, model: nn.Module, change: Change) -> Iterator[None]:
-        """Replace the output of each of these layers by `change(name of the layer, output)` inside the context."""
+        """Replace the output of each layer in `features` by `change(name of the layer, output)` inside the context."""
         with changed_outputs(model, tuple(self.features), self.norms, change):
             yield
 

@@ -34,8 +34,8 @@ _MOMENTUM, _DECAY = 0.9, 1e-4
 class Collected:
     """A folder of collected weights, and their number.
 
-    `start` is the test accuracy (0..1) of the network at the start. `worst` and `best` are those of the collected
-    weights.
+    `start` is the test accuracy (0..1) of the network at the start. `worst` and `best` are the lowest and the highest
+    test accuracy of the collected weights.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ def collect(
         raise StudyError(
             f"{count} weights cannot be collected in {steps} training steps",
             accepted=f"at most {steps} weights",
-            todo="collect fewer weights, or in more epochs",
+            todo="collect fewer weights, or use more epochs",
         )
     fix(threads)
     rule = torch.optim.SGD(network.parameters(), learning_rate, momentum=_MOMENTUM, weight_decay=_DECAY)

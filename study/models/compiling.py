@@ -1,8 +1,8 @@
 """torch.compile for source models: each model is compiled separately, for fixed shapes, with deterministic kernels.
 
-By default, Dynamo stores the compiled code of all models with the Python function that these models share. Dynamo keeps
-at most eight versions of a function, so a ninth model would silently run uncompiled. This module sets a higher limit,
-and an error is raised when the limit is reached.
+All models share one Python function. By default, Dynamo keeps at most eight compiled versions of a function, counted
+over all models. So a ninth model would silently run uncompiled. This module sets a higher limit, and an error is raised
+when the limit is reached.
 """
 
 from __future__ import annotations

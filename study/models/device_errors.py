@@ -120,8 +120,8 @@ def halved(size: int, shortage: OutOfMemory, what: str = "a single image") -> in
     raise too_little(
         shortage,
         f"the device has too little memory for {what}",
-        todo="use a device with more memory, fewer actors on it, fewer models per actor (run.models_per_actor) or in "
-        "one ensemble, or a smaller images.size",
+        todo="use a device with more memory, fewer actors on it, fewer models per actor (run.models_per_actor), "
+        "smaller ensembles, or a smaller images.size",
     )
 
 

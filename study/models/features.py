@@ -226,7 +226,7 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
             raise StudyError(
                 f"{f'the layer {name!r}' if name else 'the network'} is compiled, and compiled code ignores changes",
                 accepted="a classifier with compile_with(), or a network without torch.compile",
-                todo="compile the classifier in place of its network",
+                todo="compile the classifier, not its network",
             )
     # A classifier that finds a hook does not use its compiled function.
     with network.register_forward_hook(lambda *_: None):

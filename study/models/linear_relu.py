@@ -36,7 +36,7 @@ def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
         raise StudyError(
             f"linear backpropagation does not apply to this {type(network).__name__}: the branch that ends at "
             f"'{inner.name}' does not start at its block's input",
-            accepted="ResNets and networks of similar blocks, VGG, Inception, DenseNet, with ReLUs",
+            accepted="networks with ReLUs: VGG, Inception, DenseNet, ResNet and networks of similar blocks",
             todo="leave this source out",
         )
     state = _State(whole=not branches)
@@ -79,7 +79,7 @@ class _State:
             raise StudyError(
                 f"this {type(network).__name__} runs no ReLU{'' if self.whole else ' in a residual branch'} after the "
                 f"layer where linear backpropagation starts",
-                accepted="ResNets and networks of similar blocks, VGG, Inception, DenseNet, with ReLUs",
+                accepted="networks with ReLUs: VGG, Inception, DenseNet, ResNet and networks of similar blocks",
                 todo="choose an earlier layer, or leave this source out",
             )
 

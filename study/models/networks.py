@@ -45,7 +45,7 @@ class CifarBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """The ResNet for 32 x 32 pixels of He et al. 2016 (arXiv:1512.03385, section 4.2), with `blocks` in each stage.
+    """The ResNet of He et al. 2016 for 32 x 32 pixels (arXiv:1512.03385, section 4.2). Each stage has `blocks` blocks.
 
     The network maps normalised float images (N, 3, H, W) to logits (N, num_classes). It has 6 * blocks + 2 layers. Its
     tensors have the same names as in the published checkpoints.

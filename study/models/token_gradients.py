@@ -20,7 +20,7 @@ from study.models.visible_attention import visible_attention
 
 @dataclass(frozen=True)
 class Transformer:
-    """The names of those layers of a transformer whose gradients attacks change, in the network's order.
+    """The names of the layers of a transformer at which attacks change gradients, in the network's order.
 
     Attributes:
         maps: The attention maps. These layers exist only inside the context `visible_attention`.
@@ -104,7 +104,7 @@ def _shaped(factor: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def changed_scores(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Replace the gradient of the scores of each attention map `name` by `changes[name](gradient)`.
+    """For each attention map `name`, replace the gradient of its scores by `changes[name](gradient)`.
 
     Scores are the input of the softmax that computes the map. Use this context inside `visible_attention`. Raises
     StudyError in a forward pass if a map is not the direct result of a softmax.

@@ -1,4 +1,4 @@
-"""What trainings of small networks share: data in MNIST's format, batches in random order, and whole weights files."""
+"""What trainings of small networks share: reading data in MNIST's format, making batches, and writing weights files."""
 
 from __future__ import annotations
 

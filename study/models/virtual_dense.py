@@ -44,10 +44,10 @@ def virtual_dense(model: nn.Module, weights: Weights, at: Literal["map", "scores
     each block, the gradient of the attention map (or of the map's scores) and the gradient of the MLP branch's input.
 
     The second run changes the gradients. Let b be the number of blocks after a block, so that the last block has b = 0.
-    The gradient of a map (or of its scores) becomes `attention` times itself, plus `added` times the sum over all later
-    blocks of `decay`^b times their recorded gradients. The gradient of an MLP branch's input changes in the same way,
-    with `mlp` in place of `attention`. At the class token, the gradient of an MLP branch's input also gets `added`
-    times `decay` times the class token's gradient after the last block.
+    The gradient of a map (or of its scores) becomes `attention` times itself, plus `added` times a sum. Each later
+    block has a term in this sum: `decay`^b times the block's recorded gradient. The gradient of an MLP branch's input
+    changes in the same way, with `mlp` in place of `attention`. At the class token, the gradient of an MLP branch's
+    input also gets `added` times `decay` times the class token's gradient after the last block.
 
     Raises StudyError if the network is not a transformer of equal blocks. Raises StudyError in a backward pass if the
     loss does not depend on the logits.

@@ -50,7 +50,7 @@ PAPERS: Mapping[str, Paper] = {
         "1,000 images of the list that comes with its code",
     ),
 }
-"""The papers. The key is the name of the paper in a spec, and of its file."""
+"""The papers. The key is the paper's name in a spec, and also the name of the paper's file."""
 
 FOLDER = Path(__file__).resolve().parent / "printed_numbers"
 

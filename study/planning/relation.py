@@ -77,7 +77,7 @@ def grey_pairs(models: Mapping[str, Model]) -> dict[str, list[str]]:
 def graded(rows: pl.LazyFrame, models: Mapping[str, Model]) -> pl.LazyFrame:
     """Return all rows. In the column `relation`, the value for grey-box targets is changed from `black` to `grey`.
 
-    Early versions of the program wrote `black` for such targets. `models` are the models of the spec of these rows.
+    Early versions of the program wrote `black` for such targets. `models` are the models in the rows' spec.
     """
     import polars as pl
 

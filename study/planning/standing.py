@@ -31,8 +31,8 @@ def standing_of(
         images: The number of selected images.
         more_images: Whether the spec asks for more images than are selected. A launch first selects these images.
         predicts_first: The names of the models that must first predict the selected images.
-        units, done, left: Numbers of units (one attack run, or one probe, on one shard of the selected images) of this
-            spec: all, finished, unfinished.
+        units, done, left: The numbers of all, finished and unfinished units of this spec. A unit is one attack run, or
+            one probe, on one shard of the selected images.
         partly: Number of unfinished units that have rows for some of their targets. These rows stay.
         outside: Number of finished units that this spec does not ask for. Their rows stay, but reports leave them out.
         unknown: The reason why the comparison is impossible. If this key is present, it is the only one.

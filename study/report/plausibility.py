@@ -28,7 +28,7 @@ def known(spec: Spec, models: Mapping[str, Mapping[str, Any]], images: Callable[
 
 
 def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each model whose clean accuracy is no better than guessing, with a probable cause.
+    """Return a sentence, with a probable cause, for each model whose clean accuracy is no better than guessing.
 
     `right`: the result of `known`. `models`: the recorded descriptions of the models. Models with random weights are
     left out, because they are expected to guess.

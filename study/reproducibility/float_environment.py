@@ -131,7 +131,7 @@ def recorded(folder: RunFolder) -> list[Arithmetic]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{folder.arithmetic} is damaged: {str(error).splitlines()[0]}",
-            todo="restore it from a copy, or move it away: the record of how earlier rows were rounded is then lost",
+            todo="restore it from a copy; or move it away, and lose the record of how earlier rows were rounded",
         ) from None
 
 

@@ -91,7 +91,7 @@ def driver_release(info: str) -> str | None:
 
 
 def processor(info: str) -> str:
-    """Return the processor's name from `info`, the text of /proc/cpuinfo, or else from Python's `platform` module."""
+    """Return the processor's name from `info` (the text of /proc/cpuinfo), or else from Python's `platform` module."""
     for line in info.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name" and value.strip():

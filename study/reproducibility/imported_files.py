@@ -52,7 +52,8 @@ def texts(path: Path, root: Path) -> dict[str, bytes]:
 def root_of(path: Path) -> Path:
     """Return the folder that must be on Python's search path to import the module `path`.
 
-    This is the folder that contains the module, or, for a module in a package, the outermost package.
+    This is the folder that contains the module. For a module in a package, it is the folder that contains the
+    outermost package.
     """
     folder = path.resolve().parent
     while (folder / "__init__.py").is_file():

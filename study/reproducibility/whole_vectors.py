@@ -52,7 +52,11 @@ def whole_vectors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_whole_vectors() -> Iterator[None]:
-    """A context that switches off the `whole_vectors` directly around it, which torch.compile would trace."""
+    """A context that switches off `whole_vectors`, because torch.compile would trace it.
+
+    It must be directly inside `whole_vectors`, without another torch function mode between them. If `whole_vectors` is
+    not active, it changes nothing.
+    """
     mode = getattr(_here, "mode", None)
     if mode is None:
         yield

@@ -224,11 +224,12 @@ def kept_pairs(folder: RunFolder) -> pl.DataFrame:
 
 
 def deltas(folder: RunFolder, crafts: Sequence[str], images: Sequence[str], point: int | None = None) -> pl.DataFrame:
-    """Return the kept images with the ids `images` of the attack runs `crafts`, as differences from the clean images.
+    """Return the kept images of some attack runs, as differences from the clean images.
 
-    The columns are `craft`, `image`, `point` and `delta`; the rows are sorted by the first three. `point`: the index of
-    one point of the attack (a number of steps and a budget); None for all points. If several parts have the same
-    image, it has several rows with equal pixels. Raises StudyError if a part with some of these images is damaged.
+    `crafts`: the ids of the attack runs. `images`: the ids of the images. `point`: the index of one point of the attack
+    (a number of steps and a budget); None for all points. The columns are `craft`, `image`, `point` and `delta`; the
+    rows are sorted by the first three. If several parts have the same image, it has several rows with equal pixels.
+    Raises StudyError if a part with some of these images is damaged.
     """
     where = pl.col("craft").is_in(list(crafts)) & pl.col("image").is_in(list(images))
     where = where if point is None else where & (pl.col("point") == point)

@@ -355,7 +355,7 @@ class Validation:
             theirs |= tables[table]
         for ours, called in experiment.published.attacks.items():
             self._known(ours, experiment.attacks, "attack of this experiment", (*place, "attacks", ours))
-            self._known(called, sorted(theirs), "attack in these tables", (*place, "attacks", ours))
+            self._known(called, sorted(theirs), "attack in the published tables", (*place, "attacks", ours))
 
     def _probe(self, probe: Probe, place: Place) -> None:
         """Check that a probe's models have gradients, and that its attacks make one image from each clean image."""

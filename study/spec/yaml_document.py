@@ -54,7 +54,7 @@ class Document:
         name: The name of the file, or another name for messages.
         data: The data.
         origins: File and line, or the override (`--set`), of each place.
-        unquoted: By place, words without quotes that YAML did not read as text, as the user wrote them.
+        unquoted: The words without quotes that YAML did not read as text, as the user wrote them, by place.
         lines: Whether messages show line numbers. This is false if a program has made the data.
     """
 

@@ -1,1 +1,1 @@
-"""Stores runs in local folders or S3, with a lease that lets only one driver write, and the journal of compactions."""
+"""Stores runs in local folders or S3, lets only one driver write to a run, and keeps the journal of compactions."""

@@ -102,7 +102,7 @@ class RunFolder:
 
     @property
     def tuning(self) -> StoragePath:
-        """The folder of the tuning run, which tries parameter values of attacks with `tune` on separate images."""
+        """The folder of the tuning run, which uses separate images to try parameter values for attacks with `tune`."""
         return self.path / "tuning"
 
     @property

@@ -119,7 +119,7 @@ class Display(Observer):
         self._hear()
 
     def refused(self, error: StudyError) -> None:
-        """Report the error that ends the launch to the view, status.json and the log, before the backend is closed."""
+        """Write `error`, which ends the launch, to JSON events, status.json and the log, before the backend closes."""
         self._refused = error
         for one in (self._view, self._status):
             if isinstance(one, Events | StatusFile):

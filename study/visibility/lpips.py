@@ -25,7 +25,8 @@ _NETWORKS: Mapping[NetworkName, tuple[Callable[..., nn.Module], tuple[int, ...],
 }
 """For each name of a network: the function that builds the network, and two tuples with an entry per slice of layers.
 
-The first tuple has the index in `features` at which the slice ends, the second the number of channels of its output."""
+The first tuple has the index in `features` at which the slice ends. The second tuple has the number of channels of the
+slice's output."""
 
 
 class Lpips(nn.Module):

@@ -144,7 +144,7 @@ class _Tuned:
 
 @register
 class PatchPacing(ForwardChange):
-    """Adaptive token tuning (ATT), part two: leaves out the perturbation on random patches, in later steps on more.
+    """Adaptive token tuning (ATT), part two: leaves out the perturbation on random patches (more in later steps).
 
     Source: Ming et al. 2024 (NeurIPS, openreview sNz7tptCH6). A patch has `patch` x `patch` pixels. Let t =
     `scale` x importance + `offset`. In step i, counted from 1, a patch is left out with the probability
@@ -231,9 +231,9 @@ class _Masking:
         return (origin + mask * (image - origin),)
 
     def _of_batch(self, model: nn.Module) -> Tensor:
-        """Return the probabilities with which patches keep their perturbation from step `pace` on.
+        """Return the probability that a patch keeps its perturbation, for each patch, (N, patches down, patches right).
 
-        The shape is (N, patches down, patches right).
+        The probability holds in step `pace` and in all later steps.
         """
         import torch
         from torch.nn import functional

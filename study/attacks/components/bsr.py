@@ -30,8 +30,8 @@ class BlockShuffleRotation(View):
     normal with a standard deviation of `deviation` radians. An angle beyond two standard deviations is drawn again.
 
     Other code: The authors draw lengths and orders once for a whole batch; here, each image has its own draws.
-    TransferAttack and torchattack cut 3 x 3 blocks. They cut each strip separately, and rotate whole strips before they
-    cut them.
+    TransferAttack and torchattack cut 3 x 3 blocks. They cut the image into strips along one axis, rotate each strip as
+    a whole, and then cut each strip at places of its own.
     """
 
     name: ClassVar[str] = "bsr"
@@ -71,7 +71,7 @@ def truncated_normal(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _lengths(words: NDArray[np.uint64], total: int) -> NDArray[np.int64]:
-    """Return lengths (N, blocks) in pixels, in proportion to the random integers `words` (N, blocks), and rounded.
+    """Return lengths (N, blocks), in whole pixels and in proportion to the random integers `words` (N, blocks).
 
     The longest block of each image is adjusted, so that the lengths of the image sum to `total`.
     """

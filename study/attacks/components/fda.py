@@ -28,8 +28,8 @@ class FDA(FeatureObjective):
 
     - `read`: the layers whose features are used. `blocks` are the outputs of all residual blocks, as in the authors'
       code for ResNet-152. In a network without residual blocks, `blocks` are all activations that are modules (all
-      ReLUs of a VGG). In a network without such modules, `blocks` are the ends of the stages (an Inception). Other
-      values: `stages`, or a list of layers. The authors' code reads 20 to 50 layers: ReLUs and concatenations;
+      ReLUs of a VGG). In a network without such modules, such as an Inception, `blocks` are the ends of the stages.
+      Other values: `stages`, or a list of layers. The authors' code reads 20 to 50 layers: ReLUs and concatenations;
     - `variant`: with `paper`, features equal to C are neither below nor above. With `authors`, such features count as
       above, as in the authors' code. An example is a position where all features are 0.
 

@@ -61,8 +61,8 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
 def layers_in(network: nn.Module, chosen: str | tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the layers of `network` that `chosen` selects.
 
-    - `blocks`: the residual blocks, or the layers of a DenseNet's blocks. In a network without such blocks, all
-      activations that are modules. In a network without such modules, the ends of the stages;
+    - `blocks`: the residual blocks, or the layers of a DenseNet's blocks. If the network has no such blocks, `blocks`
+      are all activations that are modules. If it has no such modules either, `blocks` are the ends of the stages;
     - `stages`: the ends of the stages;
     - a list: the layer that `layer_of` returns for each entry, in the order of the list.
 

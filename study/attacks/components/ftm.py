@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @register
 class FeatureTuningMixup(FeatureMixup):
-    """Feature tuning mixup (FTM): clean feature mixup, with a small change of features tuned against the attack.
+    """Feature tuning mixup (FTM): clean feature mixup, plus a feature perturbation that is tuned against the attack.
 
     Source: Liang et al. 2025, arXiv:2411.15553. In every pass, each layer that `cfm` may mix also gets a perturbation p
     of its features f. p has a direction t, and a length of `size` times the L2 norm of f. The features become

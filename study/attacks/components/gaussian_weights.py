@@ -25,8 +25,8 @@ class GaussianWeights(ForwardChange):
     """Gaussian weights (MBA): a source model's weights are a normal sample around the mean of its set of weights.
 
     Source: Li et al. 2023, arXiv:2302.05086. A sample is mean + `scale` x standard deviation x N(0, 1), for each single
-    weight. Mean and standard deviation are those of the set. Buffers, such as those of batch norms, are those of the
-    mean.
+    weight. Mean and standard deviation are those of the set. Buffers, such as the statistics of batch norms, are not
+    drawn: in every sample, a buffer is the mean of this buffer over the set.
 
     For each attack run, `samples` samples are drawn once. Copy c of step t has the sample with the number
     (c + t) modulo `samples`. With `samples` copies (`views: [{repeat: 20}]`), each step averages the gradients of all

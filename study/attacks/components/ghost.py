@@ -25,9 +25,9 @@ class Ghost(ForwardChange):
     multiplied by a random number. This number is uniform in 1 - `spread` .. 1 + `spread`.
 
     VGG, Inception and DenseNets (whose layers concatenate) have no such skip connections, and get dropout instead.
-    Dropout acts after every activation, pooling and block at the top level of the network. It sets each value to 0 with
-    probability `dropout`, and divides the other values by 1 - `dropout`. All numbers are drawn anew for each image,
-    step and copy.
+    At the top level of the network, dropout acts after every activation, max-pooling and block. It sets each value to 0
+    with probability `dropout`, and divides the other values by 1 - `dropout`. All numbers are drawn anew for each
+    image, step and copy.
 
     In the paper, each block has one number, which all images share. In the authors' code and in TransferAttack, each
     channel has its own number. `variant: authors` does the same. The authors' readme has a spread of 0.22 for ResNet-50

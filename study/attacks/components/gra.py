@@ -27,11 +27,12 @@ class GradientRelevance(Point):
 
     Source: Zhu et al., ICCV 2023, "Boosting Adversarial Transferability via Gradient Relevance Attack". g is the
     gradient at the attacked image. Neighbours are the attacked image plus uniform noise. The authors combine this rule
-    with the step `decay-indicator`. For a targeted goal, the library torchattack 1.7.2 has the wrong sign for the loss
-    of the neighbours.
+    with the step `decay-indicator`.
 
     - `samples`: the number of neighbours;
     - `radius`: the noise is within `radius` times epsilon.
+
+    For a targeted goal, the library torchattack 1.7.2 has the wrong sign for the loss of the neighbours.
     """
 
     name: ClassVar[str] = "gra"

@@ -26,8 +26,9 @@ class IntegratedGradients(Point):
     - Huang and Kong 2022 (TAIG, arXiv:2205.13152): k = 0 ... `samples`, which is `first: 0`.
 
     `noise` above 0 gives the TAIG-R of Huang and Kong: each point gets uniform noise within `noise` times epsilon. In
-    place of x + d, the factor is then the last point minus the first point. The authors' code does the same. The
-    authors call this an approximation of the paper's path, a random broken line.
+    place of x + d, the factor is then the last point minus the point k = 0, as in the authors' code. With `first: 1`,
+    the point k = 0 is a black image without noise. The path in the paper is a random broken line, and the authors call
+    their code an approximation of this path.
 
     `weighting: scaled` gives the gradient at point k the weight k / `samples`. This weight arises if the gradient is
     taken with respect to x + d, not with respect to the point. torchattack and TransferAttack do this for MIG. In the

@@ -40,7 +40,7 @@ class MonotonicPaths(Point):
     degrees.
 
     The rule is that of the authors' code, but all numbers are drawn for each image. In their code, the enlarged image
-    never touches the lower and the right edge of the frame. Here, the enlarged image may touch these edges. In all
+    never touches the lower or the right edge of the frame. Here, the enlarged image may touch these edges. In all
     paths, torchattack takes the gradient of the untransformed image, and uses the transformed copy only for the
     quantisation. The paths of torchattack are therefore neither monotonic nor diverse.
     """

@@ -109,6 +109,6 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the label's logit (..., N), and all logits (..., N, C), where the label's logit is minus infinity."""
+    """Return the label's logit (..., N), and a copy of `logits` (..., N, C) in which this logit is minus infinity."""
     index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
     return logits.gather(-1, index).squeeze(-1), logits.scatter(-1, index, -math.inf)

@@ -24,7 +24,7 @@ class ReversePerturbation(Point):
 
     - `radius`: the largest absolute value of r, in pixel values;
     - `inner_steps`, `inner_size`: the number of the steps of r, and their length in pixel values;
-    - `begin`: the number of first steps of the attack that use no r, for the late start of the paper (RAP-LS).
+    - `begin`: the first `begin` steps of the attack use no r. The paper calls this a late start (RAP-LS).
     """
 
     name: ClassVar[str] = "rap"

@@ -20,7 +20,7 @@ class RPA(WeightedFeatures):
 
     Zhang et al. 2022, "Enhancing the Transferability of Adversarial Examples with Random Patch", IJCAI 2022. x is the
     clean image, and f are the features at `layer`. The weights W of the features are the mean of d score(x * M_n) / d f
-    over `masks` masks M_n, divided by their L2 norm. Each mask divides every channel into square patches. The side of
+    over `masks` masks M_n, scaled to an L2 norm of 1. Each mask divides every channel into square patches. The side of
     the patches is a number in `sizes`; the masks use these numbers in turn. With probability `changed`, the mask has
     random numbers U(0, 1) in a patch, one for each pixel. In all other patches, and in incomplete patches at the right
     and lower edge, the mask is 1.
@@ -30,7 +30,7 @@ class RPA(WeightedFeatures):
       ResNet-50;
     - `score`: the label's `logit`, as in the authors' code, or the label's `probability`, as in TransferAttack;
     - `sizes`: 1, 3, 5, 7 in the paper. The authors' code lists all four sizes, but a condition that is always true
-      selects size 1 (`sizes: [1]`). TransferAttack uses the sizes 1, 3, 5, and 30 masks.
+      selects size 1 (`sizes: [1]`). TransferAttack uses 30 masks, and the sizes 1, 3 and 5.
 
     In the authors' code, all images of a batch have the same changed patches. If patches are larger than a pixel, that
     code changes exactly the share `changed` of the patches.

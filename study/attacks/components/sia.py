@@ -39,7 +39,7 @@ class StructureInvariance(View):
     places. The ten operations are equally probable. The second and the third item of this list are two operations each,
     one for rows and one for columns:
 
-    - resize to 0.8 of the block's size plus a pixel, resize back, and clip to 0..255;
+    - resize to 0.8 of the block's size, plus one pixel; then resize back, and clip to 0..255;
     - roll the rows or the columns by a random number of pixels;
     - flip the rows or the columns;
     - turn by 180 degrees;
@@ -134,7 +134,7 @@ class _Blocks:
     def filtered(self) -> list[Filtered] | FilteredTogether | None:
         """Return the blocks with the operation resize or low-pass, and the matrices that filter them.
 
-        None if there are no such blocks. On a GPU, the result is that of `filtered_together`.
+        The result is None if there are no such blocks. On a GPU, the result is that of `filtered_together`.
         """
         from study.attacks.blocks import Filtered
 

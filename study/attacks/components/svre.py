@@ -29,8 +29,8 @@ class VarianceReduced(EnsembleRule):
     to step, add an update to the attack. `size` is the length of an inner step in pixel values. Its default is the
     length of the attack's steps, as in the paper.
 
-    `variant: authors` follows the authors' code in two points. g is the gradient for the models' mean logits, and each
-    term that is added to `decay` G is divided by its mean absolute value.
+    `variant: authors` follows the authors' code in two points. g is the gradient for the models' mean logits. The
+    whole term g_k(y) - (g_k(x) - g(x)) is divided by its mean absolute value before it is added to `decay` G.
 
     The authors' code and TransferAttack compute the gradients g_k(x) again in each inner step. Here, each of these
     gradients is computed once, with the same result. A step takes K + `inner` x K gradients, and K more with

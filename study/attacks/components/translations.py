@@ -27,8 +27,8 @@ class Translations(View):
     bilinearly, and values from outside the image are 0. Every step makes all copies, so nothing is drawn at random.
 
     ANDA averages the gradients of all copies of all steps so far. The mean has the same sign as the sum of these
-    gradients, so a momentum with decay 1 and no normalisation gives the same step. The paper can also end with a draw
-    from the normal distribution of these gradients. This draw is not implemented.
+    gradients, so a momentum with decay 1 and no normalisation gives the same step. The paper's attack can also end with
+    a draw from the normal distribution of these gradients. This draw is not implemented.
     """
 
     name: ClassVar[str] = "translations"

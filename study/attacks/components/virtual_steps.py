@@ -1,4 +1,4 @@
-"""Virtual steps and auxiliary gradients, VA: steps that may leave the budget, also along gradients of random labels."""
+"""Virtual steps and auxiliary gradients, VA: steps that may leave the budget, some by gradients of random labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register
 class VirtualSteps(Program):
-    """Virtual steps and auxiliary gradients, VA: sign steps beyond the budget, also towards `auxiliary` random labels.
+    """Virtual steps and auxiliary gradients, VA: sign steps beyond the budget, some by gradients of random labels.
 
     Zhang et al. 2022, "Improving Transferability of Adversarial Examples with Virtual Step and Auxiliary Gradients",
     IJCAI 2022. Each step takes 1 + `auxiliary` gradients at the same image: the attack's gradient, and one gradient for

@@ -39,7 +39,7 @@ def version(name: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         raise StudyError(
             f"the package {name} is not installed",
-            accepted=f"{name} {TESTED[name]}, with which this version is tested",
+            accepted=f"{name} {TESTED[name]}, the version with which this program is tested",
             todo=f"pip install {name}=={TESTED[name]} on every machine, or {installing('attacks')}",
         ) from None
 

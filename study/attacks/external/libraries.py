@@ -28,7 +28,7 @@ class Adapter(Protocol):
         """Return the names of the library's attacks. Raises StudyError if the library is missing."""
 
     def home(self, attack: str) -> Path:
-        """Return the folder of the attack's code. If the attack fails, the message names the line in this folder."""
+        """Return the folder of the attack's code. If the attack fails, the message names a line in this folder."""
 
     def check(
         self, attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None

@@ -25,7 +25,7 @@ def one_source(name: str, sources: int) -> None:
     if sources != 1:
         raise StudyError(
             f"{name} attacks one model, and this attack run has {sources} sources",
-            accepted="one source; only attacks of TransferAttack and python: functions take several models",
+            accepted="one source; only `transferattack:` attacks and `python:` functions take several models",
             todo="use `sources: each` in the attack's experiments",
         )
 

@@ -122,7 +122,7 @@ _PROJECTIONS = (("proj",), ("out_proj",), ("merge",), ("output",), ("o_proj",))
 _OVER_CHANNELS = {"XCA", "ChannelAttention", "ChannelAttentionV2", "CrossCovarianceAttn"}
 _LINEAR = {"LiteMLA", "FactorAttnConvRelPosEnc"}
 _FUNCTIONAL = {"ShiftedWindowAttention", "ShiftedWindowAttentionV2"}
-"""Classes of torchvision that pass the weights of both layers to a function, so that neither layer runs."""
+"""Classes of torchvision whose layers `qkv` and `proj` never run, because a function gets the weights of both."""
 
 _GATES = {
     *("ChannelAttn", "LightChannelAttn", "SpatialAttn", "LightSpatialAttn", "CoordAttn", "SimpleCoordAttn"),

@@ -255,7 +255,7 @@ _PAPERS: dict[str, dict[str, str]] = {
     "fia": {**_FIA, "vgg-16": _STAGE_3},
     # Zhang et al. 2022, arXiv:2204.00008: Mixed_5b, Mixed_5e, Conv2d_4a_3x3/Relu, and block2/unit_8 of a ResNet v2.
     "naa": {**_FIA, "inception_v4": "features.9", "inceptionv4": "features.9"},
-    # Huang et al. 2019, arXiv:1907.10823: layer 4 of ResNet-18, counted from 0 through conv1, bn1 and the stages.
+    # Huang et al. 2019, arXiv:1907.10823: layer 4 of ResNet-18. Layer 0 is conv1, layer 1 is bn1, then come the stages.
     "ila": {"resnet-18": "layer3"},
     # Guo et al. 2020, arXiv:2012.03528, and Wang et al. 2023, arXiv:2306.12685: from the second block of conv4 on.
     "linbp": {"resnet-50": "layer3.0"},

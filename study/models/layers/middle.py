@@ -1,4 +1,4 @@
-"""The layer from which a method changes a network: the user's choice, the authors' choice, or the middle layer."""
+"""The layer at which a method begins to change a network: the user's or the authors' choice, or the middle layer."""
 
 from __future__ import annotations
 

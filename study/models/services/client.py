@@ -173,8 +173,8 @@ class Service:
             except RequestFailed as failed:
                 failed.final = was_down and self._down
                 raise
-            # An answer does not show that the service is up again if its request began before the service counted as
-            # down.
+            # If a request began before the service counted as down, its answer does not show that the service is up
+            # again.
             self._down = self._down and not was_down
             return body
 
@@ -198,7 +198,7 @@ class Service:
             )
 
     def _wait(self, state: RetryCallState) -> float:
-        """Return the pause before the next attempt in seconds: exponential with jitter, or as the service asks for."""
+        """Return the seconds until the next attempt: exponential with jitter, or longer if the service asks for it."""
         usual = self._backoff(state) * random.uniform(0.75, 1)
         return max(usual, min(_failure(state).wait, self._remote.most_wait))
 
@@ -220,7 +220,7 @@ class Service:
         except UnexpectedAnswer as error:
             raise StudyError(
                 f"a stored answer of {self._name} cannot be read: {error}",
-                todo="check that url, and the paths labels and scores, fit the answers of the service",
+                todo="check that `url`, `labels` and `scores` fit the answers of the service",
                 status=1,
             ) from None
 

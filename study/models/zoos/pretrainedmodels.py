@@ -68,7 +68,7 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any]) -> nn.Mod
     # Some networks of this zoo share modules with other networks in the process. A copy shares no module.
     built = copy.deepcopy(make(pretrained=tag, **given))
     if tag is None and network.startswith("resnext"):
-        # The import of the library created the features of these networks before the seed was set.
+        # The library creates the module `features` of these networks when it is imported, before the seed is set.
         for module in built.get_submodule("features").modules():
             if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
                 module.reset_parameters()

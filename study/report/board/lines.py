@@ -67,7 +67,7 @@ class Line:
 
     @property
     def images(self) -> int:
-        """The number of clean images of the rate that has the most images."""
+        """The largest number of clean images behind a rate of this line."""
         return max((cell["images"] for cell in self.rates.values()), default=0)
 
 

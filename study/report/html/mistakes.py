@@ -45,7 +45,7 @@ def mistakes(data: ReportData, name: str) -> Iterator[tuple[str, HtmlTable]]:
 
 
 def _some_crafts(cells: pl.DataFrame) -> tuple[list[str], int]:
-    """Return the ids of some attack runs (crafts) with at most `_MOST_ROWS` rows in total, and the number of all.
+    """Return the ids of some attack runs with at most `_MOST_ROWS` rows in total, and the number of all attack runs.
 
     At least one attack run is returned, even if it has more rows.
     """

@@ -354,7 +354,7 @@ def test_published_is_told_and_is_no_identity():
         ("liu2017", ["'liu2017' names no table of a paper", "liu2017:1A"]),
         ("[liu2017:1A, 3]", ["published"]),
         ("{tables: liu2017:1A, attacks: {mj: fg}}", ["no attack of this experiment named 'mj'", "mi (the nearest)"]),
-        ("{tables: liu2017:1A, attacks: {mi: optimal}}", ["no attack in these tables", "optimization (the nearest)"]),
+        ("{tables: liu2017:1A, attacks: {mi: optimal}}", ["in the published tables", "optimization (the nearest)"]),
     ],
 )  # fmt: skip
 def test_bad_names(given, parts):
