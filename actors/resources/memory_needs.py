@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _TENSORS = 8
 """Number of float images that a pass holds for each image, in addition to the activations of the networks. A view is
 the transformed image that networks get. The float images are: the image, its view, the input and the output of the
-transformation, the gradients of this input and output, and the state that an attack keeps from the last step."""
+transformation, the gradients of this input and output, and the state that an attack keeps from the last step. One more
+is a margin."""
 
 
 _CAST = 0.5
