@@ -116,9 +116,9 @@ def _batches(plan: Plan, kept: KeptImages, options: ImagesOptions, to: Path) -> 
     if lacking:
         never = [one.id for one in lacking if not one.keepable]
         raise StudyError(
-            f"the run did not keep all images of {len(lacking)} of {counted(len(selected), 'attack run')}, such as "
-            f"{lacking[0].id}",
-            todo=f"leave out {never[0]}: no run can keep its images"
+            f"for {len(lacking)} of {counted(len(selected), 'attack run')}, such as {lacking[0].id}, the run did not "
+            "keep all images",
+            todo=f"leave out {never[0]}: its images cannot be kept"
             if never
             else "launch the study with --set run.keep_images=true: the launch makes the missing images again",
             status=1,

@@ -205,10 +205,10 @@ def _matrix(means: pl.DataFrame) -> Figure:
 
 
 def _curves(means: pl.DataFrame, along: str, other: str, probe: Probe) -> Figure:
-    """Return a figure of mean cosines over `along`, with a panel for each model as the first model of a pair.
+    """Return a figure that draws mean cosines against `along`. Each model has a panel, as the first model of its pairs.
 
     `along` and `other` are `copies` and `sigma`, or the reverse. A panel has a line for each second model and each of
-    the first four values of `other`. A thin line shows the cosine without smoothing.
+    the first four values of `other`. A thin line for each second model shows the cosine without smoothing.
     """
     models = means["first"].unique(maintain_order=True).to_list()
     smoothed = means.filter(pl.col("copies").is_not_null())

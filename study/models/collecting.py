@@ -79,9 +79,9 @@ def collect(
     steps = epochs * given.steps(batch)
     if count > steps:
         raise StudyError(
-            f"{count} weights cannot be collected in {steps} training steps",
-            accepted=f"at most {steps} weights",
-            todo="collect fewer weights, or use more epochs",
+            f"{count} sets of weights cannot be collected in {steps} training steps",
+            accepted=f"at most {steps}, one after each step",
+            todo="collect fewer, or use more epochs",
         )
     fix(threads)
     rule = torch.optim.SGD(network.parameters(), learning_rate, momentum=_MOMENTUM, weight_decay=_DECAY)

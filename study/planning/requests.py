@@ -57,7 +57,8 @@ def _versions(spec: Spec, service: str) -> int:
 def _with_references(spec: Spec, attack: str) -> list[str]:
     """Return the attack, and the chain of attacks that its budget is matched to.
 
-    All attacks of the chain must be counted, because the same targets predict their images.
+    Requests for all these attacks must be counted, because the targets of the attack also predict the images of the
+    others.
     """
     found = [attack]
     while (reference := spec.attacks[found[-1]].budget.to) is not None and reference not in found:

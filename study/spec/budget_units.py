@@ -146,9 +146,9 @@ def _too_short(what: str, length: float, document: Document, place: Place) -> St
     near = round(scaled)
     meant = f"{near}" if abs(scaled - near) < 0.05 else f"{scaled:.4g}"
     return StudyError(
-        f"{what}: pixel values are 0..255 here, and images are rounded to whole pixel values",
+        f"{what}: lengths are in pixel values of 0..255 here, and images are rounded to whole pixel values",
         where=document.where(place),
         accepted="lengths in pixel values: 8/255 of an image scaled to 0..1 is 8, and the text 8/255 is read as 8",
-        todo=f"write {meant} if {length:g} is in units of images scaled to 0..1, or {length:g}/255 if it is in pixel "
-        "values",
+        todo=f"if {length:g} is meant for images scaled to 0..1, write {meant}; if it is really {length:g} pixel "
+        f"values, write {length:g}/255",
     )

@@ -1,6 +1,6 @@
 """The JSON schema of a spec, for editors.
 
-Pydantic generates the schema; the fields of models declare their short forms.
+Pydantic generates the schema. Each field of a pydantic class declares its own short forms.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from study.attacks import presets
@@ -93,7 +93,7 @@ class Validation:
             base = self._spec.models[model.model]
             if base.source_only:
                 raise StudyError(
-                    f"a model with a transform is a target, but '{model.model}' can only be a source (`role: source`)",
+                    f"this model has a transform, so it is a target, but '{model.model}' can only be a source",
                     where=self._document.where(place),
                     todo=f"remove `role: source` from '{model.model}', or name another model",
                 )
@@ -211,7 +211,7 @@ class Validation:
             services = [one for one in spec.targets(experiment) if spec.models[one].remote is not None]
             if services and attack.budget.minimal is not None:
                 raise StudyError(
-                    f"'{name}' searches the minimal RMSD, which needs labels of the label set from every target; "
+                    f"'{name}' searches the minimal RMSD: every target must give labels of the label set, but "
                     f"'{services[0]}' is a remote service",
                     where=there,
                     todo="leave the service out of this experiment's targets, or give the attack a fixed budget",
@@ -331,8 +331,7 @@ class Validation:
         for one in spec.source_sets(experiment):
             if not spec.targets(experiment, one):
                 raise StudyError(
-                    f"no target is left for the sources {' + '.join(one) or 'elsewhere'}: `not-family-of` leaves out "
-                    "all models",
+                    f"no target is left for {_sources_in_words(one)}: `not-family-of` leaves out all models",
                     where=self._document.where(place),
                     todo="add a model of another family, or name the targets in a list",
                 )
@@ -466,3 +465,8 @@ class Validation:
                     where=self._document.where(("attacks", chain[chain.index(reference) - 1], "budget", "to")),
                     todo="match the budget to an attack with a single budget",
                 )
+
+
+def _sources_in_words(sources: Sequence[str]) -> str:
+    """Return the models of a source set for a message. Images that another tool made have no source in the spec."""
+    return f"the sources {' + '.join(sources)}" if sources else "images whose source is no model of this spec"

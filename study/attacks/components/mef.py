@@ -1,4 +1,4 @@
-"""Maximin expected flatness, MEF: gradients at random neighbours, each moved along its earlier gradients."""
+"""Maximin expected flatness, MEF: gradients at random neighbours, which move along their own earlier gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @register
 class MaximinFlatness(Point):
-    """Maximin expected flatness, MEF: the mean gradient at random neighbours, each moved along its earlier gradients.
+    """Maximin expected flatness, MEF: the mean gradient at random neighbours, which follow their own earlier gradients.
 
     Qiu et al. 2024, arXiv:2405.16181 (the first version of the paper calls the method NCS). A neighbour is the image
     plus uniform noise. The attack maximises the expectation, over neighbours, of the lowest loss near each neighbour. A

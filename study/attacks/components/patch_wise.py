@@ -29,8 +29,8 @@ class PatchWise(Step):
 
     - `factor`: the length of the sign step, in multiples of the attack's step size;
     - `spread`: the length of the move by the neighbours' excess, in multiples of the sign step of this rule. The
-      authors' code has 1, which is 16 pixel values with the authors' parameters. TransferAttack has 16 pixel values for
-      any budget;
+      authors' code has 1: both lengths are equal, and are 16 (of 255) with the authors' parameters. In TransferAttack,
+      the move has the length 16 for any budget;
     - `width`: the side of the square of neighbours, in pixels.
     """
 

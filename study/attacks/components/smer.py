@@ -97,8 +97,8 @@ def log_loss_gradient(weights: Tensor, logits: Tensor, labels: Tensor) -> Tensor
     """Return d log L / d weights, (K, N), where L is the cross-entropy of the mean of K models' weighted logits.
 
     `weights` are (K, N), `logits` (K, N, classes), and `labels` (N,). L is softplus(t). t is the log-sum-exp of the
-    other labels' logits minus the label's logit. The formula also holds if L is 0 in float32, for an image that the
-    models classify with certainty.
+    other labels' logits minus the label's logit. The gradient is also correct where L is 0 in float32, for an image
+    that the models classify with certainty.
     """
     import torch
 

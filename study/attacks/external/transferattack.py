@@ -266,9 +266,9 @@ def _moved(attack: Any, call: ExternalCall) -> Tensor:
             limits.goal(name, targeted=True, supported=False)
         if str(error) == "'Sequential' object has no attribute 'models'":
             raise StudyError(
-                f"{name} attacks an ensemble",
+                f"{name} attacks an ensemble, but there is one source",
                 accepted="several sources, or the argument `ensemble: true` for one source",
-                todo="change the sources or the arguments",
+                todo="name several sources, or set `ensemble: true` in its arguments",
             ) from error
         raise
 

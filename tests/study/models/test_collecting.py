@@ -117,7 +117,9 @@ def test_what_cannot_be_collected(start, data, tmp_path):
     assert "does not exist" in refused(data, tmp_path / "none.safetensors", tmp_path).what
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     assert "is not a weights file of `study train`" in refused(data, tmp_path / "other.safetensors", tmp_path).what
-    assert "21 weights cannot be collected in 20 training steps" in refused(data, start, tmp_path, count=21).what
+    assert (
+        "21 sets of weights cannot be collected in 20 training steps" in refused(data, start, tmp_path, count=21).what
+    )
     assert "diverges" in refused(data, start, tmp_path, learning_rate=1e6).what
     assert not [one for one in tmp_path.iterdir() if "lgv" in one.name]
     (tmp_path / "mnist_fnn2_lgv").mkdir()
