@@ -205,7 +205,7 @@ def test_judged_again_without_asking(quiet, say, spec_file, tmp_path):
     assert verify(tmp_path / "stricter").whole
     with pytest.raises(StudyError, match="exists"):
         judged(quiet[0], spec_file(stricter), tmp_path / "stricter")
-    with pytest.raises(StudyError, match="sends 'chat' other requests"):
+    with pytest.raises(StudyError, match="other requests to 'chat' than the run made"):
         judged(quiet[0], spec_file(spec_of(url, prompt="Other?")), tmp_path / "other")
 
     def agrees(text):

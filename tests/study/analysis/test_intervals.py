@@ -75,7 +75,7 @@ def test_paired_differences(scanned, loop):
 
 
 def test_several_points_in_a_cell_are_refused(scanned):
-    with pytest.raises(StudyError, match="several points"):
+    with pytest.raises(StudyError, match="differ in `steps` or `budget`"):
         analysis.paired_differences(scanned, "mi", "pgd")
     with pytest.raises(StudyError, match="no rows of the attack 'di'"):
         analysis.paired_differences(scanned, "mi", "di")
