@@ -156,12 +156,14 @@ def _next(second: Sequence[Mapping[str, Any]], images: int) -> str:
     called, behind = _listed([each["attack"] for each in second]), one["behind"]
     if behind is None:
         return f"{called} {'follow' if several else 'follows'} with {_percent(one)} %."
-    gap = f"{fixed(100 * behind, 1)} percentage points behind"
-    if several:
-        return f"{called} are {gap}."
-    if one["p"] is not None and one["p"] < _LEVEL:
-        return f"{called} is {gap} ({_chance(one['p'])})."
-    return f"{called} is {gap}, which is not significant with {images:,} images ({_chance(one['p'] or 1.0)})."
+    gap = f"{called} {'are' if several else 'is'} {fixed(100 * behind, 1)} percentage points behind"
+    chances = [1.0 if each["p"] is None else each["p"] for each in second]
+    clear = [each["attack"] for each, p in zip(second, chances, strict=True) if p < _LEVEL]
+    if len(clear) == len(second):
+        return f"{gap} ({_chance(max(chances))})."
+    if not clear:
+        return f"{gap}, which is not significant with {images:,} images ({_chance(min(chances))})."
+    return f"{gap}; with {images:,} images, this is significant only for {_listed(clear)}."
 
 
 def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: pl.DataFrame) -> HtmlTable:
