@@ -19,6 +19,7 @@ from actors.scheduling.scheduler import Done, Scheduler
 from actors.workers.ray_actors import WorkerActor
 from actors.workers.worker_config import WorkerConfig
 from study.images.labels import label_set
+from study.reproducibility import hardware
 from study.reproducibility.numerics import Numerics
 
 GPUS = 3
@@ -30,6 +31,8 @@ class OnGpu:
 
     def __init__(self, config, device):
         assert device == "cuda:0"
+        # The actor asks the driver of the GPU for its memory. There is no driver here.
+        hardware.gpu_memory = lambda device: 2.0**34
 
     def hello(self):
         return None
@@ -50,7 +53,7 @@ class Actor(WorkerActor):
 def backend(monkeypatch):
     monkeypatch.setattr(ray, "init", functools.partial(ray.init, num_gpus=GPUS))
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    found = RayBackend("local", store=100 * 2**20)
+    found = RayBackend("local", store=lambda gpus: 100 * 2**20)
     found._worker = ray.remote(max_restarts=0, max_task_retries=0)(Actor)
     yield found
     found.close()
