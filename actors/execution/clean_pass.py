@@ -21,7 +21,7 @@ from actors.resources.object_store import pixel_budgets
 from study.errors import StudyError
 from study.images import clean_accuracy, decoding
 from study.images.image_sets import Candidate, Ranked
-from study.images.selection import Clean, Selected, Selection, Shard, admitted, cut, ranked
+from study.images.selection import Clean, Selected, Selection, Shard, admitted, cut, ranked, rule_breakers
 from study.planning.spec_diff import must_be_there, unasked
 from study.report import plausibility
 from study.spec.schema import Spec
@@ -189,7 +189,7 @@ class _CleanPass:
             f"{counted(wanted, f'{further}image')} {'is' if wanted == 1 else 'are'} needed, but only {chosen} of "
             f"{tried} {'is' if chosen == 1 else 'are'} {rule}{unreadable}",
             accepted=f"images.count up to {before + chosen}" if before + chosen else None,
-            todo="; ".join(doubtful) or "lower images.count, add images, or relax images.keep",
+            todo="; ".join([*doubtful, "lower images.count, add images, or let fewer models decide: images.keep"]),
         )
 
     def _warn(self, doubtful: Sequence[str]) -> None:
@@ -241,14 +241,12 @@ class _CleanPass:
         """
         keep, images = self._spec.images.keep, [one for shard in shards for one in shard.images]
         bound = {"correct-for-all": self._local, "correct-for-sources": self._spec.predicting_sources()}
-        for name in new:
-            if isinstance(keep, str) and name in bound.get(keep, ()) and name in self._local:
-                wrong = sum(one.clean[name].top1 != one.label for one in images)
-                if wrong:
-                    self._say(
-                        f"{name} misclassifies {wrong} of the {counted(len(images), 'clean image')} selected before it "
-                        "was added. These images stay selected; `among='clean-correct'` gives rates without them"
-                    )
+        asked = bound.get(keep, ()) if isinstance(keep, str) else ()
+        for name, wrong in rule_breakers(shards, [one for one in new if one in asked and one in self._local]).items():
+            self._say(
+                f"{name} misclassifies {wrong} of the {counted(len(images), 'clean image')} selected before it "
+                "was added. These images stay selected; `among='clean-correct'` gives rates without them"
+            )
 
     def _read(self, part: Sequence[Candidate]) -> list[_Decoded]:
         read = []

@@ -14,7 +14,7 @@ from study.attacks.recipe import Attack
 from study.commands.attacks import parts, shown
 from study.defences.transforms import summary
 from study.models.services.service_spec import Remote
-from study.report.wording import IMAGE_KINDS
+from study.report.wording import IMAGE_KINDS, correct_when_clean
 from study.reproducibility.float_environment import Arithmetic, recorded
 from study.results import integrity, scanning
 from study.results.run_reader import RunData, open_run
@@ -32,11 +32,6 @@ _TOLD = ("step", "budget", "steps", "step_size", "learning_rate", "checkpoints",
 
 _USUAL = {"objective": "cross-entropy", "fusion": "probability"}
 """The usual values of some keys of an attack. One sentence states these values for all attacks."""
-_KEEP = {
-    "correct-for-all": "that every model classifies correctly when clean",
-    "correct-for-sources": "that every source model classifies correctly when clean",
-    "all": "whether or not the models classify them correctly when clean",
-}
 _RULES = {"each": "each source model alone", "leave-one-out": "ensembles of all source models but one",
           "all": "the ensemble of all source models", "elsewhere": "models outside this study"}  # fmt: skip
 _SUCCESS = {
@@ -137,12 +132,11 @@ def _images(finished: RunData) -> str:
     size = f"{images.size} x {images.size} pixels"
     kind = IMAGE_KINDS.get(str(images.labels), f"{len(finished.spec.labels)}-class")
     where = " (samples of the package foolbox)" if images.sample else ""
-    rule = f"that {_listed(images.keep)} classify correctly when clean" if isinstance(images.keep, tuple) else (
-        _KEEP[images.keep]
-    )  # fmt: skip
+    right = correct_when_clean(finished.spec, finished.selection.shards)
+    rule = ", whether or not the models classify them correctly when clean" if right is None else f" {right}"
     seen = max((right.images for right in finished.clean.values()), default=0)
     part = f"{count:,} of {seen:,}" if seen > count else f"{count:,}"
-    return f"We use {part} {kind} images{where} of {size}, {rule}; seed {finished.spec.seed} orders them."
+    return f"We use {part} {kind} images{where} of {size}{rule}; seed {finished.spec.seed} orders them."
 
 
 def _models(finished: RunData) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study.errors import StudyError, names
+from study.report import plausibility
 from study.report.tables import table_formats
 from study.report.tables.grid import grid
 from study.report.tables.layout import Layout
@@ -57,6 +58,9 @@ def print_table(run: str, console: Console, options: TableOptions) -> None:
         of = f" of {' and '.join(options.experiments)}" if options.experiments else ""
         raise StudyError(f"{run} has no rows{of} yet", todo="launch the study first", status=1)
     made = [one for one in made if one.rows]
+    for one in plausibility.of_models(finished.spec, finished.clean, finished.models):
+        # Not on standard output, which may be the text of a table.
+        say(Console(stderr=True), f"warning: {one}")
     if write is None:
         for layout in made:
             _print(layout, console)

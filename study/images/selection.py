@@ -102,6 +102,16 @@ def admitted(image: Selected, keep: Keep, sources: Sequence[str]) -> bool:
     return all(image.clean[model].top1 == image.label for model in asked)
 
 
+def rule_breakers(shards: Sequence[Shard], models: Sequence[str]) -> dict[str, int]:
+    """Return, for each of `models` that misclassifies selected images, the number of these images.
+
+    A model that joins a study later can misclassify images that were selected before.
+    """
+    images = [image for shard in shards for image in shard.images]
+    wrong = {name: sum(name in one.clean and one.clean[name].top1 != one.label for one in images) for name in models}
+    return {name: count for name, count in wrong.items() if count}
+
+
 def cut(images: Sequence[Selected], size: int) -> list[Shard]:
     """Return the images as shards of `size` images, in the order of their ids.
 

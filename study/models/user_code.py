@@ -47,7 +47,7 @@ def check(name: str, model: Model, *, allowed: bool) -> None:
             accepted="size in pixels; mean and std, one number for each channel, for images scaled to 0..1",
             todo=f"add {', '.join(missing)} to model '{name}'",
         )
-    user_files.find(model.name, str(model.network))
+    user_files.require_name(user_files.read(model.name, str(model.network)))
 
 
 def build(model: Model, *, allowed: bool) -> tuple[nn.Module, str]:

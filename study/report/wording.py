@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from study.attacks import Attack
+from study.images.selection import Shard, rule_breakers
 from study.spec.schema import Spec
 
 _HALF = 1e-9
@@ -21,6 +22,33 @@ IMAGE_KINDS: Mapping[str, str] = {
     "fashion-mnist": "Fashion-MNIST",
 }
 """The name of the data set in texts, by label set."""
+
+
+def correct_when_clean(spec: Spec, shards: Sequence[Shard]) -> str | None:
+    """Return in words which models classify every selected image correctly; None if the spec asks this of no model.
+
+    Models that joined the study later, and misclassify images that were selected before, are named as exceptions.
+    """
+    keep = spec.images.keep
+    if keep == "all":
+        return None
+    if isinstance(keep, tuple):
+        asked = keep
+    else:
+        asked = tuple(spec.predicting_sources() if keep == "correct-for-sources" else spec.predicting)
+    wrong = rule_breakers(shards, [name for name in asked if name not in spec.services])
+    if isinstance(keep, tuple):
+        right = [name for name in keep if name not in wrong]
+        return f"that {_and(right)} {'classifies' if len(right) == 1 else 'classify'} correctly when clean"
+    every = "every source model" if keep == "correct-for-sources" else "every model"
+    but = f" except {_and(wrong)}" if wrong else ""
+    return f"that {every}{but} classifies correctly when clean"
+
+
+def _and(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
 
 SUCCESS_RATE: Mapping[str, str] = {
     "untargeted": "Untargeted success rate (%): adversarial images that the target misclassifies",

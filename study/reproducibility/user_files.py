@@ -7,6 +7,7 @@ workers. An installed module is not sent: every machine imports it by its name.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -191,6 +192,30 @@ def forget() -> None:
     _FOUND.clear()
     sys.modules.update(_SET_ASIDE)
     _SET_ASIDE.clear()
+
+
+def require_name(file: UserFile) -> None:
+    """Raise StudyError if a file defines no function or class of the name that the spec asks for. Nothing runs.
+
+    Names that only exist once the file has run, for example after `from helper import *`, are not checked.
+    """
+    if file.main not in file.texts:
+        return
+    try:
+        tree = ast.parse(file.texts[file.main])
+    except (SyntaxError, ValueError):
+        return  # running the file raises the same error, with its line
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(one.asname or one.name).partition(".")[0] for one in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    if file.called not in found and not {"*", "__getattr__", "globals"} & found:
+        defined = [one.name for one in tree.body if isinstance(one, ast.FunctionDef | ast.ClassDef)]
+        raise StudyError(f"{file.place} has no function '{file.called}'", accepted=names(defined, file.called))
 
 
 def function_of(file: UserFile, module: ModuleType) -> Callable[..., Any]:

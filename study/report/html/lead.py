@@ -12,7 +12,15 @@ import polars as pl
 from study.analysis.ranking import ranking
 from study.report.html.components import HtmlTable, TableCell, percent_cell
 from study.report.html.report_data import ReportData
-from study.report.wording import IMAGE_KINDS, VISIBILITY, VISIBILITY_HEAD, fixed, point_name, visibility_numbers
+from study.report.wording import (
+    IMAGE_KINDS,
+    VISIBILITY,
+    VISIBILITY_HEAD,
+    correct_when_clean,
+    fixed,
+    point_name,
+    visibility_numbers,
+)
 from study.spec.schema import Spec
 
 _SEEN_HEAD = VISIBILITY_HEAD[1:]
@@ -21,11 +29,6 @@ _MOST_TOLD = 4
 _LEVEL = 0.05
 _SEEN = 0.05
 """The smallest difference of success rates for which the text names the hardest and the easiest target."""
-_KEEP = {
-    "correct-for-all": " that every model classifies correctly when clean",
-    "correct-for-sources": " that every source model classifies correctly when clean",
-    "all": ", including images that models misclassify when clean",
-}
 _VERBS = {"untargeted": "fool", "targeted": "reach the target label of"}
 _VERB = {"untargeted": "fools", "targeted": "reaches the target label of"}
 _INTERVAL = (
@@ -79,8 +82,8 @@ def _asked(data: ReportData) -> str:
         len(sets), "set of source models", "sets of source models"
     )  # fmt: skip
     kind = IMAGE_KINDS.get(str(spec.images.labels), f"{len(spec.labels)}-class")
-    keep = spec.images.keep
-    rule = _KEEP[keep] if isinstance(keep, str) else f" that {_listed(keep)} classify correctly when clean"
+    right = correct_when_clean(spec, data.finished.selection.shards)
+    rule = ", including images that models misclassify when clean" if right is None else f" {right}"
     return (
         f"How well do adversarial images of {_counted(len(attacks), 'attack')} ({_listed(attacks)}), made on {made}, "
         f"fool {_counted(len(targets), 'target model')}? {data.finished.selected:,} {kind} images of "

@@ -46,7 +46,7 @@ def listed(pictures, tmp_path, shift=0, keep="all"):
     return {"folder": str(folder), "list": str(path), "size": 224, "keep": keep}
 
 
-def test_labels_that_are_one_too_high_are_told(pictures, spec_file, tmp_path):
+def test_labels_that_are_one_too_high_are_told(pictures, spec_file, tmp_path, door):
     spec = spec_file(BASE | {"images": listed(pictures, tmp_path, shift=1)})
     status, printed = run_here(spec, tmp_path / "run")
     assert status == 0
@@ -59,6 +59,11 @@ def test_labels_that_are_one_too_high_are_told(pictures, spec_file, tmp_path):
     assert said.count(warning) == 2, "after the clean pass, and beside the tables"
     assert "warning: 'lite0' classifies 0 of 12 clean images correctly, no more than by chance" in said
     assert [line for line in printed.splitlines() if line.split()[:3] == ["clean", "images", "12"]]
+    # Also for a table, but not in its text.
+    status, printed, error = door("table", tmp_path / "run", "--format", "csv")
+    assert status == 0
+    assert "warning" not in printed
+    assert "warning: 'lite0' classifies 0 of 12 clean images correctly" in " ".join(error.split())
 
 
 def test_an_input_of_another_range_is_told_in_place_of_relaxing_the_rule(pictures, spec_file, tmp_path):

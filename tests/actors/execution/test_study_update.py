@@ -15,9 +15,12 @@ from rich.console import Console
 from actors.backends.in_process import InProcess
 from actors.launch.launch import launch
 from actors.launch.options import LaunchOptions
+from study.commands.methods import paragraphs
 from study.errors import StudyError
+from study.report.wording import correct_when_clean
 from study.results import current_plan, scanning
 from study.results.kept_images import encode_images
+from study.results.run_reader import open_run
 from study.results.verify import verify
 from study.storage import part_file
 from study.storage.run_folder import RunFolder
@@ -261,6 +264,10 @@ def test_an_image_that_a_new_model_gets_wrong_stays(grow):
     added = rows(grow.folder).filter(target="c")
     assert added.height == 1
     assert added["clean_top1"].to_list() == clean.filter(model="c")["top5"].list.first().to_list()
+    found = open_run(str(grow.folder))
+    words = "that every model except c classifies correctly when clean"
+    assert correct_when_clean(found.spec, found.selection.shards) == words
+    assert f"pixels {words};" in next(iter(paragraphs(found, (), ())))
 
 
 def keeping(change=None):

@@ -120,11 +120,13 @@ def test_nothing_runs_unless_allowed(file, capsys):
     ({"size": None, "std": None}, "size, std missing"),
     ({"weights": "zoo:best"}, "has no weights 'zoo:best'"),
     ({"network": "python:nowhere.py:trained"}, "nowhere.py .* does not exist"),
+    ({"network": "python:{file}:tranied"}, "has no function 'tranied'"),
     ({"network": "python:no_such_module:trained"}, "no module 'no_such_module'"),
     ({"network": "python:no.such.module:trained"}, "no module 'no.such.module'"),
 ])  # fmt: skip
 def test_what_can_be_seen_beforehand(file, given, message):
     given = {"network": f"python:{file}:trained", **INPUT} | given
+    given["network"] = given["network"].replace("{file}", str(file))
     model = Model.model_validate({key: value for key, value in given.items() if value is not None})
     with pytest.raises(StudyError, match=message):
         loading.check("m", model, labels=LABELS, allow_code=True)
@@ -143,7 +145,7 @@ def test_functions_that_make_no_classifier(file, function, message):
 
 def test_a_file_that_does_not_run(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("import nothing_of_the_kind\n")
+    path.write_text("import nothing_of_the_kind\n\n\ndef small():\n    pass\n")
     for _ in range(2):
         with pytest.raises(StudyError, match="cannot be built: ModuleNotFoundError"):
             load({"network": f"python:{path}:small", **INPUT})
