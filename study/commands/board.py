@@ -16,6 +16,7 @@ from study.report.board.formats import board_csv, board_latex
 from study.report.board.lines import BoardTable, Entry, board_tables
 from study.report.board.page import SEEN, board_page
 from study.report.board.protocol import differences, facts
+from study.report.wording import fixed
 from study.results import integrity
 from study.results.run_reader import open_run
 from study.terminal.prose import exactly, say
@@ -109,11 +110,13 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
     for head in ("mean", "95 %", "correct", "cost", *(SEEN[one][0] for one in measures), "front"):
         shown.add_column(head, justify="right", no_wrap=True)
     for place, line in enumerate(table.lines, 1):
-        ends = "–" if line.low is None or line.high is None else f"{100 * line.low:.1f}–{100 * line.high:.1f}"
+        ends = (
+            "–" if line.low is None or line.high is None else f"{fixed(100 * line.low, 1)}–{fixed(100 * line.high, 1)}"
+        )
         numbers = [
-            "–" if line.mean is None else f"{100 * line.mean:.1f}",
+            "–" if line.mean is None else f"{fixed(100 * line.mean, 1)}",
             ends,
-            "–" if line.correct_mean is None else f"{100 * line.correct_mean:.1f}",
+            "–" if line.correct_mean is None else f"{fixed(100 * line.correct_mean, 1)}",
             "–" if line.gradients is None else f"{line.gradients:,.0f}",
             *("–" if (value := line.visible[one]) is None else format(value, SEEN[one][1]) for one in measures),
             "*" if line.front else "",

@@ -10,7 +10,7 @@ from study.report.board.lines import BoardTable, Entry, Line, board_tables
 from study.report.board.page import CORRECT, MEAN, BoardPart, page
 from study.report.board.protocol import facts, model_digest
 from study.report.html.components import HtmlTable, text_cells
-from study.report.wording import SUCCESS_RATE
+from study.report.wording import SUCCESS_RATE, fixed
 from study.spec.schema import Spec
 
 _SHORT = 16
@@ -72,7 +72,7 @@ def _models(entry: Entry) -> HtmlTable:
         clean = "–"
         if right is not None and right.images:
             low, high = interval_of_rate(right.right, right.images)
-            clean = f"{100 * right.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            clean = f"{fixed(100 * right.share, 1)} [{fixed(100 * low, 1)}, {fixed(100 * high, 1)}]"
         weights = model.weights or "–"
         rows.append(
             text_cells(
@@ -141,10 +141,10 @@ def _words(value: object) -> str:
 def _results(table: BoardTable) -> HtmlTable:
     rows = []
     for line in table.lines:
-        mean = "–" if line.mean is None else f"{100 * line.mean:.1f}"
+        mean = "–" if line.mean is None else f"{fixed(100 * line.mean, 1)}"
         if line.mean is not None and line.low is not None and line.high is not None:
-            mean += f" [{100 * line.low:.1f}, {100 * line.high:.1f}]"
-        correct = "–" if line.correct_mean is None else f"{100 * line.correct_mean:.1f}"
+            mean += f" [{fixed(100 * line.low, 1)}, {fixed(100 * line.high, 1)}]"
+        correct = "–" if line.correct_mean is None else f"{fixed(100 * line.correct_mean, 1)}"
         gradients = "–" if line.gradients is None else f"{line.gradients:,.0f}"
         ssim = line.visible["ssim"]
         seen = "–" if ssim is None else f"{ssim:.3f}"
@@ -161,7 +161,7 @@ def _extremes(line: Line) -> tuple[str, str]:
     black = sorted((cell["success"], name) for name, cell in line.rates.items() if cell["relation"] == "black")
     if not black:
         return "–", "–"
-    shown = [f"{name} {100 * rate:.1f}" for rate, name in (black[0], black[-1])]
+    shown = [f"{name} {fixed(100 * rate, 1)}" for rate, name in (black[0], black[-1])]
     return shown[0], shown[1]
 
 

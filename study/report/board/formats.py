@@ -105,8 +105,10 @@ def _latex_rate(cell: Cell | None, best: float) -> str:
 def _latex_mean(line: Line) -> str:
     if line.mean is None:
         return "--"
-    ends = "" if line.low is None or line.high is None else f" [{100 * line.low:.1f}, {100 * line.high:.1f}]"
-    return f"{100 * line.mean:.1f}{ends}"
+    ends = (
+        "" if line.low is None or line.high is None else f" [{fixed(100 * line.low, 1)}, {fixed(100 * line.high, 1)}]"
+    )
+    return f"{fixed(100 * line.mean, 1)}{ends}"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -166,9 +166,9 @@ def _rate(cell: Cell | None, correct: Cell | None) -> TableCell:
     relation = cell["relation"]
     tip = f"{100 * cell['success']:.2f} % of {cell['images']:,} images"
     tip += f", {cell['seeds']} seeds" if cell["seeds"] > 1 else ""
-    tip += f"; 95 %: {100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
+    tip += f"; 95 %: {fixed(100 * cell['low'], 1)} to {fixed(100 * cell['high'], 1)}"
     if correct is not None:
-        tip += f"; {100 * correct['success']:.1f} % of {correct['images']:,} clean-correct images"
+        tip += f"; {fixed(100 * correct['success'], 1)} % of {correct['images']:,} clean-correct images"
     tip += "" if relation == "black" else f"; {relation}-box"
     text = f"{fixed(100 * cell['success'], rate_decimals(cell['images']))}{MARKS.get(relation, '')}"
     return TableCell(text, cell["success"], tip, relation=relation)

@@ -201,7 +201,7 @@ def _table(data: ReportData, name: str, goal: str, ranked: pl.DataFrame, seen: p
 def _interval(one: Mapping[str, Any]) -> TableCell:
     if one["low"] is None:
         return TableCell("–", number=True)
-    text = f"{100 * one['low']:.1f} to {100 * one['high']:.1f}"
+    text = f"{fixed(100 * one['low'], 1)} to {fixed(100 * one['high'], 1)}"
     return TableCell(text, number=True, span=(one["low"], one["success"], one["high"]))
 
 
