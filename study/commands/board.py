@@ -114,9 +114,9 @@ def _rich(table: BoardTable, *, several: bool) -> Table:
             "–" if line.low is None or line.high is None else f"{fixed(100 * line.low, 1)}–{fixed(100 * line.high, 1)}"
         )
         numbers = [
-            "–" if line.mean is None else f"{fixed(100 * line.mean, 1)}",
+            "–" if line.mean is None else fixed(100 * line.mean, 1),
             ends,
-            "–" if line.correct_mean is None else f"{fixed(100 * line.correct_mean, 1)}",
+            "–" if line.correct_mean is None else fixed(100 * line.correct_mean, 1),
             "–" if line.gradients is None else f"{line.gradients:,.0f}",
             *("–" if (value := line.visible[one]) is None else format(value, SEEN[one][1]) for one in measures),
             "*" if line.front else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from study.attacks.recipe import Attack
 from study.commands.attacks import parts, shown
 from study.defences.transforms import summary
 from study.models.services.service_spec import Remote
-from study.report.wording import IMAGE_KINDS, correct_when_clean
+from study.report.wording import IMAGE_KINDS, correct_when_clean, listed
 from study.reproducibility.float_environment import Arithmetic, recorded
 from study.results import integrity, scanning
 from study.results.run_reader import RunData, open_run
@@ -156,7 +156,7 @@ def _models(finished: RunData) -> str:
         behind = f", behind {shown(changed).strip('()')}" if changed else ""
         digest = str(finished.models.get(name, {}).get("digest", ""))[:12]
         said.append(f"{name} ({made}{weights}{behind}; {role}{f'; digest {digest}' if digest else ''})")
-    return f"The models are {_listed(said)}."
+    return f"The models are {listed(said)}."
 
 
 def _service(remote: Remote) -> str:
@@ -198,7 +198,7 @@ def _budget(attack: Attack) -> str:
     if budget.kind == "none":
         return "no budget but the range of pixel values"
     given = budget.length if budget.rule is not None else getattr(budget, budget.kind)
-    levels = _range(given) if isinstance(given, Range) else _listed([f"{level:g}" for level in budget.levels], "or")
+    levels = _range(given) if isinstance(given, Range) else listed([f"{level:g}" for level in budget.levels], "or")
     if budget.rule is not None:
         return f"a budget of {levels} as {budget.kind} measures it"
     return f"{_NORMS[budget.kind]} of {levels} (pixel values 0..255)"
@@ -218,7 +218,7 @@ def _steps(attack: Attack) -> str:
     elif size is not None:
         count += f" of {size:.4g}"
     if attack.checkpoints:
-        count += f", scored after {_listed([str(stop) for stop, _ in attack.scored_points])}"
+        count += f", scored after {listed([str(stop) for stop, _ in attack.scored_points])}"
     return count
 
 
@@ -227,14 +227,14 @@ def _experiment(name: str, spec: Spec, experiment: Experiment) -> str:
     rule = experiment.sources.rule
     sources = _RULES.get(rule, "")
     if rule == "sets" or experiment.sources.among is not None:
-        sources = f"{sources} ({_listed(['+'.join(one) for one in sets])})" if sources else _listed(
+        sources = f"{sources} ({listed(['+'.join(one) for one in sets])})" if sources else listed(
             ["+".join(one) for one in sets]
         )  # fmt: skip
     seeds = spec.seeds_of(experiment)
-    repeated = f", with the seeds {_listed([str(seed) for seed in seeds])}" if len(seeds) > 1 else ""
+    repeated = f", with the seeds {listed([str(seed) for seed in seeds])}" if len(seeds) > 1 else ""
     return (
-        f"Experiment {name} runs {_listed(experiment.attacks)} ({_listed(experiment.goal)}) on {sources}{repeated}, "
-        f"and shows the images to {_listed(spec.targets(experiment))}{_kin(experiment)}."
+        f"Experiment {name} runs {listed(experiment.attacks)} ({listed(experiment.goal)}) on {sources}{repeated}, "
+        f"and shows the images to {listed(spec.targets(experiment))}{_kin(experiment)}."
     )
 
 
@@ -242,7 +242,7 @@ def _kin(experiment: Experiment) -> str:
     asked = experiment.targets
     if asked is None or asked.not_family_of is None:
         return ""
-    whose = "its sources" if "sources" in asked.not_family_of else _listed(asked.not_family_of)
+    whose = "its sources" if "sources" in asked.not_family_of else listed(asked.not_family_of)
     return f", without the networks of the family of {whose}"
 
 
@@ -262,13 +262,8 @@ def _computation(spec: Spec, computed: Sequence[Arithmetic], releases: Sequence[
     numerics = spec.numerics
     setting = f"{numerics.precision}, passes of {numerics.batch} images, {numerics.threads} thread"
     setting += "s" if numerics.threads > 1 else ""
-    said = [f"Everything was computed with study {_listed(releases) or 'of an unknown version'} in {setting}"]
+    said = [f"Everything was computed with study {listed(releases) or 'of an unknown version'} in {setting}"]
     for one in computed:
         libraries = ", ".join(f"{name} {version}" for name, version in one.releases.items())
         said.append(f"on {one.processor} ({one.capability}) with {libraries}")
-    return " ".join([said[0], _listed(said[1:])]).strip() + "."
-
-
-def _listed(given: Iterable[str], last: str = "and") -> str:
-    *first, final = list(given) or [""]
-    return f"{', '.join(first)} {last} {final}" if first else final
+    return " ".join([said[0], listed(said[1:])]).strip() + "."

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from study.errors import StudyError
 from study.models.networks import NETWORKS
 from study.models.training import TRAINABLE
-from study.models.training_data import diverged, read_training_data, save_weights, writable
+from study.models.training_data import mean_loss, new_place, read_training_data, save_weights, step
 from study.models.weights import state_dict
 from study.reproducibility.numerics import fix
 
@@ -68,13 +66,7 @@ def collect(
     than training steps, or if training diverges. A failed or interrupted collection leaves no such folder.
     """
     network, name = _trained(start)
-    folder = output / f"{start.stem}_lgv"
-    if folder.exists():
-        raise StudyError(
-            f"{folder} exists already",
-            todo="name another folder with --output; or delete this folder: studies that used it will then not resume",
-        )
-    writable(output)
+    folder = new_place(output / f"{start.stem}_lgv", "this folder")
     given = read_training_data(data)
     steps = epochs * given.steps(batch)
     if count > steps:
@@ -88,7 +80,7 @@ def collect(
     stops = {round(number * steps / count): number for number in range(1, count + 1)}
     settings = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed, "threads": threads}
     record: dict[str, Any] = {"network": name, "start": _digest(network), "data": given.digest, **settings}
-    before, accuracies, step = given.accuracy(network), list[float](), 0
+    before, accuracies, done = given.accuracy(network), list[float](), 0
     away = folder.with_name(f".{folder.name}")
     shutil.rmtree(away, ignore_errors=True)
     away.mkdir()
@@ -96,19 +88,13 @@ def collect(
         for epoch in range(epochs):
             losses = []
             for images, labels in given.batches(batch, "collecting", start.stem, seed, "order", epoch):
-                loss = functional.cross_entropy(network(images), labels)
-                rule.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                rule.step()
-                losses.append(loss.item() * len(labels))
-                step += 1
-                if step in stops:
+                losses.append(step(network, rule, images, labels))
+                done += 1
+                if done in stops:
                     accuracies.append(given.accuracy(network))
-                    file = away / f"{stops[step]:0{len(str(count))}}.safetensors"
-                    save_weights(network, file, {**record, "step": step, "accuracy": accuracies[-1]})
-            loss_of_all = sum(losses) / len(given.labels)
-            if not math.isfinite(loss_of_all):
-                raise diverged(folder.name, loss_of_all, epoch + 1, learning_rate)
+                    file = away / f"{stops[done]:0{len(str(count))}}.safetensors"
+                    save_weights(network, file, {**record, "step": done, "accuracy": accuracies[-1]})
+            loss_of_all = mean_loss(losses, len(given.labels), folder.name, epoch + 1, learning_rate)
             say(
                 f"{folder.name}: epoch {epoch + 1} of {epochs}, loss {loss_of_all:.4f}, {len(accuracies)} of {count} "
                 f"weights"

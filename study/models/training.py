@@ -14,13 +14,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from study.errors import StudyError, names
 from study.models.adversarial_training import PGD, worst
 from study.models.networks import DEPTHS, FullyConnected
 from study.models.small_networks import SMALL_NETWORKS, drawn
-from study.models.training_data import TrainingData, diverged, read_training_data, save_weights, writable
+from study.models.training_data import TrainingData, mean_loss, new_place, read_training_data, save_weights, step
 from study.reproducibility.numerics import fix
 from study.reproducibility.rng import draws
 
@@ -138,20 +137,13 @@ def _place(output: Path, course: _Course) -> Path:
     """
     if course.network not in TRAINABLE:
         raise StudyError(f"`study train` cannot train '{course.network}'", accepted=names(TRAINABLE, course.network))
-    path = output / f"{course.called}.safetensors"
-    if path.exists():
-        raise StudyError(
-            f"{path} exists already",
-            todo="name another folder with --output; or delete the file: studies that used it will then not resume",
-        )
-    writable(output)
-    return path
+    return new_place(output / f"{course.called}.safetensors", "the file")
 
 
 def _train(course: _Course, data: TrainingData, say: Callable[[str], None]) -> tuple[nn.Module, float]:
     network, rule = _begun(course)
     steps = course.epochs * data.steps(course.batch)
-    falling = torch.optim.lr_scheduler.LambdaLR(rule, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps))
+    falling = torch.optim.lr_scheduler.LambdaLR(rule, lambda at: 0.5 + 0.5 * math.cos(math.pi * at / steps))
     accuracy = 0.0
     for epoch in range(course.epochs):
         losses = []
@@ -160,15 +152,9 @@ def _train(course: _Course, data: TrainingData, say: Callable[[str], None]) -> t
             images = clean
             if course.adversarial is not None:
                 images = worst(network, clean, labels, course.adversarial, course.drawn("start", epoch, number))
-            loss = functional.cross_entropy(network(images), labels)
-            rule.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            rule.step()
+            losses.append(step(network, rule, images, labels))
             falling.step()
-            losses.append(loss.item() * len(labels))
-        loss_of_all = sum(losses) / len(data.labels)
-        if not math.isfinite(loss_of_all):
-            raise diverged(course.called, loss_of_all, epoch + 1, course.learning_rate)
+        loss_of_all = mean_loss(losses, len(data.labels), course.called, epoch + 1, course.learning_rate)
         accuracy = data.accuracy(network)
         say(
             f"{course.called}: epoch {epoch + 1} of {course.epochs}, loss {loss_of_all:.4f}, "

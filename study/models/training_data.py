@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from study.errors import StudyError
 from study.images import records
@@ -89,8 +90,17 @@ def read_training_data(folder: Path) -> TrainingData:
     return TrainingData(given, marks, shown, answers, hashed.hexdigest())
 
 
-def writable(folder: Path) -> None:
-    """Create a folder for weights, if it does not exist. Raises StudyError if no file can be written there."""
+def new_place(path: Path, what: str) -> Path:
+    """Return `path`, and create its parent folder if necessary.
+
+    `what` is "the file" or "this folder". Raises StudyError if `path` exists already or cannot be written.
+    """
+    if path.exists():
+        raise StudyError(
+            f"{path} exists already",
+            todo=f"name another folder with --output; or delete {what}: studies that used it will then not resume",
+        )
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,15 +109,28 @@ def writable(folder: Path) -> None:
         ) from None
     if not os.access(folder, os.W_OK):
         raise StudyError(f"{folder} is not writable", todo="name another folder with --output")
+    return path
 
 
-def diverged(called: str, loss: float, epoch: int, learning_rate: float) -> StudyError:
-    """Return the error for a training whose loss is not finite."""
-    return StudyError(
-        f"the training of {called} diverges: the loss is {loss} in epoch {epoch}",
-        todo=f"train with a learning rate below {learning_rate:g}",
-        status=1,
-    )
+def step(network: nn.Module, rule: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> float:
+    """Train a network on one batch, and return the sum of its cross-entropy over the images."""
+    loss = functional.cross_entropy(network(images), labels)
+    rule.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    rule.step()
+    return loss.item() * len(labels)
+
+
+def mean_loss(losses: Sequence[float], images: int, called: str, epoch: int, learning_rate: float) -> float:
+    """Return the mean loss of an epoch from the sums of its batches. Raises StudyError if it is not finite."""
+    loss = sum(losses) / images
+    if not math.isfinite(loss):
+        raise StudyError(
+            f"the training of {called} diverges: the loss is {loss} in epoch {epoch}",
+            todo=f"train with a learning rate below {learning_rate:g}",
+            status=1,
+        )
+    return loss
 
 
 def save_weights(network: nn.Module, path: Path, record: dict[str, object]) -> None:

@@ -39,15 +39,18 @@ def correct_when_clean(spec: Spec, shards: Sequence[Shard]) -> str | None:
     wrong = rule_breakers(shards, [name for name in asked if name not in spec.services])
     if isinstance(keep, tuple):
         right = [name for name in keep if name not in wrong]
-        return f"that {_and(right)} {'classifies' if len(right) == 1 else 'classify'} correctly when clean"
+        if not right:
+            return None
+        return f"that {listed(right)} {'classifies' if len(right) == 1 else 'classify'} correctly when clean"
     every = "every source model" if keep == "correct-for-sources" else "every model"
-    but = f" except {_and(wrong)}" if wrong else ""
+    but = f" except {listed(wrong)}" if wrong else ""
     return f"that {every}{but} classifies correctly when clean"
 
 
-def _and(names: Iterable[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+def listed(given: Iterable[str], last: str = "and") -> str:
+    """Return words as a list in a sentence: `a, b and c`, with the word `last` before the last one."""
+    *first, final = list(given) or [""]
+    return f"{', '.join(first)} {last} {final}" if first else final
 
 
 SUCCESS_RATE: Mapping[str, str] = {

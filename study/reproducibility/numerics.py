@@ -161,16 +161,13 @@ def elementwise(device: str) -> contextlib.AbstractContextManager[None]:
 
     The context has an effect on a CPU only: see `whole_vectors`.
     """
-    if torch_type(device) != "cpu":
+    from study.devices.copies import is_host
+
+    if not is_host(device):
         return contextlib.nullcontext()
     from study.reproducibility.whole_vectors import whole_vectors
 
     return whole_vectors()
-
-
-def torch_type(device: str) -> str:
-    """Return the type of a device: `cuda` for `cuda:1`."""
-    return device.partition(":")[0]
 
 
 def autocast(precision: Precision, device: str) -> contextlib.AbstractContextManager[Any]:

@@ -141,10 +141,10 @@ def _words(value: object) -> str:
 def _results(table: BoardTable) -> HtmlTable:
     rows = []
     for line in table.lines:
-        mean = "–" if line.mean is None else f"{fixed(100 * line.mean, 1)}"
+        mean = "–" if line.mean is None else fixed(100 * line.mean, 1)
         if line.mean is not None and line.low is not None and line.high is not None:
             mean += f" [{fixed(100 * line.low, 1)}, {fixed(100 * line.high, 1)}]"
-        correct = "–" if line.correct_mean is None else f"{fixed(100 * line.correct_mean, 1)}"
+        correct = "–" if line.correct_mean is None else fixed(100 * line.correct_mean, 1)
         gradients = "–" if line.gradients is None else f"{line.gradients:,.0f}"
         ssim = line.visible["ssim"]
         seen = "–" if ssim is None else f"{ssim:.3f}"

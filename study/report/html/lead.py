@@ -18,6 +18,7 @@ from study.report.wording import (
     VISIBILITY_HEAD,
     correct_when_clean,
     fixed,
+    listed,
     point_name,
     visibility_numbers,
 )
@@ -223,4 +224,4 @@ def _listed(given: Iterable[str]) -> str:
     names = list(given)
     if len(names) > _MOST_NAMED:
         return f"{', '.join(names[:_MOST_NAMED])} and {len(names) - _MOST_NAMED} more"
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+    return listed(names)
