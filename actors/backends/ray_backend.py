@@ -62,14 +62,16 @@ class RayBackend:
         hidden: Sequence[str] = (),
         say: Callable[[str], None] = _to_stderr,
         store: Callable[[int], int] = lambda gpus: _OBJECT_STORE_BYTES,
+        errors: int | None = None,
     ) -> None:
         """Connect to a Ray cluster, or start a local Ray.
 
         The address of the cluster is `address`, or else the value of the environment variable RAY_ADDRESS. Ray sets
         this variable in submitted jobs. If both are empty, a local Ray is started. `hidden`: names of environment
         variables that a local Ray's processes must not get. `say` prints a line for the user. `store` takes the number
-        of GPUs, and returns the bytes of a local Ray's object store. Raises StudyError if no cluster answers at the
-        address, or if a local Ray cannot start.
+        of GPUs, and returns the bytes of a local Ray's object store. `errors`: the file descriptor for a message about
+        a death of Ray that ends this process too; None: there is no such message. Raises StudyError if no cluster
+        answers at the address, or if a local Ray cannot start.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -110,21 +112,22 @@ class RayBackend:
         except Exception as error:
             self._end_local()
             raise _not_connected(chosen, error) from error
-        self._note_daemons(auto=chosen == "auto")
+        self._note_daemons(errors, auto=chosen == "auto")
         ray.method(num_returns=2)(WorkerActor.craft)
         self._worker: Any = ray.remote(max_restarts=0, max_task_retries=0)(WorkerActor)
         self._service: Any = ray.remote(max_restarts=0, max_task_retries=0)(ServiceActor)
 
-    def _note_daemons(self, *, auto: bool) -> None:
+    def _note_daemons(self, errors: int | None, *, auto: bool) -> None:
         """Remember Ray's raylet and GCS, the processes on which calls depend.
 
-        `auto`: whether Ray itself has found the cluster. The name of this backend then says which cluster it is.
+        `errors`: as in `__init__`. `auto`: whether Ray itself has found the cluster. The name of this backend then says
+        which cluster it is.
         """
         here = self._ray.get_runtime_context()
         self._here, self._gcs = here.get_node_id(), here.gcs_address
         near: dict[str, Any] = next((node for node in self._ray.nodes() if node["NodeID"] == self._here), {})
         socket_path = str(near.get("RayletSocketName", ""))
-        self._daemons = Daemons(socket_path)
+        self._daemons = Daemons(socket_path, errors)
         self.awaited = f"the GCS at {self._gcs}"
         if auto:
             owner = f", of user {self._daemons.owner}" if self._daemons.owner else ""
@@ -144,6 +147,7 @@ class RayBackend:
             time.sleep(_STOPPED_POLL_SECONDS)
         self.awaited = f"the GCS at {self._gcs}"
         if not any(node["Alive"] for node in self._ray.nodes() if node["NodeID"] == self._here):
+            self._daemons.close()
             raise BackendGone(
                 "Ray is gone: its GCS has declared this machine dead",
                 todo="check whether this machine was cut off from the network or overloaded, then launch again: "
@@ -295,6 +299,7 @@ class RayBackend:
             self.stop(actor)
 
     def close(self) -> None:
+        self._daemons.close()
         if not self.fixed:
             # The cluster outlives this process, and would keep the progress reports of its actors.
             with contextlib.suppress(Exception):

@@ -1,33 +1,45 @@
-"""Checks whether the processes of Ray on which a driver depends still run: the raylet and the GCS."""
+"""Checks whether the processes of Ray on which a driver depends still run: the raylet and the GCS.
+
+The driver checks before each call, because Ray ends the driver's process without a message if a call finds the raylet
+dead. If the raylet dies during a call, a helper process (`witness.py`) prints the message.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
+import ctypes
+import json
 import os
 import pwd
 import select
 import socket
 import struct
-import time
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from actors.backends import witness
 from actors.backends.interface import BackendGone
+from study.process import children
 
 _PROCESSES = Path("/proc")
 _NAMES = {"raylet": "raylet", "gcs_server": "GCS"}
-CHECK_SECONDS = 0.002
-"""Shortest time between two looks at the processes."""
+_TODO = "check whether memory ran out or the process was killed, then launch again: published results are kept"
 _CONNECT_SECONDS = 2.0
+_FAREWELL_SECONDS = 2.0
 
 
 class Daemons:
     """The raylet with which the driver communicates, and the GCS if the driver has started it."""
 
-    def __init__(self, raylet_socket: str) -> None:
-        """`raylet_socket`: the path of the raylet's Unix socket. The raylet need not be a child of this process."""
+    def __init__(self, raylet_socket: str, errors: int | None = None) -> None:
+        """`raylet_socket`: the path of the raylet's Unix socket. The raylet need not be a child of this process.
+
+        `errors`: the file descriptor on which the helper process reports a death that ended this process; None: there
+        is no helper process.
+        """
         self._pids = dict(_children())
         self.owner: str | None = None
         """The user who runs the raylet; None if unknown."""
@@ -38,19 +50,12 @@ class Daemons:
             if pid:
                 self._pids.setdefault("raylet", pid)
         self._ends = _Ends(self._pids.values())
-        self._checked = -math.inf
+        self._witness = None if errors is None or not self._ends.known else self._start_witness(errors)
 
     def check(self) -> None:
-        """Raise BackendGone if a daemon has died.
-
-        This is called several times for each unit, so it looks at the processes at most once in `CHECK_SECONDS`.
-        """
-        now = time.monotonic()
-        if now - self._checked < CHECK_SECONDS:
-            return
+        """Raise BackendGone if a daemon has died. This takes one system call, and never waits for another thread."""
         if self._ends.any:
             self.stopped()
-        self._checked = now
 
     def stopped(self) -> str | None:
         """Return a description of a daemon that is stopped (SIGSTOP), or None if no daemon is.
@@ -60,42 +65,79 @@ class Daemons:
         for name, pid in self._pids.items():
             state = _state(pid)
             if state in "ZX":
-                raise BackendGone(
-                    f"Ray is gone: its {name} (process {pid}) has died",
-                    todo="check whether memory ran out or the process was killed, then launch again: "
-                    "published results are kept",
-                )
+                self.close()
+                raise _died(name, pid)
             if state in "Tt":
                 return f"its {name} (process {pid}), which is stopped,"
         return None
 
+    def close(self) -> None:
+        """End the helper process. From now on, this process itself reports how it ends."""
+        helper, self._witness = self._witness, None
+        if helper is not None:
+            assert helper.stdin is not None, "the helper was started with a pipe"
+            with contextlib.suppress(OSError):
+                helper.stdin.write(b"reported\n")
+                helper.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                helper.wait(_FAREWELL_SECONDS)
+
+    def _start_witness(self, errors: int) -> subprocess.Popen[bytes]:
+        helper = children.start(
+            [sys.executable, "-I", "-S", witness.__file__],
+            children.HELPER,
+            children.environment(children.HELPER, os.environ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd="/",
+        )
+        assert helper.stdin is not None, "the helper was started with a pipe"
+        messages = {pid: f"error: {_died(name, pid)}" for name, pid in self._pids.items()}
+        helper.stdin.write(json.dumps(messages).encode() + b"\n")
+        helper.stdin.flush()
+        return helper
+
+
+def _died(name: str, pid: int) -> BackendGone:
+    return BackendGone(f"Ray is gone: its {name} (process {pid}) has died", todo=_TODO)
+
+
+class _PollFd(ctypes.Structure):
+    """The `pollfd` of the C library."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
 
 class _Ends:
-    """Finds out with one system call whether one of several processes has ended."""
+    """Finds out with one system call whether one of several processes has ended.
+
+    The call keeps Python's global interpreter lock. The functions of `select` release the lock, and then often wait for
+    a busy thread. During this wait, a process could end unnoticed.
+    """
 
     def __init__(self, pids: Iterable[int]) -> None:
-        self._known = hasattr(os, "pidfd_open") and hasattr(select, "epoll")
-        if not self._known:
-            return
-        # Several threads may poll an epoll object at once, unlike other objects of `select`.
-        self._ended = select.epoll()
-        for pid in pids:
+        self._descriptors: list[int] = []
+        self.known = hasattr(os, "pidfd_open")
+        """Whether the system can tell."""
+        for pid in pids if self.known else ():
             try:
                 descriptor = os.pidfd_open(pid)
             except OSError:
                 # The process has ended already, or the system forbids the call. `check` then looks at each process
                 # instead.
-                self._known = False
+                self.known = False
                 return
-            # The descriptor becomes readable when the process ends, even before the parent process asks for its exit
-            # status.
-            self._ended.register(descriptor, select.EPOLLIN)
+            self._descriptors.append(descriptor)
             weakref.finalize(self, os.close, descriptor)
+        # A descriptor becomes readable when its process ends, even before the parent process asks for its exit status.
+        self._polled = (_PollFd * len(self._descriptors))(*(_PollFd(one, select.POLLIN) for one in self._descriptors))
+        self._poll = ctypes.PyDLL(None).poll
 
     @property
     def any(self) -> bool:
         """Whether one of the processes has ended; also True if the system cannot tell."""
-        return not self._known or bool(self._ended.poll(0))
+        return not self.known or self._poll(self._polled, len(self._descriptors), 0) != 0
 
 
 def _children() -> Iterator[tuple[str, int]]:

@@ -6,6 +6,7 @@ The steps are: prepare, select images, execute, summarise.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -136,7 +137,7 @@ def _launch(
             inputs = check_inputs(prepared)
             if start is None and not options.inline:
                 say("starting Ray" if options.address is None else f"joining Ray at {options.address}")
-            make = start or _backend(options, file.spec, say, interrupt)
+            make = start or _backend(options, file.spec, say, display.errors, interrupt)
             backend = bounded(make, CallTimeouts.of(file.spec.run), interrupt, display.refused)
             return _run(prepared, inputs, backend, _Session(display, tracking, interrupt, begun))
     finally:
@@ -194,12 +195,13 @@ def _work(prepared: PreparedLaunch, inputs: Inputs, backend: Backend, session: _
 
 
 def _backend(
-    options: LaunchOptions, spec: Spec, say: Callable[[str], None], interrupt: Interrupt
+    options: LaunchOptions, spec: Spec, say: Callable[[str], None], errors: int | None, interrupt: Interrupt
 ) -> Callable[[], Backend]:
     """Return the function that makes the backend of a launch: this process, or Ray."""
     if options.inline:
         return lambda: InProcess(machine=this_machine(), interrupt=interrupt, raises=True)
-    return lambda: RayBackend(options.address, spec.credentials, say, lambda gpus: object_store.here(spec, gpus))
+    store = functools.partial(object_store.here, spec)
+    return lambda: RayBackend(options.address, spec.credentials, say, store, errors)
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ TRACKER_OF_STORE = ProcessKind(own=("WANDB_", "AWS_"), sets=_QUIET, nice=15)
 """The kind of the W&B process for a run in an object store: as `TRACKER`, but with the `AWS_…` variables."""
 
 HELPER = ProcessKind(only=("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR"))
-"""The kind of a small process that queries the machine or ends other processes."""
+"""The kind of a small process that queries the machine, ends other processes, or reports their end."""
 
 
 def looks_secret(name: str) -> bool:

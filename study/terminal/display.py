@@ -139,6 +139,14 @@ class Display(Observer):
             prose.say(self._printer, line)
 
     @property
+    def errors(self) -> int | None:
+        """The file descriptor of the user's standard error; None if it has none, as in a notebook."""
+        try:
+            return (self._stderr or sys.stderr).fileno()
+        except (AttributeError, OSError, ValueError):
+            return None
+
+    @property
     def gradients(self) -> int:
         """Number of image gradients that this launch has computed."""
         return self.run_state.gradients

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from actors.backends.interface import BackendGone
-from actors.backends.ray_daemons import CHECK_SECONDS, Daemons
+from actors.backends.ray_daemons import Daemons
+from tests.processes import ROOT
 
 LISTENING = """
 import socket, sys
@@ -58,7 +58,6 @@ def test_the_process_behind_a_socket():
         assert daemons.stopped() is None
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        time.sleep(2 * CHECK_SECONDS)
         for _ in range(2):
             with pytest.raises(BackendGone, match=f"its raylet .process {process.pid}. has died") as caught:
                 daemons.stopped()
@@ -76,9 +75,49 @@ def test_where_the_system_has_no_descriptors_of_processes(monkeypatch):
         daemons.check()
         process.kill()
         process.communicate()
-        time.sleep(2 * CHECK_SECONDS)
         with pytest.raises(BackendGone, match="has died"):
             daemons.check()
+
+
+ENDING = """
+import os, signal, sys
+from actors.backends.interface import BackendGone
+from actors.backends.ray_daemons import Daemons
+daemons = Daemons(sys.argv[1], 2)
+match sys.argv[2]:
+    case "killed":
+        pass
+    case "raylet":
+        os.kill(int(sys.argv[3]), signal.SIGKILL)
+        while not daemons._ends.any:
+            pass
+    case "reported":
+        os.kill(int(sys.argv[3]), signal.SIGKILL)
+        while True:
+            try:
+                daemons.check()
+            except BackendGone as error:
+                print("the driver:", error, file=sys.stderr, flush=True)
+                break
+    case "closed":
+        daemons.close()
+        os.kill(int(sys.argv[3]), signal.SIGKILL)
+os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "raylet", "reported", "closed"])
+def test_a_death_that_ends_the_driver_is_reported_once(how):
+    """As Ray ends it: at once, with nothing printed. The helper process ends too, as its pipe does."""
+    with listening() as (process, path):
+        words = [sys.executable, "-c", ENDING, path, how, str(process.pid)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    what = f"Ray is gone: its raylet (process {process.pid}) has died"
+    printed = {"raylet": f"error: {what}", "reported": f"the driver: {what}"}.get(how, "")
+    assert done.stderr.startswith(printed)
+    assert done.stderr.count("Ray is gone") == bool(printed)
+    assert done.stderr.count("launch again: published results are kept") == bool(printed)
+    assert done.returncode == 1
 
 
 def test_nothing_behind_a_socket(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actors.backends.test_ray_backend import assert_error, assert_stopped, long_spec
+from tests.actors.backends.test_ray_backend import assert_died, assert_error, assert_stopped, long_spec
 from tests.processes import ROOT, alive, child, descendants, finish, gone, start, wait_for_parts
 
 
@@ -53,7 +53,7 @@ def test_a_killed_gcs(tmp_path):
     os.kill(gcs, signal.SIGKILL)
     status, printed = finish(process)
     assert status == 1, printed
-    assert_error(run, printed, f"Ray is gone: its GCS (process {gcs}) has died")
+    assert_died(run, printed, f"Ray is gone: its GCS (process {gcs}) has died")
 
 
 IMPORTING = """
