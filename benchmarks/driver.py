@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from actors.backends.bounded_calls import CallTimeouts, bounded
-from actors.backends.interface import Backend, Call, Device, Ref
+from actors.backends.interface import Backend, Call, CallRequest, Device, Ref
 from actors.backends.ray_backend import RayBackend
 from actors.execution.attack_runs import AttackRuns
 from actors.execution.driver import Progress, drive
@@ -154,6 +154,9 @@ class AtOnce:
     def call(self, actor: None, method: str, arguments: Sequence[Any], pixels: Ref) -> Call:
         answer = getattr(self._worker, method)(*arguments, self._empty)
         return Call(self._answer(answer[0]), -1) if method == "craft" else Call(self._answer(answer), None)
+
+    def bundle(self, actor: None, requests: Sequence[CallRequest]) -> list[Call]:
+        return [self.call(actor, *request) for request in requests]
 
     def _answer(self, value: Any) -> Ref:
         ref = next(self._ids)

@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import Backend, BackendGone, Call, Device, Ref, Scaling
+from actors.backends.interface import Backend, BackendGone, Call, CallRequest, Device, Ref, Scaling
 from actors.resources.placement import Machine, ResourceRequest, Role
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
@@ -152,12 +152,26 @@ class _BoundedBackend:
         self._caller.post(method, self._timeouts.call, self._start, value, crafted, actor, method, arguments, pixels)
         return Call(value, crafted)
 
+    def bundle(self, actor: Any, requests: Sequence[CallRequest]) -> list[Call]:
+        """Let the calling thread start several short calls of an actor, as `call` does for one call."""
+        later = [Call(_Later(), _Later() if request.method == "craft" else None) for request in requests]
+        what = " + ".join(request.method for request in requests)
+        self._caller.post(what, self._timeouts.call, self._start_bundle, later, actor, requests)
+        return later
+
     def _start(self, value: _Later, crafted: _Later | None, actor: Any, method: str, *given: Any) -> None:
         arguments, pixels = given
         call = self._inner.call(actor, method, arguments, _now(pixels))
         value.ref = call.value
         if crafted is not None:
             crafted.ref = call.pixels
+
+    def _start_bundle(self, later: Sequence[Call], actor: Any, requests: Sequence[CallRequest]) -> None:
+        known = [request._replace(pixels=_now(request.pixels)) for request in requests]
+        for mine, call in zip(later, self._inner.bundle(actor, known), strict=True):
+            cast("_Later", mine.value).ref = call.value
+            if mine.pixels is not None:
+                cast("_Later", mine.pixels).ref = call.pixels
 
     def activity(self, actor: Any) -> str:
         """Return the progress that the actor last reported.

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import BackendGone, Call, CallFailed, Device, Ref, Scaling
+from actors.backends.interface import BackendGone, Call, CallFailed, CallRequest, Device, Ref, Scaling
 from actors.resources import object_store
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.workers.service_worker import ServiceWorker
@@ -103,6 +103,9 @@ class InProcess:
 
         value.work = run
         return Call(value, crafted)
+
+    def bundle(self, actor: Any, requests: Sequence[CallRequest]) -> list[Call]:
+        return [self.call(actor, *request) for request in requests]
 
     def activity(self, actor: Worker | ServiceWorker) -> str:
         """Return the progress of the only call that runs in this process."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback as tracebacks
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,20 @@ class PixelsLost(Exception):
     """The pixels that a call needs no longer exist, because the machine that held them is gone."""
 
 
+class CallRequest(NamedTuple):
+    """A call to start: `actor.<method>(*arguments, pixels)`, where `pixels` stands for the images themselves.
+
+    Attributes:
+        method: `predict`, `probe` or `craft`.
+        arguments: The arguments of the call, without the images.
+        pixels: The reference to the images.
+    """
+
+    method: str
+    arguments: Sequence[Any]
+    pixels: Ref
+
+
 @dataclass(frozen=True)
 class Call:
     """A call that was started.
@@ -172,6 +186,13 @@ class Backend(Protocol):
         """Start the call `actor.<method>(*arguments, pixels)`, without waiting for it.
 
         `method`: `predict`, `probe` or `craft`. Only `craft` also returns pixels.
+        """
+
+    def bundle(self, actor: Any, requests: Sequence[CallRequest]) -> list[Call]:
+        """Start several short calls of one actor together, which costs little more than one call.
+
+        The actor executes them in the order of `requests`. Their answers may arrive together, after the last call. If
+        the actor dies, any of them may be the cause.
         """
 
     def activity(self, actor: Any) -> str:

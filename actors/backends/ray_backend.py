@@ -14,13 +14,13 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.backends import ray_autoscaler
-from actors.backends.interface import BackendGone, Call, Device, PixelsLost, Ref, Scaling
+from actors.backends.interface import BackendGone, Call, CallRequest, Device, PixelsLost, Ref, Scaling
 from actors.backends.local_ray import LocalRay
 from actors.backends.ray_daemons import Daemons
 from actors.backends.ray_errors import translate
@@ -93,6 +93,7 @@ class RayBackend:
         self._left_out: set[str] = set()
         self._parked: dict[str, dict[Device, list[Any]]] = defaultdict(dict)
         self._hellos: set[Ref] = set()
+        self._bundles: dict[Ref, dict[int, Any]] = {}
         self._activity_prefix = f"{_ACTIVITY}{uuid.uuid4().hex}-"
         self._activities: dict[int, _Told] = {}
         self.name = "local Ray" if chosen == "local" else f"Ray at {chosen}"
@@ -245,6 +246,18 @@ class RayBackend:
         started = getattr(actor, method).remote(message, pixels)
         return Call(*started) if method == "craft" else Call(started, None)
 
+    def bundle(self, actor: Any, requests: Sequence[CallRequest]) -> list[Call]:
+        message = pack([(request.method, request.arguments) for request in requests])
+        crafts = sum(request.method == "craft" for request in requests)
+        pixels = [request.pixels for request in requests]
+        started = actor.bundle.options(num_returns=1 + crafts).remote(message, *pixels)
+        answers, *crafted = started if crafts else [started]
+        images = iter(crafted)
+        return [
+            Call(_Part(answers, number), next(images) if request.method == "craft" else None)
+            for number, request in enumerate(requests)
+        ]
+
     def activity(self, actor: Any) -> str:
         told = self._activities.get(id(actor))
         if told is None:
@@ -256,22 +269,41 @@ class RayBackend:
         if not refs:
             time.sleep(min(seconds, _IDLE_SECONDS))
             return []
+        parts: dict[Ref, list[Ref]] = {}
+        for ref in refs:
+            parts.setdefault(ref.bundle if isinstance(ref, _Part) else ref, []).append(ref)
         # If the driver is busy, some values are ready already. Then no second call is needed.
-        ready: list[Ref]
-        ready, rest = self._ray.wait(list(refs), num_returns=len(refs), timeout=0, fetch_local=False)
+        ready, rest = self._ray.wait(list(parts), num_returns=len(parts), timeout=0, fetch_local=False)
         if not ready:
             ready, _ = self._ray.wait(rest, num_returns=1, timeout=seconds, fetch_local=False)
-        return ready
+        return [part for ref in ready for part in parts[ref]]
 
     def value(self, ref: Ref) -> Any:
-        errors = self._ray.exceptions
+        if isinstance(ref, _Part):
+            return self._value_of_part(ref)
         is_hello = ref in self._hellos
         self._hellos.discard(ref)
+        message = self._message(ref)
+        return code_digest.answer_of(message) if is_hello else unpack_answer(message)
+
+    def _value_of_part(self, part: _Part) -> Any:
+        """Return the answer of one call of a bundle. The first part that is read fetches the answers of all parts."""
+        left = self._bundles.get(part.bundle)
+        if left is None:
+            left = self._bundles[part.bundle] = dict(enumerate(unpack_answer(self._message(part.bundle))))
+        answer = left.pop(part.number)
+        if not left:
+            del self._bundles[part.bundle]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _message(self, ref: Ref) -> Any:
+        errors = self._ray.exceptions
         try:
-            message = self._ray.get(ref)
+            return self._ray.get(ref)
         except errors.RayError as error:
             raise translate(error, errors) from None
-        return code_digest.answer_of(message) if is_hello else unpack_answer(message)
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:
         errors = self._ray.exceptions
@@ -321,6 +353,18 @@ class RayBackend:
             local, self._local = self._local, None
             if line := local.close(orderly=orderly):
                 self._say(line)
+
+
+class _Part(NamedTuple):
+    """The reference to the answer of one call of a bundle.
+
+    Attributes:
+        bundle: Ray's reference to the answers of all calls of the bundle.
+        number: The number of the call in the bundle.
+    """
+
+    bundle: Any
+    number: int
 
 
 def _job_config(ray: Any) -> Any:

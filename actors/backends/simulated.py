@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.backends.interface import ActorInfo, ActorLost, Call, Device, DeviceLost, Ref, Scaling
+from actors.backends.interface import ActorInfo, ActorLost, Call, CallRequest, Device, DeviceLost, Ref, Scaling
 from actors.resources.placement import WORKER, Machine, ResourceRequest, Role
 from actors.scheduling.messages import CraftJob, CraftResult, PredictJob, PredictResult, TargetResult
 from actors.workers.model_cache import ModelRequest
@@ -217,6 +217,9 @@ class Simulated:
         self.totals.calls += 1
         self._run(value, actor, took, answer)
         return Call(value, crafted)
+
+    def bundle(self, actor: _Actor, requests: Sequence[CallRequest]) -> list[Call]:
+        return [self.call(actor, *request) for request in requests]
 
     def _padded(self, count: int) -> int:
         """Return the number of images after padding to a multiple of the pass size."""

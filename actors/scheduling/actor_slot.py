@@ -42,6 +42,8 @@ class ActorSlot:
         hello: The reference of the call that returns once the actor is up. None once the actor is up.
         holds: The models that the actor holds, the least recently used first.
         calls: The calls of the actor, by reference. The first call is running. The other calls wait until it ends.
+        bundles: The number of the bundle of each short call, by the reference of the call. Calls with the same number
+            started together, so any call of the first bundle may be the running one.
         since: The time when the running call began.
         began: The time when the actor was started. Once the actor is up, the time when it came up.
         busy: Total duration of the calls that have ended, in seconds.
@@ -60,6 +62,7 @@ class ActorSlot:
     hello: Ref | None
     holds: tuple[str, ...] = ()
     calls: dict[Ref, tuple[Task, Call]] = field(default_factory=dict)
+    bundles: dict[Ref, int] = field(default_factory=dict)
     since: float = 0.0
     began: float = 0.0
     busy: float = 0.0
@@ -77,6 +80,13 @@ class ActorSlot:
     def places(self) -> set[Place]:
         """The places where calls of this actor run: the number of its lineage, and its device if that is known."""
         return {self.lineage.number} if self.device is None else {self.lineage.number, self.device}
+
+    @property
+    def first(self) -> list[Task]:
+        """The tasks of which one is running: that of the first call, or all tasks of the first bundle."""
+        ref = next(iter(self.calls), None)
+        number = self.bundles.get(ref, 0)
+        return [task for other, (task, _) in self.calls.items() if other == ref or number == self.bundles.get(other)]
 
     def state(self, now: float, activity: str = "") -> SlotState:
         """Return the state of the actor at time `now`, for displays.

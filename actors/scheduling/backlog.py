@@ -43,6 +43,9 @@ class Task:
         machines: How often the actor died during the call because its machine was lost or ran out of memory.
         devices: How often each device failed during the call.
         tried: The places where the task failed.
+        short: Whether the task takes so little time that it may start together with other tasks of its actor.
+        alone: Whether the task may not start together with others, because an actor died while it executed several
+            tasks of which this was one.
         copies: Number of calls of this task that run or wait at an actor now.
         ended: Whether the task has succeeded, or has failed for good.
     """
@@ -60,6 +63,8 @@ class Task:
     machines: int = 0
     devices: Counter[Device] = field(default_factory=Counter)
     tried: set[Place] = field(default_factory=set)
+    short: bool = False
+    alone: bool = False
     copies: int = 0
     ended: bool = False
 

@@ -97,9 +97,11 @@ class Blame:
 
         Such a place gets no new work.
         """
+        failed = self._failed.get(place)
+        if not failed:
+            return False
         # A task that failed for good, for example because of a wrong file, says nothing about the place.
-        counted = (executed or not task.ended for task, executed in self._failed.get(place, {}).items())
-        return sum(counted) >= IN_A_ROW
+        return sum(executed or not task.ended for task, executed in failed.items()) >= IN_A_ROW
 
     def guilty(self, place: Place, *, alone: bool) -> bool:
         """Return whether `place` is to blame: it is suspect, and another place has executed a task that failed there.

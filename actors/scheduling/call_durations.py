@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.scheduling.backlog import Method, Task
 from actors.scheduling.messages import CallResult
-from actors.scheduling.policy import Group
+from actors.scheduling.policy import SHORT_SECONDS, Group
 
 
 class CallDurations:
@@ -51,6 +51,11 @@ class CallDurations:
         method: Method = group.key[1]  # type: ignore[index]
         rate = self._by_key.get(group.key) or self._by_method.get(method, self._guess(method))
         return group._replace(cost=group.cost * rate, coming=group.coming * rate) if rate else group
+
+    def is_short(self, group: Group) -> bool:
+        """Return whether each task of a group takes at most `SHORT_SECONDS`, as far as finished calls show."""
+        rate = self._by_key.get(group.key)
+        return rate is not None and rate * group.cost <= SHORT_SECONDS * group.count
 
     def is_late(self, task: Task, seconds: float, patience: float) -> bool:
         """Return whether a call that has run for `seconds` takes far too long.

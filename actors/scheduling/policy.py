@@ -15,6 +15,13 @@ from actors.resources.placement import ModelCapacity, Role
 QUEUE = 2
 """Largest number of calls at one actor: one call that runs, and one that waits so that it can start without delay."""
 
+SHORT_QUEUE = 8
+"""Largest number of calls at one actor if all its calls are short. For short calls, the backend takes longer than the
+calls themselves, so several calls start together."""
+
+SHORT_SECONDS = 0.005
+"""Longest duration of a short call, in seconds."""
+
 _WAITING_PER_HOLDER = 4
 """Number of batches (images that wait for predictions) per actor that holds their target. If more batches wait, a
 further actor loads the target."""
@@ -59,6 +66,7 @@ class SlotView(NamedTuple):
         holds: The models that the actor holds, the least recently used first.
         queued: Number of calls of the actor, the running call included.
         capacity: How many models the actor may hold.
+        most: Largest number of calls of the actor. Calls beyond `QUEUE` must be for models that the actor holds.
     """
 
     id: int
@@ -66,6 +74,7 @@ class SlotView(NamedTuple):
     holds: tuple[str, ...]
     queued: int
     capacity: ModelCapacity
+    most: int = QUEUE
 
 
 class Assignment(NamedTuple):
@@ -114,7 +123,7 @@ def assign(
     for group in groups:
         by_role.setdefault(group.role, []).append(group)
     for role, mine in by_role.items():
-        free = [slot for slot in slots if slot.role == role and slot.queued < QUEUE]
+        free = [slot for slot in slots if slot.role == role and slot.queued < slot.most]
         if holders is None:
             known = {group.key: _holding(group, slots) for group in mine}
         else:
@@ -186,12 +195,15 @@ def _assign(groups: list[Group], free: list[SlotView], outlook: _Outlook, actors
             heapq.heappop(queues)
             continue
         drop, holds = _hold(slot, sorted(group.models))
+        if queued >= QUEUE and not group.models <= set(slot.holds):
+            heapq.heappop(queues)
+            continue
         chosen.append(Assignment(group.key, number, drop))
         if holds != slot.holds:
             for key, other in left.items():
                 outlook.holders[key] += (other.models <= set(holds)) - (other.models <= set(slot.holds))
         by_id[number] = slot._replace(holds=holds, queued=queued + 1)
-        if queued + 1 < QUEUE:
+        if queued + 1 < slot.most:
             heapq.heapreplace(queues, (queued + 1, number))
         else:
             heapq.heappop(queues)

@@ -6,6 +6,7 @@ an actor is replaced, the scheduler forgets the references of its calls, and so 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from actors.backends.interface import (
     Backend,
     BackendGone,
     Call,
+    CallRequest,
     Device,
     DeviceLost,
     MachineLost,
@@ -45,6 +47,9 @@ _LOOK_SECONDS = 1.0
 
 _MOST_ASKED = 16
 """Largest number of workers for which displays show the progress of each call."""
+
+_BUNDLE = policy.SHORT_QUEUE // 2
+"""Largest number of short calls that start together. While an actor executes one bundle, the next one waits there."""
 
 _MACHINE_LOSSES = 10
 """Number of lost machines for each allowed attempt of a task. After this number, the task fails for good, because it
@@ -115,8 +120,9 @@ class Scheduler:
         self._durations = CallDurations()
         self._blame = Blame(limits.attempts)
         self._retries: list[Task] = []
-        self._as_of = -1
-        """The version of the actors for which the next five attributes were computed."""
+        self._bundled = 0
+        self._as_of = self._models_as_of = -1
+        """The versions of the actors, and of their models, for which the next five attributes were computed."""
         self._workers = 0
         self._up: list[ActorSlot] = []
         self._up_counts: Counter[Role] = Counter()
@@ -243,15 +249,34 @@ class Scheduler:
     def _give_out(self, crafts: bool) -> None:
         self._give_out_again(crafts, elsewhere=True)
         self._refresh()
-        free = [self._view(slot) for slot in self._up if len(slot.calls) < policy.QUEUE and not self._suspect(slot)]
+        waiting = self._backlog.groups(crafts=crafts)
+        short = {group.key for group in waiting if group.role == WORKER and self._durations.is_short(group)}
+        most = policy.QUEUE
+        count = sum(group.count for group in waiting)
+        if len(short) == len(waiting) and count > len(self._up):
+            # An actor gets further tasks only when a whole bundle fits.
+            most = policy.SHORT_QUEUE - _BUNDLE + 1
+        up = self._up if count else []
+        free = [self._view(slot, most) for slot in up if len(slot.calls) < most and not self._suspect(slot)]
+        if most > policy.QUEUE:
+            free = [view for view in free if view.queued < view.most]
         if free:
-            groups = [self._durations.in_seconds(group) for group in self._backlog.groups(crafts=crafts)]
+            groups = [self._durations.in_seconds(group) for group in waiting]
             holders = {group.key: self._holding(group) for group in groups}
             counts, loads = self._up_counts, self._durations.loads
+            given: dict[int, list[tuple[Task, ModelRequest]]] = {}
             for chosen in policy.assign(groups, free, holders=holders, actor_counts=counts, loads=loads):
                 task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
                 if task is not None:
-                    self._call(self._actors[chosen.slot], task, chosen.drop)
+                    slot = self._actors[chosen.slot]
+                    task.short = chosen.group in short and task.models.keys() <= set(slot.holds)
+                    self._actors.hold(slot, policy.after(self._view(slot), task.models))
+                    given.setdefault(slot.id, []).append((task, ModelRequest(task.models, chosen.drop)))
+            # Every actor gets its first call before any actor gets a call that waits.
+            for turn in itertools.zip_longest(*map(_bundles, given.values())):
+                for number, together in zip(given, turn, strict=True):
+                    if together is not None:
+                        self._start(self._actors[number], together)
         self._give_out_again(crafts, elsewhere=False)
 
     def _give_out_again(self, crafts: bool, *, elsewhere: bool) -> None:
@@ -282,10 +307,13 @@ class Scheduler:
         )
 
     def _refresh(self) -> None:
-        """Compute the attributes about all actors again, if any actor has changed since the last time.
+        """Compute the attributes about all actors again, if an actor has started, ended or come up since the last time.
 
-        An actor changes when it starts, ends, comes up, or holds other models.
+        Also forget how many actors hold which models, if an actor holds other models.
         """
+        if self._models_as_of != self._actors.models_version:
+            self._models_as_of = self._actors.models_version
+            self._held = {}
         if self._as_of == self._actors.version:
             return
         self._as_of = self._actors.version
@@ -304,16 +332,34 @@ class Scheduler:
         return self._held[group.key]
 
     def _call(self, slot: ActorSlot, task: Task, drop: tuple[str, ...]) -> None:
+        """Give one task to an actor."""
+        task.short = False
         self._actors.hold(slot, policy.after(self._view(slot), task.models))
+        self._start(slot, [(task, ModelRequest(task.models, drop))])
+
+    def _start(self, slot: ActorSlot, tasks: Sequence[tuple[Task, ModelRequest]]) -> None:
+        """Start the calls of tasks on an actor, all together if there are several."""
         if not slot.calls:
             slot.since = self._clock()
-        call = self._backend.call(slot.actor, task.method, (ModelRequest(task.models, drop), task.job), task.pixels())
-        task.copies += 1
-        slot.calls[call.value] = (task, call)
-        self._running[call.value] = slot
+        requests = [CallRequest(task.method, (models, task.job), task.pixels()) for task, models in tasks]
+        if len(requests) == 1:
+            calls = [self._backend.call(slot.actor, *requests[0])]
+        else:
+            calls = self._backend.bundle(slot.actor, requests)
+        self._bundled += 1
+        for (task, _), call in zip(tasks, calls, strict=True):
+            task.copies += 1
+            slot.calls[call.value] = (task, call)
+            if task.short:
+                slot.bundles[call.value] = self._bundled
+            self._running[call.value] = slot
 
-    def _view(self, slot: ActorSlot) -> policy.SlotView:
-        return policy.SlotView(slot.id, slot.role, slot.holds, len(slot.calls), slot.capacity or self.capacity)
+    def _view(self, slot: ActorSlot, most: int = policy.QUEUE) -> policy.SlotView:
+        """Return the actor as the policy sees it. `most`: how many calls the actor may have if all are short."""
+        if most > policy.QUEUE:
+            most = policy.SHORT_QUEUE if len(slot.bundles) == len(slot.calls) else policy.QUEUE
+        capacity = slot.capacity or self.capacity
+        return policy.SlotView(slot.id, slot.role, slot.holds, len(slot.calls), capacity, most)
 
     def _answered(self, slot: ActorSlot, ref: Ref) -> list[Done | Failed]:
         events: list[Done | Failed] = []
@@ -346,6 +392,7 @@ class Scheduler:
 
     def _end_call(self, slot: ActorSlot, ref: Ref) -> tuple[Task, Call]:
         task, call = slot.calls.pop(ref)
+        slot.bundles.pop(ref, None)
         self._running.pop(ref, None)
         task.copies -= 1
         slot.busy += self._clock() - slot.since
@@ -399,7 +446,15 @@ class Scheduler:
         """
         self._actors.replace(slot, error)
         tasks = [task for task, _ in slot.calls.values()]
+        suspects = slot.first
         slot.calls.clear()
+        if len(suspects) > 1:
+            # Any of these tasks may have killed the actor. Each of them starts alone from now on, so the next death has
+            # one suspect.
+            for task in suspects:
+                task.alone = True
+            self._again(tasks)
+            return []
         if not tasks:
             return []
         # Only the first call was running, so only this call may have killed the actor.
@@ -506,3 +561,19 @@ class Scheduler:
                         f"{task.description} takes far longer than similar calls, and is repeated on another actor",
                     )
                     self._call(other, task, policy.drops(self._view(other), task.models))
+
+
+def _bundles(tasks: Sequence[tuple[Task, ModelRequest]]) -> Iterator[list[tuple[Task, ModelRequest]]]:
+    """Yield the tasks of an actor in their order: short tasks in bundles, all other tasks one by one."""
+    bundle: list[tuple[Task, ModelRequest]] = []
+    for one in tasks:
+        alone = not one[0].short or one[0].alone or bool(one[0].tried)
+        if bundle and (alone or len(bundle) == _BUNDLE):
+            yield bundle
+            bundle = []
+        if alone:
+            yield [one]
+        else:
+            bundle.append(one)
+    if bundle:
+        yield bundle

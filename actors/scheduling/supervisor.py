@@ -74,7 +74,9 @@ class ActorSupervisor:
         self.arithmetics: set[Arithmetic] = set()
         """The arithmetic of all workers that have ever come up: what determines how they round floats."""
         self.version = 0
-        """A number that grows whenever an actor starts, ends, comes up, or holds other models."""
+        """A number that grows whenever an actor starts, ends or comes up."""
+        self.models_version = 0
+        """A number that grows whenever an actor holds other models."""
 
     def __iter__(self) -> Iterator[ActorSlot]:
         return iter(list(self._slots.values()))
@@ -367,7 +369,7 @@ class ActorSupervisor:
     def hold(self, slot: ActorSlot, models: tuple[str, ...]) -> None:
         """Record that an actor holds `models` from now on."""
         if set(models) != set(slot.holds):
-            self.version += 1
+            self.models_version += 1
         slot.holds = models
 
     def prove(self, slot: ActorSlot) -> None:

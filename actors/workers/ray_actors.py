@@ -160,6 +160,29 @@ class WorkerActor:
         with self._translated_errors():
             return pack_answer(self._worker.probe(*_arguments(message), pixels))
 
+    def bundle(self, message: bytes, *pixels: NDArray[Any]) -> bytes | tuple[Any, ...]:
+        """Execute several calls in order, and return their answers in one message. The crafted images follow it.
+
+        `message`: a packed list of pairs of a method and the arguments of the call. `pixels`: the images of each call.
+        The answer of a call that fails is its error, and its crafted images are None.
+        """
+        answers: list[Any] = []
+        crafted: list[Any] = []
+        for (method, arguments), given in zip(unpack(message), pixels, strict=True):
+            answer, images = None, None
+            try:
+                with self._translated_errors():
+                    answer = getattr(self._worker, method)(*arguments, given)
+            except (StudyError, CallFailed, DeviceLost) as error:
+                answers.append(error)
+            else:
+                answer, images = answer if method == "craft" else (answer, None)
+                answers.append(answer)
+            if method == "craft":
+                crafted.append(images)
+        reply = pack_answer(answers)
+        return (reply, *crafted) if crafted else reply
+
     @contextlib.contextmanager
     def _translated_errors(self) -> Iterator[None]:
         """Return a context that turns every error except StudyError into CallFailed or DeviceLost.

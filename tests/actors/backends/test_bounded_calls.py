@@ -13,7 +13,7 @@ import pytest
 
 from actors.backends.bounded_calls import CallTimeouts, bounded
 from actors.backends.in_process import InProcess
-from actors.backends.interface import Backend, BackendGone, Call, CallFailed
+from actors.backends.interface import Backend, BackendGone, Call, CallFailed, CallRequest
 from study.errors import StudyError
 from study.process.interrupt import Interrupt, Interrupted
 from study.spec.run_options import RunOptions
@@ -30,6 +30,7 @@ GIVEN = {
     "start": ("worker", None, None),
     "hello": (None,),
     "call": (None, "craft", (), None),
+    "bundle": (None, [CallRequest("predict", (), None), CallRequest("craft", (), None)]),
     "wait": (["ref"], 0.1),
     "value": (None,),
     "pixels": (None,),
@@ -44,6 +45,7 @@ GIVEN = {
 
 CALLED = {
     "call": "craft",
+    "bundle": "predict + craft",
     "start": "start of an actor",
     "set_aside": "set aside",
     "scaling": "state of the autoscaler",
@@ -75,7 +77,8 @@ class Blocking:
         self.asked.append(method)
         if method == self.hangs:
             self.let_go.wait()
-        return {"call": Call("value", "pixels"), "wait": []}.get(method, method)
+        bundle = [Call("first", None), Call("second", "pixels")]
+        return {"call": Call("value", "pixels"), "bundle": bundle, "wait": []}.get(method, method)
 
     def activity(self, actor):
         return f"step {actor}"
@@ -174,9 +177,9 @@ def test_a_quick_method_goes_through(blocking, method):
     with Interrupt() as interrupt:
         backend, _ = blocking(interrupt)
         answer = getattr(backend, method)(*GIVEN[method])
-        if method == "call":
+        if method in ("call", "bundle"):
             backend.wait([], 0.0)
-            assert backend._inner.asked == ["call", "wait"]
+            assert backend._inner.asked == [method, "wait"]
         else:
             assert answer == {"stop": None, "set_aside": None, "close": None, "request": None, "wait": []}.get(
                 method, method
@@ -234,6 +237,30 @@ def test_a_step_of_the_driver_waits_for_the_other_thread_once():
         assert len(waits) == 1
         assert inner.given == ["clean", "pixels 1"], "the thread knows the reference by then"
         assert inner.asked == ["call", "call", "value", "value"]
+        backend.close()
+
+
+def test_the_calls_of_a_bundle_are_started_in_one_go():
+    """The images that a call has crafted can be the images of a call in a bundle."""
+    inner, given = Answering(), []
+
+    def bundle(actor, requests):
+        given.extend(requests)
+        return [inner.call(actor, *request) for request in requests]
+
+    inner.bundle = bundle
+    with Interrupt() as interrupt:
+        backend = bounded(lambda: inner, SHORT, interrupt, lambda error: None)
+        first = backend.call(None, "craft", (), "clean")
+        calls = backend.bundle(None, [CallRequest("predict", (), first.pixels), CallRequest("craft", (), "clean")])
+        assert calls[0].pixels is None
+        refs = [call.value for call in calls]
+        assert backend.wait(refs, 0.0) == refs
+        assert [backend.value(ref) for ref in refs] == ["the value 2", "the value 3"]
+        assert given == [CallRequest("predict", (), "pixels 1"), CallRequest("craft", (), "clean")]
+        again = backend.call(None, "predict", (), calls[1].pixels)
+        assert backend.wait([again.value], 0.0) == [again.value]
+        assert inner.given[-1] == "pixels 3"
         backend.close()
 
 

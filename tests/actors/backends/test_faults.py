@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
-from actors.backends.interface import ActorLost, CallFailed
+from actors.backends.interface import ActorLost, CallFailed, CallRequest
 from actors.backends.ray_backend import RayBackend
 from actors.resources.placement import WORKER, ResourceRequest
+from actors.scheduling.messages import PredictJob
 from actors.workers.model_cache import ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.images.labels import label_set
@@ -98,6 +99,26 @@ def test_what_is_raised_in_an_actor_arrives_as_its_cause(cluster):
         assert error.device.name == "the processor"
     (machine,) = {node["NodeID"] for node in cluster._ray.nodes()}
     assert error.device.node == machine
+    several = cluster.bundle(
+        fine,
+        [
+            CallRequest("predict", (ModelRequest({}), PredictJob((), 1, ())), pixels),
+            CallRequest("craft", (ModelRequest({}), None), pixels),
+            CallRequest("predict", (ModelRequest({"nothing": None}), None), pixels),
+        ],
+    )
+    assert [call.pixels is None for call in several] == [True, False, True]
+    ready = []
+    while not ready:
+        ready = cluster.wait([call.value for call in several], 60.0)
+    assert ready == [call.value for call in several], "their answers come together"
+    assert cluster.value(ready[0]).targets == ()
+    for ref, said in zip(ready[1:], ("'NoneType' object has no attribute 'images'", "'nothing'"), strict=True):
+        assert str(raised(cluster, ref)).endswith(said)
+    assert cluster._bundles == {}
+    fatal = [CallRequest("predict", (ModelRequest({}), job), pixels) for job in (PredictJob((), 1, ()), Leaves())]
+    for call in cluster.bundle(cluster.start(WORKER, share, config()), fatal):
+        assert isinstance(raised(cluster, call.value), ActorLost)
     lost = raised(cluster, cluster.call(fine, "predict", (ModelRequest({}), Leaves()), pixels).value)
     assert isinstance(lost, ActorLost)
     assert not PLAIN.search(str(lost))

@@ -22,6 +22,13 @@ def pairs(chosen):
     return [(one.group, one.slot) for one in chosen]
 
 
+def test_an_actor_of_short_calls_gets_more_of_them_but_no_model_to_load():
+    deep = slot(10, holds=("a",), queued=QUEUE)._replace(most=5)
+    assert pairs(assign([group("held", "a", 90)], [deep])) == [("held", 10)] * 3
+    assert assign([group("other", "b", 90)], [deep]) == []
+    assert pairs(assign([group("held", "a", 90), group("shown", "b", 90, urgent=True)], [deep])) == []
+
+
 def test_the_shortest_queue_chooses_first_and_takes_what_needs_most():
     groups = [group("small", "a", 1, 5), group("large", "b", 3, 50)]
     assert pairs(assign(groups, [slot(10, queued=1), slot(11)])) == [("large", 11), ("large", 10)]
