@@ -17,7 +17,9 @@ def resized(old: int, new: int, interpolation: Interpolation) -> NDArray[np.floa
     matrix = np.zeros((new, old))
     places = np.arange(new)
     if interpolation == "nearest":
-        matrix[places, np.minimum((places * (old / new)).astype(int), old - 1)] = 1
+        # torch multiplies in float32, which sometimes gives the pixel beside the nearest one.
+        nearest = places.astype(np.float32) * (np.float32(old) / np.float32(new))
+        matrix[places, np.minimum(nearest.astype(int), old - 1)] = 1
         return matrix
     below, above, share = taps(old, new)
     np.add.at(matrix, (places, below), 1 - share)

@@ -34,6 +34,7 @@ class DiversityEnsemble(View):
     """
 
     name: ClassVar[str] = "dem"
+    version: ClassVar[int] = 2
     averages: ClassVar[Literal["gradients", "logits"]] = "logits"
 
     frames: Annotated[tuple[Frame, ...], Field(strict=False, min_length=1)] = (1.14, 1.27, 1.4, 1.53, 1.66)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import numpy as np
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from study.attacks.kinds import View, ViewContext
 from study.attacks.registry import register
-from study.attacks.resampling import Interpolation, resized, taps
+from study.attacks.resampling import Interpolation, taps
 from study.devices.copies import is_host, uploaded
 from study.devices.tables import kept
 
@@ -31,6 +31,7 @@ class Diversity(View):
     """
 
     name: ClassVar[str] = "diversity"
+    version: ClassVar[int] = 2
 
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
     low: Annotated[float, Field(gt=0, le=4)] = 1.0
@@ -48,52 +49,99 @@ class Diversity(View):
         return diversify(image, self, given.draws.words(4))
 
 
+@dataclass(frozen=True)
+class Resizing:
+    """How each of N images of the size `size` is resized, put into a frame, and resized back.
+
+    Attributes:
+        size: The size of the images.
+        frame: The size of the frame.
+        changed: Whether the image is changed at all, bool (N,).
+        inner: The size to which the image is resized first, int64 (N,).
+        top: The row of the frame at which the resized image begins, int64 (N,).
+        left: The column of the frame at which it begins, int64 (N,).
+        interpolation: The interpolation of the first resizing. That of the second one is bilinear.
+        padding: The pixel value of the rest of the frame.
+    """
+
+    size: int
+    frame: int
+    changed: Tensor
+    inner: Tensor
+    top: Tensor
+    left: Tensor
+    interpolation: Interpolation
+    padding: float
+
+
 def diversify(image: Tensor, diversity: Diversity, words: Tensor) -> Tensor:
     """Resize and pad every image of a batch (N, C, S, S) at random, and resize the results back to S.
 
     Source: Xie et al. 2019 (arXiv:1803.06978). `words` (N, 4) are four random words for each image: the bits of
-    unsigned integers, on the image's device. Resizing is linear along each axis, so each image is multiplied by one
-    matrix from the left and by one matrix from the right. These products treat a whole batch at once, and are
-    deterministic on every device.
+    unsigned integers, on the image's device. The result is differentiable in `image`.
     """
     from study.reproducibility.words import below, shares
 
     size = image.shape[-1]
     low, high = round(diversity.low * size), round(diversity.high * size)
     frame = max(size, high)
-    changed = shares(words[:, 0]) < diversity.probability
     inner = low + below(words[:, 1], max(1, high - low))
-    starts = [below(words[:, place], frame - inner + 1) for place in (2, 3)]
-    if diversity.interpolation == "bilinear" and is_host(image.device):
-        matrices = [_by_products((size, frame), changed, inner, start) for start in starts]
-    else:
-        matrices = [_by_taps((size, frame), changed, inner, start, diversity.interpolation) for start in starts]
+    top, left = (below(words[:, place], frame - inner + 1) for place in (2, 3))
+    changed = shares(words[:, 0]) < diversity.probability
+    resizing = Resizing(size, frame, changed, inner, top, left, diversity.interpolation, diversity.padding)
+    return by_interpolation(image, resizing) if is_host(image.device) else by_matrices(image, resizing)
+
+
+def by_interpolation(image: Tensor, resizing: Resizing) -> Tensor:
+    """Resize the images one after the other with torch's `interpolate`. On a CPU, this is the fastest way."""
+    import torch
+    from torch.nn import functional
+
+    size, frame = resizing.size, resizing.frame
+    corners = None if resizing.interpolation == "nearest" else False
+    places = (one.tolist() for one in (resizing.changed, resizing.inner, resizing.top, resizing.left))
+    found = []
+    for one, changed, inner, top, left in zip(torch.split(image.contiguous(), 1), *places, strict=True):
+        if not changed:
+            found.append(one)
+            continue
+        small = functional.interpolate(one, (inner, inner), mode=resizing.interpolation, align_corners=corners)
+        edges = (left, frame - inner - left, top, frame - inner - top)
+        framed = functional.pad(small, edges, value=resizing.padding)
+        found.append(functional.interpolate(framed, (size, size), mode="bilinear", align_corners=False))
+    return torch.cat(found)
+
+
+def by_matrices(image: Tensor, resizing: Resizing) -> Tensor:
+    """Resize all images together, without waiting for the host.
+
+    Resizing is linear along each axis, so each image is multiplied by one matrix from the left and by one matrix from
+    the right. These products are deterministic on every device.
+    """
+    matrices = [_matrices(resizing, start) for start in (resizing.top, resizing.left)]
     rows, columns = (one.to(image.dtype)[:, None] for one in matrices)
     moved = rows @ image @ columns.transpose(-1, -2)
-    if diversity.padding:
+    if resizing.padding:
         down, across = (one.sum(2) for one in matrices)
         inside = (down[:, :, None] * across[:, None]).to(image.dtype)[:, None]
-        moved = moved + diversity.padding * (1 - inside)
+        moved = moved + resizing.padding * (1 - inside)
     return moved
 
 
-def _by_taps(
-    sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor, interpolation: Interpolation
-) -> Tensor:
+def _matrices(resizing: Resizing, start: Tensor) -> Tensor:
     """Return the matrices (N, size, size), float64, that resize, pad and resize back along one axis.
 
-    `sizes` are the sizes of the image and of the frame. Each image is resized to `inner` (N,) pixels by
-    `interpolation`, and put at pixel `start` (N,) of the frame. The frame is resized back (bilinear). An image whose
-    `changed` (N,) is false gets the identity matrix. Each row of a matrix has up to 2 nonzero numbers for "nearest",
-    and up to 4 for "bilinear".
+    `start` (N,) is the position in the frame at which each resized image begins. An image that is not changed gets the
+    identity matrix. Each row of a matrix has up to 2 nonzero numbers for "nearest", and up to 4 for "bilinear".
     """
     import torch
 
-    size, frame = sizes
-    near, far, share = _back(frame, size, inner.device)
+    size, inner, changed = resizing.size, resizing.inner, resizing.changed
+    near, far, share = _back(resizing.frame, size, inner.device)
     # torch computes `size / tensor` as a product with the reciprocal, which rounds twice. So divide two tensors.
     inside = inner.to(torch.float64)
     ratio = (torch.full_like(inside, size) / inside)[:, None]
+    nearest = torch.full_like(inside, size, dtype=torch.float32)[:, None] / inside.float()[:, None]
     found = torch.zeros(len(inner), size, size, dtype=torch.float64, device=inner.device)
 
     def add(column: Tensor, weight: Tensor) -> None:
@@ -103,8 +151,9 @@ def _by_taps(
     for tap, weight in ((near, 1 - share), (far, share)):
         place = tap - start[:, None]
         part = weight * ((place >= 0) & (place < inner[:, None]) & changed[:, None])
-        if interpolation == "nearest":
-            add((place * ratio).long(), part)
+        if resizing.interpolation == "nearest":
+            # torch's `interpolate` finds the nearest pixel in float32, which sometimes is the pixel beside it.
+            add((place.float() * nearest).long(), part)
             continue
         centre = ((place + 0.5) * ratio - 0.5).clamp(min=0)
         below = centre.long().clamp(max=size - 1)
@@ -123,17 +172,3 @@ def _back(frame: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, 
     """
     below, above, share = taps(frame, size)
     return uploaded(below, device), uploaded(above, device), uploaded(share, device)
-
-
-def _by_products(sizes: tuple[int, int], changed: Tensor, inner: Tensor, start: Tensor) -> Tensor:
-    """Return the matrices of `_by_taps` for "bilinear", computed on a CPU as products of two matrices.
-
-    The last bits of the numbers may differ from those of `_by_taps`.
-    """
-    size, frame = sizes
-    back = resized(frame, size, "bilinear")
-    found = [
-        back[:, first : first + length] @ resized(size, length, "bilinear") if moves else np.eye(size)
-        for moves, length, first in zip(changed.tolist(), inner.tolist(), start.tolist(), strict=True)
-    ]
-    return uploaded(np.stack(found), "cpu")

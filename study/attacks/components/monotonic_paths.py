@@ -46,6 +46,7 @@ class MonotonicPaths(Point):
     """
 
     name: ClassVar[str] = "monotonic-paths"
+    version: ClassVar[int] = 2
 
     transforms: Annotated[int, Field(ge=0, le=1000)] = 6
     bases: Annotated[int, Field(ge=1, le=100)] = 1

@@ -104,10 +104,11 @@ def test_diversity_is_torchs_resize_and_pad(interpolation, low, high):
 @pytest.mark.parametrize(
     "keys", [{}, {"padding": 9.0}, {"low": 0.8, "high": 1.0}, {"interpolation": "bilinear"}], ids=str
 )
-def test_diversity_has_the_bits_of_products_in_double_precision(keys):
-    """The matrices that a device makes number by number are those of the host's products, in float32."""
+def test_matrices_and_interpolation_resize_alike(monkeypatch, keys):
+    """A device makes the matrices number by number: their bits are those of products in float64, rounded to float32."""
     size, diversity = 30, Diversity(probability=0.7, **keys)
     words = np.random.default_rng(6).integers(0, 2**64, (64, 4), dtype=np.uint64)
+    given = torch.from_numpy(words.view(np.int64))
     image = torch.rand(64, 3, size, size, generator=torch.Generator().manual_seed(1)) * 255
     low, high = round(diversity.low * size), round(diversity.high * size)
     frame = max(size, high)
@@ -124,7 +125,25 @@ def test_diversity_has_the_bits_of_products_in_double_precision(keys):
     if diversity.padding:
         down, across = both.sum(3).unbind(1)
         expected = expected + 9 * (1 - (down[:, :, None] * across[:, None]).float()[:, None])
-    assert torch.equal(diversify(image, diversity, torch.from_numpy(words.view(np.int64))), expected)
+    on_host = diversify(image, diversity, given)
+    monkeypatch.setattr("study.attacks.components.diversity.is_host", lambda device: False)
+    assert torch.equal(diversify(image, diversity, given), expected)
+    torch.testing.assert_close(on_host, expected, rtol=0, atol=0.01)  # torch's positions are float32
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_the_neighbours_of_an_image_do_not_change_its_diverse_input(interpolation):
+    """To the bit, forwards and backwards."""
+    words = np.random.default_rng(7).integers(0, 2**64, (9, 4), dtype=np.uint64).view(np.int64)
+    image = torch.rand(9, 3, 31, 31, generator=torch.Generator().manual_seed(1)) * 255
+    upstream = torch.rand(9, 3, 31, 31, generator=torch.Generator().manual_seed(2))
+    found = []
+    for rows in (slice(0, 9), slice(2, 7), slice(4, 5)):
+        leaf = image[rows].clone().requires_grad_(True)
+        seen = diversify(leaf, Diversity(interpolation=interpolation), torch.from_numpy(words[rows]))
+        (gradient,) = torch.autograd.grad(seen, leaf, upstream[rows])
+        found.append((seen[4 - rows.start].detach(), gradient[4 - rows.start]))
+    assert all(torch.equal(one, other) for pair in found[1:] for one, other in zip(pair, found[0], strict=True))
 
 
 def test_scales_admix_and_noise_are_averaged(model, small_images):
