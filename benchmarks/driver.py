@@ -8,8 +8,9 @@ workers do nothing and answer at once, so all the time is that of the runtime. T
 time limits for calls, the log, status.json, and rows as Parquet.
 
 The first part measures the driver alone, with workers in this process and without Ray. The second part runs on a local
-Ray. It alternates with a tight loop that makes the same number of calls, of the same sizes, to the same number of
-actors. This loop shows the limit of Ray itself on this machine.
+Ray. It alternates with a tight loop that makes the same calls, one by one, to the same number of actors. This loop
+shows the limit of Ray itself on this machine for single calls. The driver can be faster, because it starts up to four
+short calls together.
 
 Processor time of the driver is that of its whole process. Processor time in all processes includes the workers and
 Ray's own daemons.

@@ -19,7 +19,7 @@ class Runtime:
         backend: The backend.
         scheduler: The scheduler, whose workers have started.
         display: The observers, which receive all events.
-        interrupt: Signals to stop.
+        interrupt: The record of signals that stop the launch, such as Ctrl-C.
         budgets: Limits for the pixels in the object stores; None for the limits of the spec.
     """
 

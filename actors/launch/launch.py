@@ -49,7 +49,7 @@ class _Session:
     Attributes:
         display: The terminal.
         tracking: The tracking with W&B.
-        interrupt: Signals to stop.
+        interrupt: The record of signals that stop the launch, such as Ctrl-C.
         begun: The time when the launch started, by the monotonic clock.
     """
 

@@ -163,9 +163,10 @@ def _intervals(weighed: _Weighed, draws: int, seed: int, confidence: float) -> d
 def _frame(
     weighed: _Weighed, ends: Mapping[_Key, tuple[float, float]], rows: pl.LazyFrame, by: Sequence[str], name: str
 ) -> pl.DataFrame:
-    """Return the result as a frame: the keys, the number of images, the rate or difference `name`, and its interval.
+    """Return the result as a frame: the keys, the number of images, the value, and the interval of the value.
 
-    `ends`: the interval of each cell. The keys have the same types as in `rows`.
+    `name`: the name of the column with the value, a rate or a difference. `ends`: the interval of each cell. The keys
+    have the same types as in `rows`.
     """
     cells = [
         (*key, len(one), float(_rates(one.sum(0, dtype=np.float64)[None], 1)[0, 0]), *ends[key])

@@ -148,7 +148,6 @@ def _too_short(what: str, length: float, document: Document, place: Place) -> St
     return StudyError(
         f"{what}: lengths are in pixel values of 0..255 here, and images are rounded to whole pixel values",
         where=document.where(place),
-        accepted="lengths in pixel values: 8/255 of an image scaled to 0..1 is 8, and the text 8/255 is read as 8",
-        todo=f"write {meant} if {length:g} is for images scaled to 0..1, or {length:g}/255 if it is in pixel values: "
-        "this text says so",
+        accepted="lengths in pixel values, such as 8 (which may also be written as 8/255)",
+        todo=f"write {meant} if {length:g} is for images scaled to 0..1, or {length:g}/255 if it is in pixel values",
     )
