@@ -272,7 +272,8 @@ def _on_cores(
     if options.workers is not None and options.workers > by_cores and not options.fewer:
         needed = options.workers * options.threads
         raise StudyError(
-            f"{options.workers} workers with {threads} each need {needed} cores, but the machines have {cores:g}",
+            f"{options.workers} workers with {threads} each need {needed} cores in all, but the machines have "
+            f"{cores:g}",
             accepted=f"at most {by_cores} workers with {threads} each on these machines",
             todo="lower run.actors or numerics.threads, or give --address of a larger cluster",
         )

@@ -17,9 +17,9 @@ class Lineage:
 
     Attributes:
         number: The id of the first of these actors.
-        strikes: Number of times in a row that an actor of the lineage was found at fault: other actors executed calls
-            that it had failed. A successful call resets this number to 0.
-        starts: Number of starts of these actors that failed in a row.
+        strikes: Number of times in a row that an actor of the lineage was found at fault, because other actors executed
+            the calls that had failed on this actor. A successful call resets this number to 0.
+        starts: Number of failed starts in a row.
         error: The error of the last failed call that may be the fault of the actor. None if there was no such call.
         device: The device that failed last under one of these actors. None if no device has failed.
     """

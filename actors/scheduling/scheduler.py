@@ -418,7 +418,7 @@ class Scheduler:
         return []
 
     def _judge(self, lineages: Iterable[int]) -> None:
-        """Replace actors that fail tasks which other actors execute. Their other tasks go back into the backlog.
+        """Replace actors that failed tasks which others then executed. Their other tasks go back into the backlog.
 
         `lineages`: the numbers of the lineages (an actor and its replacements) to check.
         """

@@ -373,7 +373,7 @@ class ActorSupervisor:
         slot.holds = models
 
     def prove(self, slot: ActorSlot) -> None:
-        """Record that an actor has answered a call. This also ends a shortage of memory."""
+        """Record that an actor has answered a call. The answer shows that memory is no longer short, if it was."""
         slot.proven = True
         self._unproven_deaths = 0
         self._shortage.end()

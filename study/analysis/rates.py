@@ -48,8 +48,8 @@ def kept(top: int = 1) -> pl.Expr:
     """Return the expression that is true for a row whose image keeps its true label, for untargeted and targeted rows.
 
     An image keeps its true label if this label is among the target's `top` most probable labels. For a chat service,
-    the answer must name the true label. For any other remote service, the answer must have one of the labels of the
-    answer for the clean image.
+    the answer must name the true label. Any other remote service must return one of the labels that it
+    returned for the clean image.
     """
     named = pl.when(_talks()).then(_named("true_names")).otherwise(_named("clean_names"))
     return pl.when(pl.col("names").is_not_null()).then(named).otherwise(_given("label", top))

@@ -162,7 +162,10 @@ class Ascent:
         return start.perturbation(self._origin, self._attack.budget, self._rmsd, draws)
 
     def _direction(self, climbers: Sequence[_Climber], delta: Tensor, step: int, size: float | Tensor) -> Tensor:
-        """Return the step direction (N, C, H, W) at `delta`: the sum over all groups, weighted by their shares."""
+        """Return the step direction (N, C, H, W) at `delta`.
+
+        It is the sum of the directions of all groups, weighted by their shares.
+        """
         total: Tensor | None = None
         for climber in climbers:
             part = self._of_group(climber, delta, step, size)

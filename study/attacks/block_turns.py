@@ -29,7 +29,7 @@ class Strips:
 
     Attributes:
         lengths: The number of lines in each strip of the old image n, int64 (N, strips).
-        order: The strip order[n, k] comes k-th in the new image n, int64 (N, strips).
+        order: The indices of the strips in the order of the new image, int64 (N, strips).
     """
 
     lengths: NDArray[np.int64]
@@ -255,7 +255,8 @@ def _around(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor)
 def _reached(rows: BlockLines, columns: BlockLines, cosine: Tensor, sine: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield, for each old pixel, the nine new pixels to which it may contribute, and their weights.
 
-    An old pixel contributes only to new pixels near its new position; other new pixels have the weight 0.
+    An old pixel contributes only to new pixels near its new position. Those of the nine that are not near enough have
+    the weight 0.
     """
     y, x = _turn(rows, columns, cosine, -sine)
     reach = cosine.abs().add_(sine.abs())

@@ -303,7 +303,7 @@ class PassDraws(Protocol):
         ...
 
     def of_images(self, values: Tensor) -> Tensor:
-        """Return, for every row of the pass, the row of `values` (N, …) that belongs to the image of the row."""
+        """Return a row of `values` (N, …) for every image in the pass: the row that belongs to the image."""
         ...
 
     @property

@@ -57,7 +57,7 @@ def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collec
         if len(set(each.values())) > 1:
             told = ", ".join(f"{steps} on {size} model{'s' * (size > 1)}" for size, steps in each.items())
             raise StudyError(
-                f"{cost} gradients per source model allow different numbers of steps of '{name}': {told}",
+                f"'{name}' can take different numbers of steps with {cost} gradients per source model: {told}",
                 where=where,
                 todo="write one attack, or one experiment, for each number of source models",
             )

@@ -25,7 +25,7 @@ class ProbeTask:
     Attributes:
         name: The name of the probe in the spec.
         models: The names of the probed models.
-        attacks: The recipes of the attacks in the probe's directions, by name.
+        attacks: The recipes of the attacks whose perturbations are directions of the probe, by name.
         seed: The seed of random directions and of smoothing noise.
         attack_seed: The seed of the attacks.
         images: The ids of the images.

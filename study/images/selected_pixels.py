@@ -31,7 +31,8 @@ class SelectedPixels:
         missing = [one.image for one in selected if one.image not in self._files]
         if missing:
             count = f"{len(missing):,} clean image{'s' * (len(missing) > 1)}"
-            raise StudyError(f"the image set lacks {count} of the run, e.g. {missing[0]}", todo=_TODO.format("files"))
+            what = f"{count} of the run {'are' if len(missing) > 1 else 'is'} not in the image set"
+            raise StudyError(f"{what}, e.g. {missing[0]}", todo=_TODO.format("files"))
 
     def read(self, selected: Sequence[Selected]) -> NDArray[np.uint8]:
         """Return the images, `uint8` (N, C, S, S). Raises StudyError if an image has changed since the study began."""

@@ -124,8 +124,8 @@ class Monotone(CellCheck):
     two adjacent points.
 
     `along` names what differs between the points. It can be `sources`, `attack` or `target`; then `order` lists the
-    points. It can also be `steps`, `budget`, or a number of the recipes, such as `skip_gradient.gamma`; then the
-    points are in ascending order.
+    points. It can also be `steps`, `budget`, or a numeric key of the recipes, such as `skip_gradient.gamma`; then
+    the points are in ascending order.
     """
 
     of: CellSelection

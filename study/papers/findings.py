@@ -263,8 +263,8 @@ def _corrected(cells: Sequence[_Judged], side: Side) -> list[float]:
 def _each(cells: Sequence[_Judged], holm: Sequence[float], side: Side) -> dict[str, object]:
     """Return the reading `each`: the claim must hold in every cell.
 
-    Its p-value is the largest p-value of a cell, or 1 if the effect of a cell is not on the claim's side. If a cell
-    contradicts the claim, the p-value is that of this cell, with Holm's correction.
+    If a cell contradicts the claim, the p-value is that of this cell, with Holm's correction. Otherwise it is 1 if the
+    effect of some cell is not on the claim's side, and else the largest p-value of the cells.
     """
     if not cells:
         return _reading("undecided", _NO_CELL, None, math.nan)

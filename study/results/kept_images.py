@@ -209,8 +209,8 @@ class KeptImages:
         counted = collect(self._folder.path, rows)
         if counted.is_empty():
             raise StudyError(
-                f"an older version kept the images of unit {unit.id} without their number of gradients, and wrote no "
-                "rows of the unit",
+                f"this file has the images of unit {unit.id}, but their number of gradients is unknown: an older "
+                "version of study wrote the file, and no rows of the unit exist",
                 where=str(self._part[unit.id]),
                 todo="move this file out of the folder; the next launch makes its images again",
             )

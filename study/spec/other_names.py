@@ -87,9 +87,9 @@ def external(given: str) -> str | None:
 
 
 def key(given: str, section: str) -> Answer | None:
-    """Return our key for the key `given` of another library, in a section of a spec; None if there is none.
+    """Return our name for `given`, a key of another library; None if there is none.
 
-    The section `spec` is the top level of a spec.
+    `section`: the section of the spec in which the user wrote the key. The section `spec` is the top level.
     """
     return all_names().keys.get(section, {}).get(plain(given))
 

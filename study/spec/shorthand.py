@@ -54,9 +54,9 @@ Names = OneOrMore[str]
 
 
 def also(*forms: Json) -> Callable[[dict[str, Any]], None]:
-    """Return a function for pydantic's `json_schema_extra`.
+    """Return a function for pydantic's `json_schema_extra`, which adds `forms` to the JSON schema of a model.
 
-    It is for a model whose validator accepts `forms` in addition to a mapping of its fields.
+    The validator of such a model accepts values of these forms, and not only a mapping of its fields.
     """
 
     def extend(schema: dict[str, Any]) -> None:

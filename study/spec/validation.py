@@ -231,7 +231,7 @@ class Validation:
                     raise StudyError(
                         f"an ensemble has '{twin}' and '{name}', but they are one network with one set of weights",
                         where=where,
-                        accepted="each set once; the key `weights` of an attack gives some source models more weight",
+                        accepted="every model once; the key `weights` of an attack weights source models",
                         todo=f"leave '{name}' out of the ensemble, or give it weights of its own",
                     )
 

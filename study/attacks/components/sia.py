@@ -152,7 +152,7 @@ class _Blocks:
         return found
 
     def filtered_together(self) -> FilteredTogether:
-        """Return the blocks with the operation resize or low-pass, and their matrices, in the form for a GPU."""
+        """Return the blocks whose operation is resize or low-pass, and their matrices, arranged for a GPU."""
         from study.attacks.blocks import FilteredTogether
 
         height, width = self._image.shape[2:]

@@ -63,7 +63,7 @@ def _some_crafts(cells: pl.DataFrame) -> tuple[list[str], int]:
 def _agreement(data: ReportData, cells: pl.DataFrame, targets: Sequence[str]) -> HtmlTable | None:
     """Return the table of how often two targets make the same mistake, as in table 9 of Liu et al. 2017.
 
-    The numbers are shares of the images that both targets misclassify: the images to which both give the same wrong
+    Each number is a share: of the images that both targets misclassify, the part to which both give the same wrong
     label. Return None if there are fewer than 2 or more than 24 targets, or no rows.
     """
     if not 1 < len(targets) <= _MOST_TARGETS:

@@ -65,7 +65,8 @@ class ReportData:
     def crafts(self) -> pl.DataFrame:
         """A frame with one row per craft (attack run).
 
-        Columns: `craft`, `sources`, `attack`, `goal`, `seed`, and `gradients` (the number for all images with rows).
+        Columns: `craft`, `sources`, `attack`, `goal`, `seed`, and `gradients` (their number, summed over all images
+        that have rows).
         """
         keys = ["craft", "sources", "attack", "goal", "seed"]
         cost = pl.col("gradients").max() * pl.col("images").max()
