@@ -53,15 +53,19 @@ def default(device: str) -> Mode:
 
 
 def first(setting: Setting, step: Step) -> None:
-    """Measure the cases with goals: MI on the first network in every mode, then the attacks `HARD` on this network."""
+    """Check the success of MI, and measure the cases with goals.
+
+    These are MI on the first network in every mode, and then the attacks `HARD` on this network.
+    """
     sizes = setting.sizes
     network, batch = next(iter(sizes.networks)), sizes.batches[0]
     cases = [Case(network, "MI", batch, _every_mode(setting))]
     cases += [Case(network, attack, batch, _few_modes(setting)) for attack in HARD]
-    _measure(setting, step, cases)
+    # Measurements take all the time that they get, so the check comes first.
     if step.room_for("success", 5.0):
         with step.case("success"):
             _success(setting, step, network, batch)
+    _measure(setting, step, cases)
 
 
 def more(setting: Setting, step: Step) -> None:
