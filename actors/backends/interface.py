@@ -122,6 +122,10 @@ class PixelsLost(Exception):
     """The pixels that a call needs no longer exist, because the machine that held them is gone."""
 
 
+class BundleFailed(Exception):
+    """A bundle failed as a whole, and any of its calls may be the cause. Each call must be started again alone."""
+
+
 class CallRequest(NamedTuple):
     """A call to start: `actor.<method>(*arguments, pixels)`, where `pixels` stands for the images themselves.
 
@@ -204,8 +208,9 @@ class Backend(Protocol):
     def value(self, ref: Ref) -> Any:
         """Return the value of a call that is ready.
 
-        Raises ActorLost, PixelsLost, CallFailed, or the StudyError of the call. If the device failed, this raises
-        CallFailed for a call of `hello`, and DeviceLost for every other call.
+        Raises ActorLost, PixelsLost, CallFailed, or the StudyError of the call; for a call of a bundle also
+        BundleFailed. If the device failed, this raises CallFailed for a call of `hello`, and DeviceLost for every other
+        call.
         """
 
     def pixels(self, ref: Ref) -> NDArray[np.uint8]:

@@ -20,7 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.backends import ray_autoscaler
-from actors.backends.interface import BackendGone, Call, CallRequest, Device, PixelsLost, Ref, Scaling
+from actors.backends.interface import (
+    ActorLost,
+    BackendGone,
+    BundleFailed,
+    Call,
+    CallRequest,
+    Device,
+    PixelsLost,
+    Ref,
+    Scaling,
+)
 from actors.backends.local_ray import LocalRay
 from actors.backends.ray_daemons import Daemons
 from actors.backends.ray_errors import translate
@@ -148,7 +158,6 @@ class RayBackend:
             time.sleep(_STOPPED_POLL_SECONDS)
         self.awaited = f"the GCS at {self._gcs}"
         if not any(node["Alive"] for node in self._ray.nodes() if node["NodeID"] == self._here):
-            self._daemons.close()
             raise BackendGone(
                 "Ray is gone: its GCS has declared this machine dead",
                 todo="check whether this machine was cut off from the network or overloaded, then launch again: "
@@ -290,7 +299,14 @@ class RayBackend:
         """Return the answer of one call of a bundle. The first part that is read fetches the answers of all parts."""
         left = self._bundles.get(part.bundle)
         if left is None:
-            left = self._bundles[part.bundle] = dict(enumerate(unpack_answer(self._message(part.bundle))))
+            try:
+                answers = unpack_answer(self._message(part.bundle))
+            except ActorLost:
+                raise
+            except Exception as error:
+                # Such as lost pixels of one call. Ray does not say of which one.
+                raise BundleFailed(first_line(error)) from error
+            left = self._bundles[part.bundle] = dict(enumerate(answers))
         answer = left.pop(part.number)
         if not left:
             del self._bundles[part.bundle]

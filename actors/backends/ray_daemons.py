@@ -37,8 +37,8 @@ class Daemons:
     def __init__(self, raylet_socket: str, errors: int | None = None) -> None:
         """`raylet_socket`: the path of the raylet's Unix socket. The raylet need not be a child of this process.
 
-        `errors`: the file descriptor on which the helper process reports a death that ended this process; None: there
-        is no helper process.
+        `errors`: the file descriptor on which a helper process reports that the raylet's death has ended this process;
+        None: there is no helper process.
         """
         self._pids = dict(_children())
         self.owner: str | None = None
@@ -50,7 +50,7 @@ class Daemons:
             if pid:
                 self._pids.setdefault("raylet", pid)
         self._ends = _Ends(self._pids.values())
-        self._witness = None if errors is None or not self._ends.known else self._start_witness(errors)
+        self._witness = None if errors is None else self._start_witness(Path(raylet_socket), errors)
 
     def check(self) -> None:
         """Raise BackendGone if a daemon has died. This takes one system call, and never waits for another thread."""
@@ -65,38 +65,43 @@ class Daemons:
         for name, pid in self._pids.items():
             state = _state(pid)
             if state in "ZX":
-                self.close()
                 raise _died(name, pid)
             if state in "Tt":
                 return f"its {name} (process {pid}), which is stopped,"
         return None
 
     def close(self) -> None:
-        """End the helper process. From now on, this process itself reports how it ends."""
+        """End the helper process, before Ray ends in an orderly way."""
         helper, self._witness = self._witness, None
         if helper is not None:
             assert helper.stdin is not None, "the helper was started with a pipe"
-            with contextlib.suppress(OSError):
-                helper.stdin.write(b"reported\n")
+            with contextlib.suppress(OSError, ValueError):
+                helper.stdin.write(b"orderly\n")
                 helper.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 helper.wait(_FAREWELL_SECONDS)
 
-    def _start_witness(self, errors: int) -> subprocess.Popen[bytes]:
-        helper = children.start(
-            [sys.executable, "-I", "-S", witness.__file__],
-            children.HELPER,
-            children.environment(children.HELPER, os.environ),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            cwd="/",
-        )
-        assert helper.stdin is not None, "the helper was started with a pipe"
-        messages = {pid: f"error: {_died(name, pid)}" for name, pid in self._pids.items()}
-        helper.stdin.write(json.dumps(messages).encode() + b"\n")
-        helper.stdin.flush()
-        return helper
+    def _start_witness(self, raylet_socket: Path, errors: int) -> subprocess.Popen[bytes] | None:
+        """Start the helper process. Returns None if that fails, because a launch can do without this process."""
+        logs = raylet_socket.parent.parent / "logs"
+        pid = self._pids.get("raylet")
+        if pid is None:
+            return None
+        with contextlib.suppress(OSError):
+            helper = children.start(
+                [sys.executable, "-I", "-S", witness.__file__],
+                children.HELPER,
+                children.environment(children.HELPER, os.environ),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                cwd="/",
+            )
+            assert helper.stdin is not None, "the helper was started with a pipe"
+            helper.stdin.write(json.dumps([str(logs), os.getpid(), f"error: {_died('raylet', pid)}"]).encode() + b"\n")
+            helper.stdin.flush()
+            return helper
+        return None
 
 
 def _died(name: str, pid: int) -> BackendGone:

@@ -1,11 +1,10 @@
 """The program of a small process that outlives the driver and reports what Ray does not.
 
-If the raylet dies during a call, Ray's own code ends the driver's process at once, without a message. This program then
-prints the message.
+If the raylet dies during a call, Ray's own code ends the driver's process at once, without a message to the user. It
+only writes a line to its log. If this program finds such a line, it prints the message.
 
-On the standard input, the driver writes the messages as one line of JSON: the process id of each daemon, and the
-message about its death. When the driver ends in an orderly way, or reports the death itself, it writes another line.
-The program then prints nothing.
+On the standard input, the driver writes one line of JSON: the folder of Ray's logs, the driver's process id, and the
+message. Before the driver ends Ray in an orderly way, it writes another line. The program then prints nothing.
 
 The driver runs this file by its path, without site packages. So it imports only the standard library.
 """
@@ -13,13 +12,26 @@ The driver runs this file by its path, without site packages. So it imports only
 from __future__ import annotations
 
 import json
-import os
-import select
 import sys
+from pathlib import Path
+
+_ENDINGS = ("Terminate the process", "Exiting because")
+"""Words of the lines that Ray writes before it ends a process whose raylet is gone."""
+_LAST_BYTES = 4096
+
+
+def ended_by_ray(logs: Path, driver: int) -> bool:
+    """Return whether Ray's log of the process `driver` ends with a line that says that Ray ended the process."""
+    for log in logs.glob(f"python-core-driver-*_{driver}.log"):
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LAST_BYTES))
+            last = file.read().decode(errors="replace")
+        if any(words in last for words in _ENDINGS):
+            return True
+    return False
+
 
 if __name__ == "__main__":
-    messages = {os.pidfd_open(int(pid)): message for pid, message in json.loads(sys.stdin.readline()).items()}
-    if not sys.stdin.readline():
-        # If all daemons still run, something else has ended the driver, such as the user.
-        for descriptor in select.select(messages, [], [], 0)[0]:
-            print(messages[descriptor], file=sys.stderr)
+    folder, pid, message = json.loads(sys.stdin.readline())
+    if not sys.stdin.readline() and ended_by_ray(Path(folder), pid):
+        print(message, file=sys.stderr)

@@ -116,6 +116,11 @@ class _Pile:
     def is_empty(self) -> bool:
         return self.count <= 0 and self.coming <= 0
 
+    @property
+    def largest(self) -> float:
+        """Cost of the next task; 0 if no task waits."""
+        return -self.entries[0][1] if self.entries else 0.0
+
 
 class Backlog:
     """The tasks that wait for an actor."""
@@ -164,7 +169,7 @@ class Backlog:
         If `crafts` is False, these are only groups of predictions. Groups of attacks and probes are then left out.
         """
         return [
-            Group(key, key[0], key[2], key[1] == "predict", pile.count, pile.cost, pile.coming)
+            Group(key, key[0], key[2], key[1] == "predict", pile.count, pile.cost, pile.coming, pile.largest)
             for key, pile in self._piles.items()
             if crafts or key[1] == "predict"
         ]

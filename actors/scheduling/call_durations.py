@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from actors.resources.placement import WORKER
 from actors.scheduling.backlog import Method, Task
-from actors.scheduling.messages import CallResult
+from actors.scheduling.messages import CallResult, CraftJob
 from actors.scheduling.policy import SHORT_SECONDS, Group
 
 
@@ -52,10 +53,20 @@ class CallDurations:
         rate = self._by_key.get(group.key) or self._by_method.get(method, self._guess(method))
         return group._replace(cost=group.cost * rate, coming=group.coming * rate) if rate else group
 
-    def is_short(self, group: Group) -> bool:
-        """Return whether each task of a group takes at most `SHORT_SECONDS`, as far as finished calls show."""
+    def are_short(self, group: Group) -> bool:
+        """Return whether the next task of a group, which has the highest cost, is short (see `is_short`)."""
         rate = self._by_key.get(group.key)
-        return rate is not None and rate * group.cost <= SHORT_SECONDS * group.count
+        return rate is not None and group.role == WORKER and rate * group.largest <= SHORT_SECONDS
+
+    def is_short(self, task: Task) -> bool:
+        """Return whether a task takes at most `SHORT_SECONDS`, as far as finished calls show.
+
+        Returns False for a service, and for an attack of another library, whose cost is unknown.
+        """
+        rate = self._by_key.get(task.key)
+        if rate is None or task.service or _is_external(task):
+            return False
+        return rate * task.cost <= SHORT_SECONDS
 
     def is_late(self, task: Task, seconds: float, patience: float) -> bool:
         """Return whether a call that has run for `seconds` takes far too long.
@@ -75,6 +86,11 @@ class CallDurations:
         A gradient takes about as long as three predictions.
         """
         return self._by_method.get("craft", 0.0) / 3 if method == "predict" else self._by_method.get("predict", 0.0) * 3
+
+
+def _is_external(task: Task) -> bool:
+    """Return whether a task runs an attack of another library."""
+    return isinstance(task.job, CraftJob) and task.job.attack.external is not None
 
 
 def _update(means: dict[Any, float], key: Any, new: float) -> None:

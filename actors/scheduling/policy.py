@@ -46,6 +46,8 @@ class Group(NamedTuple):
         count: Number of tasks.
         cost: Cost of all these tasks together, in seconds if known.
         coming: Cost of announced tasks, which will be added later.
+        largest: Cost of the next task. Tasks with a higher cost come first, except that tasks for which other work
+            waits come before all others.
     """
 
     key: Hashable
@@ -55,6 +57,7 @@ class Group(NamedTuple):
     count: int  # type: ignore[assignment]  # a tuple has a method of this name
     cost: float
     coming: float = 0.0
+    largest: float = 0.0
 
 
 class SlotView(NamedTuple):

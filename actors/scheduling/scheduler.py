@@ -17,6 +17,7 @@ from actors.backends.interface import (
     ActorLost,
     Backend,
     BackendGone,
+    BundleFailed,
     Call,
     CallRequest,
     Device,
@@ -250,10 +251,10 @@ class Scheduler:
         self._give_out_again(crafts, elsewhere=True)
         self._refresh()
         waiting = self._backlog.groups(crafts=crafts)
-        short = {group.key for group in waiting if group.role == WORKER and self._durations.is_short(group)}
         most = policy.QUEUE
         count = sum(group.count for group in waiting)
-        if len(short) == len(waiting) and count > len(self._up):
+        # A task that is tried again needs a place, so no long queues are filled while such a task waits.
+        if count > len(self._up) and not self._retries and all(map(self._durations.are_short, waiting)):
             # An actor gets further tasks only when a whole bundle fits.
             most = policy.SHORT_QUEUE - _BUNDLE + 1
         up = self._up if count else []
@@ -269,7 +270,7 @@ class Scheduler:
                 task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
                 if task is not None:
                     slot = self._actors[chosen.slot]
-                    task.short = chosen.group in short and task.models.keys() <= set(slot.holds)
+                    task.short = self._durations.is_short(task) and task.models.keys() <= set(slot.holds)
                     self._actors.hold(slot, policy.after(self._view(slot), task.models))
                     given.setdefault(slot.id, []).append((task, ModelRequest(task.models, chosen.drop)))
             # Every actor gets its first call before any actor gets a call that waits.
@@ -371,6 +372,13 @@ class Scheduler:
             return self._lost(slot, error)
         except BackendGone:
             raise
+        except BundleFailed as error:
+            task, _ = self._end_call(slot, ref)
+            self.failed_calls += 1
+            task.alone = True
+            if not task.ended and not task.copies:
+                repaired("call", f"{task.description} failed with other calls, and starts again alone: {error}")
+                self.add(task)
         except Exception as error:  # noqa: BLE001 - the error is counted, and the call repeated or reported
             task, _ = self._end_call(slot, ref)
             self.failed_calls += 1

@@ -83,7 +83,7 @@ def diversify(image: Tensor, diversity: Diversity, words: Tensor) -> Tensor:
     from study.reproducibility.words import below, shares
 
     size = image.shape[-1]
-    low, high = round(diversity.low * size), round(diversity.high * size)
+    low, high = max(1, round(diversity.low * size)), round(diversity.high * size)
     frame = max(size, high)
     inner = low + below(words[:, 1], max(1, high - low))
     top, left = (below(words[:, place], frame - inner + 1) for place in (2, 3))

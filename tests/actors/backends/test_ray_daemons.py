@@ -31,7 +31,8 @@ sys.stdin.read()
 def listening():
     """A process that listens at the path of a socket, and the path; it is ended with the block."""
     with tempfile.TemporaryDirectory(dir="/tmp") as short:
-        path = str(Path(short) / "raylet")
+        path = str(Path(short) / "sockets" / "raylet")
+        Path(path).parent.mkdir()
         process = subprocess.Popen(
             [sys.executable, "-c", LISTENING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -80,44 +81,51 @@ def test_where_the_system_has_no_descriptors_of_processes(monkeypatch):
 
 
 ENDING = """
-import os, signal, sys
-from actors.backends.interface import BackendGone
+import os, sys
+from pathlib import Path
 from actors.backends.ray_daemons import Daemons
-daemons = Daemons(sys.argv[1], 2)
-match sys.argv[2]:
-    case "killed":
-        pass
-    case "raylet":
-        os.kill(int(sys.argv[3]), signal.SIGKILL)
-        while not daemons._ends.any:
-            pass
-    case "reported":
-        os.kill(int(sys.argv[3]), signal.SIGKILL)
-        while True:
-            try:
-                daemons.check()
-            except BackendGone as error:
-                print("the driver:", error, file=sys.stderr, flush=True)
-                break
-    case "closed":
-        daemons.close()
-        os.kill(int(sys.argv[3]), signal.SIGKILL)
+socket, how, line = sys.argv[1:]
+daemons = Daemons(socket, 2)
+if how == "orderly":
+    daemons.close()
+log = Path(socket).parent.parent / "logs" / f"python-core-driver-01_{os.getpid()}.log"
+log.parent.mkdir()
+log.write_text("I core_worker.cc: started\\n" * 1000 + line)
 os._exit(1)
 """
+PLASMA = "W connection.cc:216: The connection to the plasma store is failed. Terminate the process. Status: IOError\n"
+IPC = "W raylet_ipc_client.cc:60: Exiting because the Raylet IPC connection failed and the local Raylet is dead.\n"
 
 
-@pytest.mark.parametrize("how", ["killed", "raylet", "reported", "closed"])
-def test_a_death_that_ends_the_driver_is_reported_once(how):
-    """As Ray ends it: at once, with nothing printed. The helper process ends too, as its pipe does."""
+@pytest.mark.parametrize(
+    ("how", "line", "reported"),
+    [
+        ("at once", PLASMA, True),
+        ("at once", IPC, True),
+        ("at once", "I core_worker.cc: a task has ended\n", False),
+        ("orderly", PLASMA, False),
+    ],
+    ids=["plasma", "raylet", "killed by another", "orderly"],
+)
+def test_what_ray_ends_without_a_message_is_reported(how, line, reported):
+    """Ray's own log says whether Ray has ended the process. The output ends with the helper process."""
     with listening() as (process, path):
-        words = [sys.executable, "-c", ENDING, path, how, str(process.pid)]
+        words = [sys.executable, "-c", ENDING, path, how, line]
         done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
-    what = f"Ray is gone: its raylet (process {process.pid}) has died"
-    printed = {"raylet": f"error: {what}", "reported": f"the driver: {what}"}.get(how, "")
-    assert done.stderr.startswith(printed)
-    assert done.stderr.count("Ray is gone") == bool(printed)
-    assert done.stderr.count("launch again: published results are kept") == bool(printed)
     assert done.returncode == 1
+    if not reported:
+        assert done.stderr == ""
+        return
+    assert done.stderr.startswith(f"error: Ray is gone: its raylet (process {process.pid}) has died\n")
+    assert done.stderr.count("launch again: published results are kept") == 1
+
+
+def test_a_launch_can_do_without_the_helper_process(monkeypatch):
+    with listening() as (_, path):
+        monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+        daemons = Daemons(path, 2)
+        daemons.check()
+        daemons.close()
 
 
 def test_nothing_behind_a_socket(tmp_path):

@@ -56,6 +56,38 @@ def test_a_killed_gcs(tmp_path):
     assert_died(run, printed, f"Ray is gone: its GCS (process {gcs}) has died")
 
 
+DYING = """
+import os, signal, sys, time
+import numpy as np
+from actors.backends.ray_backend import RayBackend
+if __name__ == "__main__":
+    backend = RayBackend("local", errors=2, store=lambda gpus: 100 * 2**20)
+    held = backend.put(np.zeros(2**22, np.uint8))
+    print("up", *[pid for name, pid in backend._daemons._pids.items() if name == "raylet"], flush=True)
+    time.sleep(600 if sys.argv[1] == "killed" else 0)
+    os.kill(backend._daemons._pids["raylet"], signal.SIGKILL)
+    while True:
+        backend.pixels(backend.put(np.zeros(2**22, np.uint8)))
+"""
+"""A driver whose raylet dies in the middle of a call, or that is killed itself."""
+
+
+@pytest.mark.parametrize("how", ["its raylet", "killed"])
+def test_a_death_during_a_call_is_reported_once(how):
+    """Ray ends the driver without a message: a helper process prints it. A driver that another kills needs none."""
+    words = [sys.executable, "-c", DYING, how]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        up, raylet = process.stdout.readline().split()
+        assert up == "up"
+        below = descendants(process.pid)
+        if how == "killed":
+            process.kill()
+        _, printed = process.communicate(timeout=100)
+    what = f"error: Ray is gone: its raylet (process {raylet}) has died"
+    assert printed.count("Ray is gone") == printed.count(what) == (how != "killed"), printed
+    assert gone(below), f"left behind: {alive(below)}"
+
+
 IMPORTING = """
 import os, signal, sys, threading
 class Sends:

@@ -131,6 +131,15 @@ def test_matrices_and_interpolation_resize_alike(monkeypatch, keys):
     torch.testing.assert_close(on_host, expected, rtol=0, atol=0.01)  # torch's positions are float32
 
 
+def test_a_diverse_input_has_at_least_one_pixel():
+    words = np.zeros((1, 4), np.int64)
+    image = torch.full((1, 3, 28, 28), 9.0)
+    seen = diversify(image, Diversity(probability=1, low=0.01, high=1.0, padding=7.0), torch.from_numpy(words))
+    assert seen.shape == image.shape
+    assert seen[0, 0, 0, 0] == 9
+    assert seen[0, 0, 9, 9] == 7
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 def test_the_neighbours_of_an_image_do_not_change_its_diverse_input(interpolation):
     """To the bit, forwards and backwards."""
