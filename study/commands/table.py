@@ -50,8 +50,13 @@ def print_table(run: str, console: Console, options: TableOptions) -> None:
             accepted="--format markdown, latex, siunitx, typst or csv with --to",
         )
     finished = open_run(run, options.spec)
+    guessing = plausibility.guessing(finished.spec, finished.clean)
     made = [
-        replace(one, clean=tuple(finished.clean.get(target) for target in one.targets))
+        replace(
+            one,
+            clean=tuple(finished.clean.get(target) for target in one.targets),
+            guessing=tuple(name for name in one.targets if name in guessing),
+        )
         for one in layouts(finished.spec, finished.rows, options)
     ]
     if not any(one.rows for one in made):

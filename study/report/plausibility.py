@@ -33,9 +33,18 @@ def of_models(spec: Spec, right: Mapping[str, Right], models: Mapping[str, Mappi
     `right`: the result of `known`. `models`: the recorded descriptions of the models. Models with random weights are
     left out, because they are expected to guess.
     """
+    return clean_accuracy.doubts(_trained(spec, right), models, len(spec.labels))
+
+
+def guessing(spec: Spec, right: Mapping[str, Right]) -> list[str]:
+    """Return the names of the models that `of_models` warns about. `right`: the result of `known`."""
+    return [name for name, one in _trained(spec, right).items() if clean_accuracy.guesses(one, len(spec.labels))]
+
+
+def _trained(spec: Spec, right: Mapping[str, Right]) -> dict[str, Right]:
+    """Return `right` without the models that have random weights."""
     random = {name for name, one in spec.models.items() if str(one.weights).startswith("random:")}
-    found = {name: right[name] for name in spec.models if name in right and name not in random}
-    return clean_accuracy.doubts(found, models, len(spec.labels))
+    return {name: right[name] for name in spec.models if name in right and name not in random}
 
 
 def of_attacks(spec: Spec, cells: pl.DataFrame) -> list[str]:

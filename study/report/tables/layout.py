@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 
 from study.images.clean_accuracy import Right
 from study.planning.relation import MARKS, Relation, marked
-from study.report.wording import BLACK_BOX_MEAN, CLEAN_ACCURACY, CLEAN_CORRECT, RMSD, fixed, rate_decimals, rmsd_range
+from study.report.wording import (
+    BLACK_BOX_MEAN,
+    CLEAN_ACCURACY,
+    CLEAN_CORRECT,
+    RMSD,
+    fixed,
+    listed,
+    rate_decimals,
+    rmsd_range,
+)
 
 _DEFINITIONS = {
     "accuracy": "Accuracy (%): adversarial images whose true label is {rank}; lower means a stronger attack",
@@ -160,6 +169,8 @@ class Layout:
     clean: tuple[Right | None, ...] = ()
     """The numbers of correct answers of each target to clean images; None if they are not known."""
     style: TableStyle = PLAIN
+    guessing: tuple[str, ...] = ()
+    """The targets that classify clean images no better than a guess. A note names them if means are printed."""
 
     @property
     def title(self) -> str:
@@ -179,12 +190,20 @@ class Layout:
             f"{max((rate.images for rate in rates), default=0):,} images" + (f", {seeds} seeds" if seeds > 1 else ""),
             *marked(rate.relation for rate in rates),
             f"Bold: the strongest {rivals} among black-box rates",
-            *([BLACK_BOX_MEAN] if self.style.mean else []),
+            *([BLACK_BOX_MEAN, *self._guesses()] if self.style.mean else []),
             *([CLEAN_CORRECT] if self.style.clean_correct else []),
             RMSD,
             *([_INTERVALS] if self.style.intervals else [spread] if seeds > 1 and self.style.spread else []),
             *([CLEAN_ACCURACY] if any(self.clean) and not self.style.across else []),
         ]
+
+    def _guesses(self) -> list[str]:
+        """Return the note about models that only guess; nothing if there are no such models."""
+        if not self.guessing:
+            return []
+        names = listed(self.style.named(name) for name in self.guessing)
+        classify = "classifies" if len(self.guessing) == 1 else "classify"
+        return [f"The means include rates of {names}, which {classify} clean images no better than by chance"]
 
     @property
     def clean_accuracies(self) -> tuple[str, ...]:

@@ -64,6 +64,11 @@ def test_labels_that_are_one_too_high_are_told(pictures, spec_file, tmp_path, do
     assert status == 0
     assert "warning" not in printed
     assert "warning: 'lite0' classifies 0 of 12 clean images correctly" in " ".join(error.split())
+    for more, times in (("--mean", 1), ("--intervals", 0)):
+        status, printed, _ = door("table", tmp_path / "run", "--format", "markdown", more)
+        assert status == 0
+        said = "The means include rates of lite0, which classifies clean images no better than by chance"
+        assert printed.count(said) == times
 
 
 def test_an_input_of_another_range_is_told_in_place_of_relaxing_the_rule(pictures, spec_file, tmp_path):
