@@ -162,6 +162,16 @@ def rate_decimals(images: int) -> int:
     return 0 if images <= 100 else 1 if images <= 1000 else 2
 
 
+def count_range(counts: Iterable[int]) -> str:
+    """Return the number of images of a table row as text, or the range from the smallest to the largest of `counts`.
+
+    The numbers differ if some targets have rows for a part of the images only, or if a model joined later and has
+    answers to a part of the clean images only.
+    """
+    known = sorted(counts) or [0]
+    return f"{known[0]:,}" if known[0] == known[-1] else f"{known[0]:,} to {known[-1]:,}"
+
+
 def rmsd_range(values: Sequence[float]) -> str:
     """Return the RMSD of a table row as text, or the range from the smallest to the largest of `values`.
 

@@ -13,6 +13,7 @@ from study.report.wording import (
     CLEAN_ACCURACY,
     CLEAN_CORRECT,
     RMSD,
+    count_range,
     fixed,
     listed,
     rate_decimals,
@@ -187,7 +188,7 @@ class Layout:
         spread = f"±: standard deviation over {seeds} seeds"
         return [
             definition.format(rank=rank),
-            f"{max((rate.images for rate in rates), default=0):,} images" + (f", {seeds} seeds" if seeds > 1 else ""),
+            f"{count_range(rate.images for rate in rates)} images" + (f", {seeds} seeds" if seeds > 1 else ""),
             *marked(rate.relation for rate in rates),
             f"Bold: the strongest {rivals} among black-box rates",
             *([BLACK_BOX_MEAN, *self._guesses()] if self.style.mean else []),

@@ -29,6 +29,7 @@ from study.report.wording import (
     CLEAN_CORRECT,
     RMSD,
     SUCCESS_RATE,
+    count_range,
     fixed,
     rmsd_range,
     service_notes,
@@ -178,7 +179,11 @@ def _matrix(
             known = [cell for cell in cells if cell is not None]
             if known:
                 seeds = [str(known[0]["seeds"])] if several else []
-                numbers = (*seeds, str(known[0]["images"]), rmsd_range([cell["rmsd"] for cell in known]))
+                numbers = (
+                    *seeds,
+                    count_range(cell["images"] for cell in known),
+                    rmsd_range([cell["rmsd"] for cell in known]),
+                )
                 variant = "" if row.variant == last else row.variant
                 sources = " + ".join(names.get(one, one) for one in row.sources.split("+"))
                 table.add_row(variant, sources, *numbers, *map(_rate, cells))
@@ -186,8 +191,8 @@ def _matrix(
         table.add_section()
     if table.row_count and any(target in finished.clean for target in targets):
         clean = [finished.clean.get(target) for target in targets]
-        images = max(one.images for one in clean if one is not None)
-        table.add_row("clean images", "", *([""] if several else []), str(images), "", *map(_clean, clean))
+        images = count_range(one.images for one in clean if one is not None)
+        table.add_row("clean images", "", *([""] if several else []), images, "", *map(_clean, clean))
     return table
 
 
