@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from actors.scheduling.messages import CraftJob, PredictJob
 from actors.workers.model_cache import ModelRequest
@@ -38,6 +41,9 @@ FEW = {
     "sg-mi": {"smoothing": {"copies": 3}},
 }
 """Presets with fewer steps and copies, none a multiple of those in a pass."""
+
+FOR_TRANSFORMERS = {"pna", "tgr", "vdc", "att"}
+"""Components that change the attention of transformers."""
 
 QUICK = ("fg", "mi+di+sgm", "ti", "si", "sg-mi", "vni")
 """Presets that together have every part but Adam, admix and fusion."""
@@ -101,7 +107,7 @@ def cut(shard: int, count: int = COUNT) -> list[list[int]]:
 
 def crafted(at: Worker, attack: Attack, clean: np.ndarray, rows: list[int], sources: Sequence[str]) -> np.ndarray:
     """The unit of `rows`: `uint8` (V, N, C, H, W), or for a minimal RMSD float32 (2, N, C, H, W)."""
-    pool = LABELS[POOL] if attack.admix else ()
+    pool = LABELS[POOL] if attack.others else ()
     pixels = np.concatenate([clean[rows], clean[POOL]]) if pool else clean[rows]
     labels, ids = tuple(LABELS[row] for row in rows), tuple(IDS[row] for row in rows)
     rmsd = (9.5,) * len(rows) if attack.budget.matched else None
@@ -150,18 +156,32 @@ def all_slow(names: Sequence[str], *, but: Sequence[str]) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def workers():
-    """Two small networks, as they are computed by default and as other libraries compute them."""
-    models = {"a": network("timm:test_resnet", 32), "b": network("timm:test_efficientnet", 32)}
+def workers(tmp_path_factory):
+    """Small networks, as they are computed by default and as other libraries compute them."""
+    folder = tmp_path_factory.mktemp("set")
+    for seed in range(3):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet").state_dict(), folder / f"{seed}.safetensors")
+    collected = {"network": "timm:test_resnet", "weights": {"set": f"{folder}/*.safetensors"}, "size": 32}
+    models = {
+        "a": network("timm:test_resnet", 32),
+        "b": network("timm:test_efficientnet", 32),
+        "transformer": network("timm:deit_tiny_patch16_224", 32, depth=4, img_size=32),
+        "set": Model.model_validate(collected | {"role": "source"}),
+    }
     return {"default": worker(models, DEFAULT), "reference": worker(models, REFERENCE)}
 
 
 @pytest.mark.parametrize("mode", ["default", "reference"])
 @pytest.mark.parametrize("name", all_slow(known(), but=QUICK))
 def test_no_preset_depends_on_shards(workers, name, mode):
-    at = workers[mode]
-    sources = ("a", "b") if recipe(name).fusion == "summed-updates" else ("a",)
-    assert not any(parted(at, recipe(name), images(32), SHARDS, *sources).values())
+    attack = recipe(name)
+    sources = ("a", "b") if attack.fusion == "summed-updates" else ("a",)
+    if {one.name for one in attack.assembly} & FOR_TRANSFORMERS:
+        sources = ("transformer",)
+    elif attack.uses_weight_sets:
+        sources = ("set",)
+    assert not any(parted(workers[mode], attack, images(32), SHARDS, *sources).values())
 
 
 @pytest.mark.parametrize(
