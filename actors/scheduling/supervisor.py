@@ -287,8 +287,8 @@ class ActorSupervisor:
     def _stop_using(self, device: Device, gone: Sequence[ActorSlot], cause: str, why: str) -> None:
         """Stop using `device` for the rest of this launch. The same number of workers starts elsewhere, if they fit.
 
-        `gone`: the slots on the device, whose actors get no more work. `why` and `cause` are texts for messages: the
-        reason in full, and the error. Raises StudyError if no worker is left.
+        `gone`: the slots on the device, whose actors get no more work. `cause`: the error, as a text for messages.
+        `why`: the whole reason, as a text for messages. Raises StudyError if no worker is left.
         """
         self._set_aside_for[device] = cause
         self._backend.set_aside(device, [one.actor for one in gone])

@@ -67,7 +67,7 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
         raise StudyError(
             f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
             where=file.where(*place.split(".")),
-            todo="launch this spec to run what it adds, or name the run folder of this spec",
+            todo="if this spec only adds to the study, launch it first; otherwise name the run folder of this spec",
         )
 
 

@@ -69,9 +69,9 @@ def also(*forms: Json) -> Callable[[dict[str, Any]], None]:
 
 
 def instead(*forms: Json) -> Callable[[dict[str, Any]], None]:
-    """Return a function for pydantic's `json_schema_extra`.
+    """Return a function for pydantic's `json_schema_extra`, which replaces the JSON schema of a model by `forms`.
 
-    It is for a model whose validator accepts only `forms`, and no mapping of its fields.
+    The validator of such a model accepts values of these forms only, and no mapping of its fields.
     """
 
     def replace(schema: dict[str, Any]) -> None:

@@ -119,8 +119,8 @@ class TokenTuning(BackwardChange):
 class _Tuned:
     """Damps the extremes of one kind of gradient (attention maps, QKV, or MLPs) in one backward pass.
 
-    The object is called once for each block, from the last block to the first. `before` (N,) is the variance of the
-    damped gradient of the following block. It is None in the last block, which comes first in the backward pass.
+    The object is called once for each block of the network, from the last block to the first. `before` (N,) is the
+    variance of the damped gradient in the previous call. It is None in the first call.
     """
 
     def __init__(self, gamma: float, adapt: float) -> None:

@@ -223,9 +223,10 @@ class _Axis:
         return first, end - first
 
     def come(self, image: int, strip: int, across: int, order: NDArray[np.int64]) -> None:
-        """Set the order of the lines of the strip `strip`, in one of the blocks of this strip.
+        """Set the order of the lines in one block of an image.
 
-        The block lies in the strip `across` of the other axis. `order` are the indices of the lines, in the new order.
+        The block is where the strip `strip` of this axis crosses the strip `across` of the other axis. `order` are the
+        indices of the lines, in the new order.
         """
         own = self.lines(image, strip)
         there, back = self.tables

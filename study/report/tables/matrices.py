@@ -110,7 +110,7 @@ def matrices(
 
 
 def _costs(finished: RunData, found: pl.DataFrame) -> Iterator[Table]:
-    """Yield a table for each experiment with `at-cost` and each goal.
+    """Yield a table for each goal of each experiment that has the key `at-cost`.
 
     Attacks are rows, and allowed numbers of gradients are columns.
     """
