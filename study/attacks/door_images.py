@@ -225,7 +225,7 @@ def _check_range(pixels: NDArray[np.float64], *, normalised: bool) -> None:
         raise StudyError(what, where="images", accepted=_ACCEPTED, todo=todo)
     if high <= 1 / 255 + 1e-6:
         raise StudyError(
-            f"the largest value of these images is {high:.4g} in the range 0..1, so they are black",
+            f"these images are black: their largest value is {high:.4g}, where 0 is black and 1 is white",
             where="images",
             accepted=_ACCEPTED,
             todo="divide images in 0..255 by 255 once only",

@@ -24,7 +24,7 @@ def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
     In a network with residual branches, gradients pass unchanged only through the ReLUs inside branches. For each
     image, the gradient at a branch's input is then scaled to the L2 norm of the true gradient, which uses the ReLUs'
     own derivatives. Therefore the backward pass of a branch runs twice. In other networks, gradients pass unchanged
-    through all later ReLUs and are not scaled.
+    through all ReLUs that run after the layer, and are not scaled.
 
     Raises StudyError if a branch does not start at its block's input. Raises StudyError in a forward pass if no ReLU
     runs after the layer `after` (inside a branch, if the network has residual branches).
@@ -54,7 +54,8 @@ class _State:
     """The state of one forward pass and its backward pass.
 
     Attributes:
-        whole: Whether gradients pass unchanged through all later ReLUs, because the network has no residual branches.
+        whole: Whether gradients pass unchanged through all ReLUs that run after the layer `after`, because the network
+            has no residual branches.
         active: Whether the layer `after` has run.
         true: Whether ReLUs use their own derivatives at present.
         branch: The present run of a residual branch; None outside branches.

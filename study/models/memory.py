@@ -71,7 +71,8 @@ def build_meta(model: Model, *, labels: LabelSet | None = None, allow_code: bool
 
     if model.network is None:
         raise StudyError(
-            "a service, or a model that only adds a transform, has no network", accepted="a model with a network"
+            "this model has no network, because it is a service or only adds a transform to another model",
+            accepted="a model with a network",
         )
     labels = labels or label_set("imagenet")
     if model.zoo == "pretrainedmodels":

@@ -172,7 +172,10 @@ def _counter(purpose: str, step: int, copy: int) -> NDArray[np.uint64]:
 
 @functools.cache
 def _number(purpose: str) -> int:
-    """Return the number of a purpose. A number from a hash is at least 2^63, so it never equals a fixed number."""
+    """Return the number of a purpose: its fixed number in `_PURPOSES` if it has one, and otherwise a hash of its name.
+
+    All fixed numbers are below 2^63. Hashes are at least 2^63, so they never equal a fixed number.
+    """
     return _PURPOSES.get(purpose) or int(digest("purpose", purpose)[:16], 16) | 2**63
 
 

@@ -127,7 +127,7 @@ def find(text: str, reference: str) -> Path:
             todo="put the module's folder on PYTHONPATH, or name the file",
         )
     if spec.origin is None or not Path(spec.origin).is_file():
-        raise StudyError(f"the source of {reference} cannot be found", accepted="a module with a .py file")
+        raise StudyError(f"the Python file of {reference} cannot be found", accepted="a module with a .py file")
     return Path(spec.origin).resolve()
 
 

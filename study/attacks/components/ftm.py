@@ -82,10 +82,10 @@ class _Tuning:
         self._directions: dict[str, Tensor] = {}
 
     def of(self, name: str, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the index (rows,) of each row's image in the batch, and the direction (rows, …) for this image.
+        """Return two tensors with a row for each copy of an image in the pass.
 
-        A row is one copy of one image in the pass. The direction is that of layer `name`. It is 0 at the start of a
-        batch.
+        The first one (rows,) has the index of the image in the batch. The second one (rows, …) has the direction of
+        layer `name` for the image. The direction is 0 at the start of a batch.
         """
         import torch
 

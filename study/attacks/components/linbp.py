@@ -1,4 +1,4 @@
-"""Linear backpropagation, LinBP: in the backward pass, gradients go unchanged through the ReLUs of later layers."""
+"""Linear backpropagation, LinBP: gradients go unchanged through the ReLUs that run after a chosen layer."""
 
 from __future__ import annotations
 

@@ -225,8 +225,8 @@ class _Axis:
     def come(self, image: int, strip: int, across: int, order: NDArray[np.int64]) -> None:
         """Set the order of the lines in one block of an image.
 
-        The block is where the strip `strip` of this axis crosses the strip `across` of the other axis. `order` are the
-        indices of the lines, in the new order.
+        The block is where the strip `strip` of this object's axis crosses the strip `across` of the other axis. `order`
+        are the indices of the block's rows or columns, in the new order.
         """
         own = self.lines(image, strip)
         there, back = self.tables
