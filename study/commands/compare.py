@@ -98,7 +98,7 @@ def _print_paper(compared: pl.DataFrame, origin: Mapping[str, Any], console: Con
     say(f"images of the paper: {origin['images']['there']}")
     for key, text in OTHER_IMAGES.items():
         if key in present:
-            say(f"images of the paper's table {key[1]}: {text}")
+            say(f"images used for table {key[1]} of the paper: {text}")
     say(f"images of this run: {origin['images']['here']:,}, other images than the paper's")
     for name, one in origin["models"].items():
         say(f"weights of {name}: {one['weights']} ({str(one['digest'])[:8]})")

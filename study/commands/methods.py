@@ -160,7 +160,7 @@ def _models(finished: RunData) -> str:
 
 
 def _service(remote: Remote) -> str:
-    """Return a description of a remote service: for a chat service, its model, its prompt and its judge."""
+    """Return a description of a remote service. That of a chat service names its model, its prompt and its judge."""
     if remote.api == "labels":
         return "a remote service"
     judge = remote.judging

@@ -54,8 +54,8 @@ class _State:
     """The state of one forward pass and its backward pass.
 
     Attributes:
-        whole: Whether gradients pass unchanged through all ReLUs that run after the layer `after`, because the network
-            has no residual branches.
+        whole: Whether the network has no residual branches. If so, gradients pass unchanged through all ReLUs that run
+            after the layer `after`.
         active: Whether the layer `after` has run.
         true: Whether ReLUs use their own derivatives at present.
         branch: The present run of a residual branch; None outside branches.

@@ -109,7 +109,7 @@ def stopped_message(command: str) -> str:
 
 
 def hurry() -> None:
-    """Make the process end without its exit handlers, because a handler may wait for a thread that hangs."""
+    """Skip the exit handlers when the process ends later, because a handler may wait for a thread that hangs."""
     for one in _entered:
         one.hurried = True
 

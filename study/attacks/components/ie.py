@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 @register
 class EulersMethod(Point):
-    """Improved Euler method (IE): (n(g) + n(g')) / 2, with the gradients g at d and g' at d + size * n(g).
+    """Improved Euler method (IE): the mean of the normalised gradients at the image and one step further.
 
     Source: Peng et al., ICASSP 2023, "Boosting Transferability of Adversarial Example via an Enhanced Euler's Method".
-    d is the perturbation, size is the length of a step, and n(g) is g / mean |g| for each image. The attack's momentum
-    accumulates the result. TransferAttack accumulates the results without normalisation, like
+    The result is (n(g) + n(g')) / 2, where n(g) is g / mean |g| for each image. g is the gradient at the perturbation
+    d, and g' is the gradient at d + size * n(g). `size` is the length of a step. The attack's momentum accumulates the
+    result. TransferAttack accumulates the results without normalisation, like
     `{momentum: {decay: 1, normalise: none}}`.
     """
 

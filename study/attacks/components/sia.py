@@ -223,10 +223,10 @@ class _Axis:
         return first, end - first
 
     def come(self, image: int, strip: int, across: int, order: NDArray[np.int64]) -> None:
-        """Set the order of the lines in one block of an image.
+        """Set a new order for the lines (rows or columns) of one block of an image.
 
-        The block is where the strip `strip` of this object's axis crosses the strip `across` of the other axis. `order`
-        are the indices of the block's rows or columns, in the new order.
+        The block is the intersection of two strips: the strip `strip` along this object's axis, and the strip `across`
+        along the other axis. `order` has the indices of the lines, in the new order.
         """
         own = self.lines(image, strip)
         there, back = self.tables
