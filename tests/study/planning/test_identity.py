@@ -281,7 +281,7 @@ def test_a_new_component_and_a_new_optional_key_change_no_id(shards):
 
 def test_another_version_is_another_id(shards, monkeypatch):
     before, _ = ids(SPEC | {"attacks": {"one": ONE | {"diversity": {}}}}, shards)
-    monkeypatch.setattr(Diversity, "version", 2)
+    monkeypatch.setattr(Diversity, "version", Diversity.version + 1)
     after, _ = ids(SPEC | {"attacks": {"one": ONE | {"diversity": {}}}}, shards)
     assert not before & after
 
