@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from study.images.clean_accuracy import Right
-from study.images.selection import Selection, to_frame
+from study.images.selection import Selection
 from study.planning import resume
 from study.report import plausibility
 from study.results import current_plan
@@ -42,8 +43,8 @@ class RunData:
 
 
 def run_data(spec: Spec, selection: Selection, folder: RunFolder) -> RunData:
-    """Return the content of a run whose spec and selected images are given. Only the rows are read from disk."""
-    clean = plausibility.known(spec, selection.models, lambda: to_frame(selection.shards))
+    """Return the content of a run whose spec and selected images are given. Other files are read from the folder."""
+    clean = plausibility.known(spec, selection.models, lambda: pl.read_parquet(io.BytesIO(folder.images.read_bytes())))
     return RunData(spec, current_plan.rows(folder), selection, clean)
 
 
