@@ -29,6 +29,8 @@ from study.storage.run_folder import RunFolder
 _ONE = {"models": "model", "attacks": "attack", "experiments": "experiment", "geometry": "probe"}
 _FREE = {*_ONE, "seeds"}
 """The sections whose entries a changed spec may add or remove."""
+_SHOWN_SETS = 4
+"""Largest number of new source sets that a message names."""
 _ELSEWHERE = "launch into a new folder with --output, or give the study another name"
 
 
@@ -86,6 +88,11 @@ def changes(file: SpecFile, folder: RunFolder) -> Changes:
         for name in here["experiments"]
         if name in there["experiments"] and here["experiments"][name] != there["experiments"][name]
     ]
+    altered += [
+        line
+        for name in here["experiments"]
+        if here["experiments"][name] == there["experiments"].get(name) and (line := _new_sources(theirs, ours, name))
+    ]
     if here["seeds"] != there["seeds"]:
         altered.append(f"seeds {_shown(ours.seeds or (ours.seed,))} in place of {_shown(theirs.seeds or (ours.seed,))}")
     if here["images"]["count"] != there["images"]["count"]:
@@ -124,6 +131,19 @@ def _same(file: SpecFile, folder: RunFolder, theirs: Any, ours: Any, at: tuple[s
         accepted="specs that add or remove models, attacks, experiments, probes or seeds, or that add images",
         todo=todo,
     )
+
+
+def _new_sources(theirs: Spec, ours: Spec, experiment: str) -> str:
+    """Return a text that names the new source sets of an experiment which has not changed itself; empty without any.
+
+    A new model becomes a source under the rules `each`, `leave-one-out` and `all`, and each new source set is attacked.
+    """
+    known = theirs.source_sets(theirs.experiments[experiment])
+    new = [one for one in ours.source_sets(ours.experiments[experiment]) if one not in known]
+    if not new:
+        return ""
+    shown = [" + ".join(one) for one in new[:_SHOWN_SETS]] + ["..."] * (len(new) > _SHOWN_SETS)
+    return f"experiment {experiment} has {len(new)} new source set{'' if len(new) == 1 else 's'} ({', '.join(shown)})"
 
 
 def _count(section: str, names: Sequence[str]) -> str:

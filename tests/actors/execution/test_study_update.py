@@ -138,7 +138,11 @@ def fewer(spec):
 
 ADDED = {
     "a target": (new_target, {"optimization", "fg", "fgs", "mixed"}, "1 new model (c)"),
-    "a source": (new_source, {"optimization", "fg", "fgs", "mixed"}, "1 new model (c)"),
+    "a source": (
+        new_source,
+        {"optimization", "fg", "fgs", "mixed"},
+        "1 new model (c), experiment one has 1 new source set (c)",
+    ),
     "an attack": (new_attack, {"fgsm"}, "1 new attack (fgsm), experiment one changed"),
     "an experiment": (new_experiment, {"fgsm"}, "1 new attack (fgsm), 1 new experiment (three)"),
     "seeds": (new_seeds, {"optimization", "fg", "fgs", "mixed"}, "seeds 3, 4 in place of 3"),
