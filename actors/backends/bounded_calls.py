@@ -148,27 +148,22 @@ class _BoundedBackend:
         The calling thread makes its calls in order, so it starts this call before any later one. If the start fails or
         hangs, the next method raises the error.
         """
-        value, crafted = _Later(), _Later() if method == "craft" else None
-        self._caller.post(method, self._timeouts.call, self._start, value, crafted, actor, method, arguments, pixels)
-        return Call(value, crafted)
+        return self._post(actor, [CallRequest(method, arguments, pixels)])[0]
 
     def bundle(self, actor: Any, requests: Sequence[CallRequest]) -> list[Call]:
         """Let the calling thread start several short calls of an actor, as `call` does for one call."""
+        return self._post(actor, requests)
+
+    def _post(self, actor: Any, requests: Sequence[CallRequest]) -> list[Call]:
         later = [Call(_Later(), _Later() if request.method == "craft" else None) for request in requests]
         what = " + ".join(request.method for request in requests)
-        self._caller.post(what, self._timeouts.call, self._start_bundle, later, actor, requests)
+        self._caller.post(what, self._timeouts.call, self._start, later, actor, requests)
         return later
 
-    def _start(self, value: _Later, crafted: _Later | None, actor: Any, method: str, *given: Any) -> None:
-        arguments, pixels = given
-        call = self._inner.call(actor, method, arguments, _now(pixels))
-        value.ref = call.value
-        if crafted is not None:
-            crafted.ref = call.pixels
-
-    def _start_bundle(self, later: Sequence[Call], actor: Any, requests: Sequence[CallRequest]) -> None:
+    def _start(self, later: Sequence[Call], actor: Any, requests: Sequence[CallRequest]) -> None:
         known = [request._replace(pixels=_now(request.pixels)) for request in requests]
-        for mine, call in zip(later, self._inner.bundle(actor, known), strict=True):
+        started = [self._inner.call(actor, *known[0])] if len(known) == 1 else self._inner.bundle(actor, known)
+        for mine, call in zip(later, started, strict=True):
             cast("_Later", mine.value).ref = call.value
             if mine.pixels is not None:
                 cast("_Later", mine.pixels).ref = call.pixels

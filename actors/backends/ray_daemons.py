@@ -26,7 +26,6 @@ from study.process import children
 
 _PROCESSES = Path("/proc")
 _NAMES = {"raylet": "raylet", "gcs_server": "GCS"}
-_TODO = "check whether memory ran out or the process was killed, then launch again: published results are kept"
 _CONNECT_SECONDS = 2.0
 _FAREWELL_SECONDS = 2.0
 
@@ -105,7 +104,10 @@ class Daemons:
 
 
 def _died(name: str, pid: int) -> BackendGone:
-    return BackendGone(f"Ray is gone: its {name} (process {pid}) has died", todo=_TODO)
+    return BackendGone(
+        f"Ray is gone: its {name} (process {pid}) has died",
+        todo="check whether memory ran out or the process was killed, then launch again: published results are kept",
+    )
 
 
 class _PollFd(ctypes.Structure):
@@ -123,15 +125,14 @@ class _Ends:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._descriptors: list[int] = []
-        self.known = hasattr(os, "pidfd_open")
-        """Whether the system can tell."""
-        for pid in pids if self.known else ():
+        self._known = hasattr(os, "pidfd_open")
+        for pid in pids if self._known else ():
             try:
                 descriptor = os.pidfd_open(pid)
             except OSError:
                 # The process has ended already, or the system forbids the call. `check` then looks at each process
                 # instead.
-                self.known = False
+                self._known = False
                 return
             self._descriptors.append(descriptor)
             weakref.finalize(self, os.close, descriptor)
@@ -142,7 +143,7 @@ class _Ends:
     @property
     def any(self) -> bool:
         """Whether one of the processes has ended; also True if the system cannot tell."""
-        return not self.known or self._poll(self._polled, len(self._descriptors), 0) != 0
+        return not self._known or self._poll(self._polled, len(self._descriptors), 0) != 0
 
 
 def _children() -> Iterator[tuple[str, int]]:

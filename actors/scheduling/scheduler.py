@@ -259,8 +259,6 @@ class Scheduler:
             most = policy.SHORT_QUEUE - _BUNDLE + 1
         up = self._up if count else []
         free = [self._view(slot, most) for slot in up if len(slot.calls) < most and not self._suspect(slot)]
-        if most > policy.QUEUE:
-            free = [view for view in free if view.queued < view.most]
         if free:
             groups = [self._durations.in_seconds(group) for group in waiting]
             holders = {group.key: self._holding(group) for group in groups}
