@@ -90,6 +90,7 @@ class _Sampled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, turns: Turns) -> Tensor:
         ctx.blocks = list(_blocks(image, turns))
+        image = image.contiguous()
         found = torch.empty_like(image)
         for one in ctx.blocks:
             found[one.new] = functional.grid_sample(image[one.old], one.grid, align_corners=False)
@@ -97,7 +98,7 @@ class _Sampled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
+        gradient = gradients[0].contiguous()
         found = torch.empty_like(gradient)
         for one in ctx.blocks:
             upstream = gradient[one.new]

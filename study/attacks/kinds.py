@@ -87,6 +87,13 @@ class View(Component):
         """Number of calls of `given.gradient` that `make` needs for one copy."""
         return 0
 
+    def common(self, image: Tensor) -> Tensor | None:
+        """Return what `make` needs for every copy of `image` (N, C, H, W), without a gradient, or None.
+
+        It is computed once for all copies of an image. `make` finds it in `given.common`.
+        """
+        return None
+
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         """Return one copy of `image`, float (N, C, H, W), with the same shape, differentiable in `image`.
 

@@ -53,6 +53,7 @@ class Views:
         self._origin = origin
         self._steps = steps
         self._epsilon = epsilon
+        self._common: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     @property
     def wanted(self) -> NDArray[np.int64]:
@@ -65,7 +66,7 @@ class Views:
         `gradient(view)` returns the gradient of the loss at a view. Some views call this function.
         """
         device = str(image.device)
-        for (view, later), purpose in zip(self._views, self._purposes, strict=True):
+        for place, ((view, later), purpose) in enumerate(zip(self._views, self._purposes, strict=True)):
             number = copy // later
             draws = StepDraws(self._streams, purpose, device, step, number)
             given = ViewContext(
@@ -79,9 +80,20 @@ class Views:
                 steps=self._steps,
                 epsilon=self._epsilon,
                 gradient=gradient,
+                common=self._common_of(place, image),
             )
             image = view.make(image, given)
         return image
+
+    def _common_of(self, place: int, image: Tensor) -> Tensor | None:
+        """Return what all copies of `image` have in common, for the view at this place of the list."""
+        held = self._common.get(place)
+        if held is None or held[0] is not image:
+            import torch
+
+            with torch.no_grad():
+                held = self._common[place] = image, self._views[place][0].common(image)
+        return held[1]
 
 
 def own_streams(components: Sequence[Component]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from study.attacks.blocks import Filtered, FilteredTogether
+    from study.attacks.blocks import BlockChange, Linear
+    from study.attacks.blocks_together import Filtered, PixelChanges
 
 Operation = Literal[
     "resize", "roll-rows", "roll-columns", "flip-rows", "flip-columns", "turn", "scale", "noise", "low-pass", "dropout"
@@ -67,120 +69,153 @@ class StructureInvariance(View):
         return HeldMemory(tables=2.1 if set(self.operations) & set(_FILTERS) else 0.0)
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
-        from study.attacks.blocks import PixelChanges, changed
+        from study.attacks import blocks, blocks_together
 
-        blocks = _Blocks(self, image, given)
-        factor = shift = clipped = None
-        if blocks.have("scale", "dropout"):
-            factor = blocks.of_pixels(blocks.factors(given))
-        if blocks.have("noise"):
-            shift = blocks.of_pixels(self.noise * (blocks.chosen == "noise")[:, None])
-            shift = shift * given.draws.uniform(image.shape[1:], "noise")
-        if blocks.have("noise", "resize"):
-            clipped = blocks.of_pixels(np.isin(blocks.chosen, ("noise", "resize"))[:, None])
-        return changed(image, PixelChanges(*blocks.places(), blocks.filtered(), factor, shift, clipped))
+        drawn = _Blocks(self, image, given)
+        noise = None
+        if drawn.have("noise"):
+            noise = given.draws.uniform(image.shape[1:], "noise").mul_(self.noise)
+        if is_host(image.device):
+            return blocks.changed(image, list(drawn.changes(image, noise)))
+        return blocks_together.changed(image, _Tables(drawn, image).changes(noise))
 
 
 class _Blocks:
-    """The random blocks of each image of a batch, with the operation of each block.
+    """The random blocks of each image of a batch (N, C, H, W), with the operation of each block.
 
-    `chosen` (N, grid, grid) are the names of the operations. `shares` (N, grid, grid) are random numbers in 0..1. A
-    share sets the distance of a roll, or the factor of a multiplication.
+    Attributes:
+        rows: The edges of the strips of rows, (N, grid + 1).
+        columns: The edges of the strips of columns, (N, grid + 1).
+        chosen: The names of the operations, (N, grid, grid).
+        shares: Random numbers in 0..1 that set the distance of a roll, or the factor of a scaling, (N, grid, grid).
+        factors: The factors by which the operations scale and dropout multiply each channel; 1 for all other
+            operations, (N, C, grid, grid).
     """
 
     def __init__(self, view: StructureInvariance, image: Tensor, given: ViewContext) -> None:
         grid = view.grid
         words = given.draws.integers(2 * (grid - 1) + 2 * grid**2)
         down, across, chosen, shares = np.split(words, np.cumsum([grid - 1, grid - 1, grid**2]), axis=1)
-        self._image = image
-        self._rows = _Axis(down, image.shape[2], image)
-        self._columns = _Axis(across, image.shape[3], image)
+        self.rows, self.columns = (
+            np.array([_edges(one, size) for one in cuts.tolist()])
+            for cuts, size in ((down, image.shape[2]), (across, image.shape[3]))
+        )
         operations = np.array(view.operations)
         self.chosen = operations[chosen % np.uint64(len(operations))].reshape(-1, grid, grid)
         self.shares = (shares / 2**64).reshape(-1, grid, grid)
-        for block, name in np.ndenumerate(self.chosen):
-            self._move(block, str(name))
+        self.factors = self._factors(image.shape[1], given)
 
     def have(self, *names: str) -> bool:
         """Return whether any block has one of the operations `names`."""
         return bool(np.isin(self.chosen, names).any())
 
+    def changes(self, image: Tensor, noise: Tensor | None) -> Iterator[BlockChange]:
+        """Yield the change of each block. `noise` (N, C, H, W) is added by the operation noise."""
+        from study.attacks.blocks import BlockChange
+
+        for (number, row, column), name in np.ndenumerate(self.chosen):
+            rows = slice(int(self.rows[number, row]), int(self.rows[number, row + 1]))
+            columns = slice(int(self.columns[number, column]), int(self.columns[number, column + 1]))
+            size = rows.stop - rows.start, columns.stop - columns.start
+            place = (number, slice(None), rows, columns)
+            linear = self._linear((number, row, column), str(name), size, image)
+            shift = noise[place] if noise is not None and name == "noise" else None
+            yield BlockChange(place, linear, shift, clipped=name in _CLIPPED)
+
+    def _linear(self, block: tuple[int, int, int], name: str, size: tuple[int, int], image: Tensor) -> Linear:
+        """Return the linear part of the operation `name` for a block of the given size."""
+        from study.attacks.blocks import Factor, Filter, Flip, Roll
+
+        number, row, column = block
+        share = self.shares[block]
+        if name in _FILTERS:
+            left, right = (uploaded(_FILTERS[name](length), image.device, image.dtype) for length in size)
+            return Filter(left, right)
+        if name in ("scale", "dropout"):
+            return Factor(uploaded(self.factors[number, :, row, column], image.device, image.dtype)[:, None, None])
+        if name in ("roll-rows", "roll-columns"):
+            axis = 1 + (name == "roll-columns")
+            return Roll(int(share * size[axis - 1]), axis)
+        return Flip(_FLIPPED.get(name, ()))
+
+    def _factors(self, channels: int, given: ViewContext) -> NDArray[np.float64]:
+        found = np.where(self.chosen == "scale", self.shares, 1.0)[:, None].repeat(channels, 1)
+        if not self.have("dropout"):
+            return found
+        words = given.draws.integers(channels * self.chosen[0].size, "channels").reshape(found.shape)
+        kept = (words / 2**64 >= _DROPPED) / (1 - _DROPPED)
+        return np.where((self.chosen == "dropout")[:, None], kept, found)
+
+
+class _Tables:
+    """The operations of all blocks of a batch as tensors with one entry per pixel, so that a GPU needs few kernels."""
+
+    def __init__(self, blocks: _Blocks, image: Tensor) -> None:
+        self._blocks = blocks
+        self._image = image
+        self._rows = _Axis(blocks.rows, image.shape[2], image)
+        self._columns = _Axis(blocks.columns, image.shape[3], image)
+        for block, name in np.ndenumerate(blocks.chosen):
+            self._move(block, str(name))
+
+    def changes(self, noise: Tensor | None) -> PixelChanges:
+        """Return all changes of the images. `noise` (N, C, H, W) is added by the operation noise."""
+        from study.attacks.blocks_together import PixelChanges
+
+        blocks = self._blocks
+        factor = self._of_pixels(blocks.factors) if blocks.have("scale", "dropout") else None
+        shift = None if noise is None else noise * self._of_pixels((blocks.chosen == "noise")[:, None])
+        clipped = None
+        if blocks.have(*_CLIPPED):
+            clipped = self._of_pixels(np.isin(blocks.chosen, _CLIPPED)[:, None])
+        filtered = self._filtered() if blocks.have(*_FILTERS) else None
+        return PixelChanges(*self._places(), filtered, factor, shift, clipped)
+
     def _move(self, block: tuple[int, ...], name: str) -> None:
         image, row, column = block
         rows, columns = self._rows.lines(image, row), self._columns.lines(image, column)
+        share = self._blocks.shares[block]
         if name == "roll-rows":
-            self._rows.come(image, row, column, np.roll(rows, int(self.shares[block] * len(rows))))
+            self._rows.come(image, row, column, np.roll(rows, int(share * len(rows))))
         if name == "roll-columns":
-            self._columns.come(image, column, row, np.roll(columns, int(self.shares[block] * len(columns))))
+            self._columns.come(image, column, row, np.roll(columns, int(share * len(columns))))
         if name in ("flip-rows", "turn"):
             self._rows.come(image, row, column, rows[::-1])
         if name in ("flip-columns", "turn"):
             self._columns.come(image, column, row, columns[::-1])
 
-    def places(self) -> tuple[Tensor, Tensor]:
+    def _places(self) -> tuple[Tensor, Tensor]:
         """Return the moves of pixels and their inverse, both (N, H, W), as indices row * W + column.
 
         The first tensor has, for each position, the index of the pixel that moves to this position. The second tensor
         is the inverse permutation.
         """
-        there, back = (self._of_blocks(self._rows.tables[one], self._columns.tables[one]) for one in (0, 1))
+        there, back = (self._of_lines(self._rows.tables[one], self._columns.tables[one]) for one in (0, 1))
         return there, back
 
-    def _of_blocks(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+    def _of_lines(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
         height, width = self._image.shape[2:]
         row = self._tensor(rows).gather(1, self._columns.strip[:, :, None].expand(-1, -1, height)).mT
         return row * width + self._tensor(columns).gather(1, self._rows.strip[:, :, None].expand(-1, -1, width))
 
-    def filtered(self) -> list[Filtered] | FilteredTogether | None:
-        """Return the blocks with the operation resize or low-pass, and the matrices that filter them.
+    def _filtered(self) -> Filtered:
+        """Return the blocks whose operation is resize or low-pass, and their matrices."""
+        from study.attacks.blocks_together import Filtered
 
-        The result is None if there are no such blocks. On a GPU, the result is that of `filtered_together`.
-        """
-        from study.attacks.blocks import Filtered
-
-        if not self.have(*_FILTERS):
-            return None
-        if not is_host(self._image.device):
-            return self.filtered_together()
-        found = []
-        for name, matrix in _FILTERS.items():
-            for image, row, column in np.argwhere(self.chosen == name).tolist():
-                lines = self._rows.lines(image, row), self._columns.lines(image, column)
-                rows, columns = (slice(int(one[0]), int(one[-1]) + 1) for one in lines)
-                left, right = (self._tensor(matrix(len(one))).to(self._image.dtype) for one in lines)
-                found.append(Filtered(image, rows, columns, left, right))
-        return found
-
-    def filtered_together(self) -> FilteredTogether:
-        """Return the blocks whose operation is resize or low-pass, and their matrices, arranged for a GPU."""
-        from study.attacks.blocks import FilteredTogether
-
-        height, width = self._image.shape[2:]
-        most = max(height, width)
-        blocks = np.argwhere(np.isin(self.chosen, list(_FILTERS)))
+        chosen = self._blocks.chosen
+        most = max(self._image.shape[2:])
+        blocks = np.argwhere(np.isin(chosen, list(_FILTERS)))
         image, row, column = blocks.T
-        second = (self.chosen[image, row, column] == "low-pass").astype(np.int64) * (most + 1)
+        second = (chosen[image, row, column] == "low-pass").astype(np.int64) * (most + 1)
         top, rows = self._rows.extents(image, row)
         left, columns = self._columns.extents(image, column)
-        numbers = np.full(self.chosen.shape, -1)
+        numbers = np.full(chosen.shape, -1)
         numbers[image, row, column] = np.arange(len(blocks))
         first, down, across, up, along = map(self._tensor, (image, top, left, rows + second, columns + second))
         matrices = _matrices(most, self._image.device, self._image.dtype)
-        block = self.of_pixels(numbers[:, None])[:, 0]
-        return FilteredTogether(first, down, across, up, along, matrices, block)
+        return Filtered(first, down, across, up, along, matrices, self._of_pixels(numbers[:, None])[:, 0])
 
-    def factors(self, given: ViewContext) -> NDArray[np.float64]:
-        """Return the factor by which each block and channel is multiplied, (N, C, grid, grid).
-
-        The factor is random for the operations scale and dropout, and 1 for all other operations.
-        """
-        channels = self._image.shape[1]
-        found = np.where(self.chosen == "scale", self.shares, 1.0)[:, None].repeat(channels, 1)
-        words = given.draws.integers(channels * self.chosen[0].size, "channels").reshape(found.shape)
-        kept = (words / 2**64 >= _DROPPED) / (1 - _DROPPED)
-        return np.where((self.chosen == "dropout")[:, None], kept, found)
-
-    def of_pixels(self, table: NDArray[np.float64] | NDArray[np.bool_] | NDArray[np.int64]) -> Tensor:
+    def _of_pixels(self, table: NDArray[np.float64] | NDArray[np.bool_] | NDArray[np.int64]) -> Tensor:
         """Expand `table` from one value per block (N, K, grid, grid) to one value per pixel (N, K, H, W)."""
         values = self._tensor(table)
         values = values.to(self._image.dtype) if values.is_floating_point() else values
@@ -202,11 +237,11 @@ class _Axis:
     to this position. The second array is the inverse permutation.
     """
 
-    def __init__(self, words: NDArray[np.uint64], size: int, image: Tensor) -> None:
-        self._edges = np.array([_edges(one, size) for one in words.tolist()])
-        strip = (np.arange(size) >= self._edges[:, 1:-1, None]).sum(1)
+    def __init__(self, edges: NDArray[np.int64], size: int, image: Tensor) -> None:
+        self._edges = edges
+        strip = (np.arange(size) >= edges[:, 1:-1, None]).sum(1)
         self.strip = uploaded(strip, image.device)
-        self.tables = tuple(np.tile(np.arange(size), (len(words), words.shape[1] + 1, 1)) for _ in range(2))
+        self.tables = tuple(np.tile(np.arange(size), (len(edges), edges.shape[1] - 1, 1)) for _ in range(2))
 
     def lines(self, image: int, strip: int) -> NDArray[np.int64]:
         """Return the indices of the lines of the strip `strip` of the image with the index `image`."""
@@ -259,6 +294,8 @@ def _low_pass(size: int) -> NDArray[np.float64]:
     return kept.T @ kept
 
 
+_FLIPPED = {"flip-rows": (1,), "flip-columns": (2,), "turn": (1, 2)}
+_CLIPPED = ("noise", "resize")
 _FILTERS = {"resize": _there_and_back, "low-pass": _low_pass}
 
 
