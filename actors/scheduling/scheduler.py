@@ -1,4 +1,4 @@
-"""The scheduling loop: takes tasks, gives them to actors as the policy decides, and returns results and failures.
+"""The scheduling loop: takes tasks, and returns results and failures. The dispatcher gives the tasks to actors.
 
 The scheduler itself replaces dead actors and repeats their calls. Ray's own restarts and retries are switched off. If
 an actor is replaced, the scheduler forgets the references of its calls, and so never reads a late answer.
@@ -6,9 +6,7 @@ an actor is replaced, the scheduler forgets the references of its calls, and so 
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +16,6 @@ from actors.backends.interface import (
     Backend,
     BackendGone,
     BundleFailed,
-    Call,
-    CallRequest,
     Device,
     DeviceLost,
     MachineLost,
@@ -28,15 +24,13 @@ from actors.backends.interface import (
     Ref,
 )
 from actors.resources.growth import Growth
-from actors.resources.placement import WORKER, Role, WorkerPool
-from actors.scheduling import policy
+from actors.resources.placement import WORKER, WorkerPool
 from actors.scheduling.actor_slot import ActorSlot
-from actors.scheduling.backlog import Backlog, Key, Task
-from actors.scheduling.blame import Blame, retry_slot
-from actors.scheduling.call_durations import CallDurations
+from actors.scheduling.backlog import Key, Task
+from actors.scheduling.blame import Blame
+from actors.scheduling.dispatcher import Dispatcher
 from actors.scheduling.limits import Limits
 from actors.scheduling.supervisor import ActorSupervisor
-from actors.workers.model_cache import ModelRequest
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError, first_line
 from study.events.observer import State
@@ -48,9 +42,6 @@ _LOOK_SECONDS = 1.0
 
 _MOST_ASKED = 16
 """Largest number of workers for which displays show the progress of each call."""
-
-_BUNDLE = policy.SHORT_QUEUE // 2
-"""Largest number of short calls that start together. While an actor executes one bundle, the next one waits there."""
 
 _MACHINE_LOSSES = 10
 """Number of lost machines for each allowed attempt of a task. After this number, the task fails for good, because it
@@ -115,23 +106,18 @@ class Scheduler:
         cores."""
         self._limits = limits
         self._clock = clock
-        self._backlog = Backlog()
         self._actors = ActorSupervisor(backend, pool, config, limits=limits, elastic=elastic, clock=clock, say=say)
         self._growth = growth
-        self._durations = CallDurations()
         self._blame = Blame(limits.attempts)
-        self._retries: list[Task] = []
-        self._bundled = 0
-        self._as_of = self._models_as_of = -1
-        """The versions of the actors, and of their models, for which the next five attributes were computed."""
-        self._workers = 0
-        self._up: list[ActorSlot] = []
-        self._up_counts: Counter[Role] = Counter()
-        self._running: dict[Ref, ActorSlot] = {}
-        self._held: dict[object, int] = {}
+        self._dispatcher = Dispatcher(backend, self._actors, self._blame, capacity=self.capacity, clock=clock)
         self._any_done = False
         self._looked = clock()
-        self.calls = self.failed_calls = self.repeated = 0
+        self.failed_calls = self.repeated = 0
+
+    @property
+    def calls(self) -> int:
+        """Number of calls that have ended."""
+        return self._dispatcher.calls
 
     @property
     def replaced(self) -> int:
@@ -159,8 +145,7 @@ class Scheduler:
     @property
     def workers(self) -> int:
         """Number of workers, including those that are still starting."""
-        self._refresh()
-        return self._workers
+        return self._dispatcher.workers
 
     def start(self, check: Callable[[], None]) -> None:
         """Start all actors and wait until they are up.
@@ -176,7 +161,7 @@ class Scheduler:
 
     def state(self, waiting_bytes: int) -> State:
         """Return the state for displays. `waiting_bytes`: bytes of adversarial images that wait for targets."""
-        now, groups = self._clock(), self._backlog.groups(crafts=True)
+        now, groups = self._clock(), self._dispatcher.backlog.groups(crafts=True)
         return State(
             slots=[slot.state(now, self._activity(slot)) for slot in self._actors],
             waiting_crafts=sum(group.count for group in groups if not group.urgent),
@@ -198,26 +183,26 @@ class Scheduler:
 
     def add(self, task: Task, *, first: bool = False) -> None:
         """Add a task. `first`: whether other work waits for this task."""
-        self._backlog.add(task, first=first)
+        self._dispatcher.backlog.add(task, first=first)
 
     def add_stream(self, tasks: Iterator[Task], count: int, *, first: bool = False) -> None:
         """Add `count` tasks for the same models. Each task, except the first, is created when an actor takes it.
 
         `first`: whether other work waits for these tasks.
         """
-        self._backlog.add_stream(tasks, count, first=first)
+        self._dispatcher.backlog.add_stream(tasks, count, first=first)
 
     def expect(self, key: Key, cost: float) -> None:
         """Announce tasks that will be added once other tasks are done, so that the policy keeps actors for them.
 
         `cost`: the cost of these tasks together. A negative cost withdraws an announcement.
         """
-        self._backlog.expect(key, cost)
+        self._dispatcher.backlog.expect(key, cost)
 
     @property
     def idle(self) -> bool:
         """Whether all tasks have ended. Calls whose result is no longer needed may still run."""
-        left = self._backlog or any(not task.ended for task in self._retries)
+        left = self._dispatcher.backlog or any(not task.ended for task in self._dispatcher.retries)
         return not left and all(task.ended for slot in self._actors for task, _ in slot.calls.values())
 
     def step(self, seconds: float, *, crafts: bool = True) -> list[Done | Failed]:
@@ -225,10 +210,10 @@ class Scheduler:
 
         `crafts`: whether new attacks and probes may start. Predictions may always start.
         """
-        self._give_out(crafts)
-        self._refresh()
+        self._dispatcher.give_out(crafts)
+        running = self._dispatcher.running
         events: list[Done | Failed] = []
-        for ref, slot in [(ref, self._running[ref]) for ref in self._backend.wait(list(self._running), seconds)]:
+        for ref, slot in [(ref, running[ref]) for ref in self._backend.wait(list(running), seconds)]:
             # An earlier answer in this loop may have removed the slot.
             if ref == slot.hello and slot in self._actors:
                 self._actors.greet(slot)
@@ -239,126 +224,13 @@ class Scheduler:
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
             events += self._silent()
-            if not self._backlog:
+            if not self._dispatcher.backlog:
                 self._repeat_stragglers()
         self._actors.follow_machines()
         if self._growth is not None and self._growth.due(self._clock()):
-            waiting = sum(group.count for group in self._backlog.groups(crafts=True) if group.role == WORKER)
+            waiting = sum(group.count for group in self._dispatcher.backlog.groups(crafts=True) if group.role == WORKER)
             self._growth.follow(self.workers, waiting, self._clock())
         return events
-
-    def _give_out(self, crafts: bool) -> None:
-        self._give_out_again(crafts, elsewhere=True)
-        self._refresh()
-        waiting = self._backlog.groups(crafts=crafts)
-        most = policy.QUEUE
-        count = sum(group.count for group in waiting)
-        # A task that is tried again needs a place, so no long queues are filled while such a task waits.
-        if count > len(self._up) and not self._retries and all(map(self._durations.are_short, waiting)):
-            # An actor gets further tasks only when a whole bundle fits.
-            most = policy.SHORT_QUEUE - _BUNDLE + 1
-        up = self._up if count else []
-        free = [self._view(slot, most) for slot in up if len(slot.calls) < most and not self._suspect(slot)]
-        if free:
-            groups = [self._durations.in_seconds(group) for group in waiting]
-            holders = {group.key: self._holding(group) for group in groups}
-            counts, loads = self._up_counts, self._durations.loads
-            given: dict[int, list[tuple[Task, ModelRequest]]] = {}
-            for chosen in policy.assign(groups, free, holders=holders, actor_counts=counts, loads=loads):
-                task = self._backlog.take(chosen.group)  # type: ignore[arg-type]
-                if task is not None:
-                    slot = self._actors[chosen.slot]
-                    task.short = self._durations.is_short(task) and task.models.keys() <= set(slot.holds)
-                    self._actors.hold(slot, policy.after(self._view(slot), task.models))
-                    given.setdefault(slot.id, []).append((task, ModelRequest(task.models, chosen.drop)))
-            # Every actor gets its first call before any actor gets a call that waits.
-            for turn in itertools.zip_longest(*map(_bundles, given.values())):
-                for number, together in zip(given, turn, strict=True):
-                    if together is not None:
-                        self._start(self._actors[number], together)
-        self._give_out_again(crafts, elsewhere=False)
-
-    def _give_out_again(self, crafts: bool, *, elsewhere: bool) -> None:
-        """Give failed tasks to actors again. `elsewhere`: as in `retry_slot`."""
-        waiting, self._retries = [task for task in self._retries if not task.ended], []
-        for task in waiting:
-            up = [slot for slot in self._actors if slot.up and slot.role == task.key[0]]
-            allowed = crafts or task.method == "predict"
-            slot = retry_slot(task, up, self._suspect, elsewhere=elsewhere) if allowed else None
-            if slot is None:
-                self._retries.append(task)
-            else:
-                self._call(slot, task, policy.drops(self._view(slot), task.models))
-
-    def _suspect(self, slot: ActorSlot) -> bool:
-        """Return whether an actor gets no new work for now, because its device or its lineage is suspect.
-
-        A lineage is an actor and its replacements. If no other lineage can do the work, a replacement still gets work.
-        """
-        if slot.device is not None and self._blame.suspect(slot.device):
-            return True
-        return self._blame.suspect(slot.lineage.number) and not (slot.lineage.strikes and self._alone(slot))
-
-    def _alone(self, slot: ActorSlot) -> bool:
-        """Return whether no other lineage (an actor and its replacements) could do the work of this actor."""
-        return not any(
-            other.up and other.role == slot.role and other.lineage is not slot.lineage for other in self._actors
-        )
-
-    def _refresh(self) -> None:
-        """Compute the attributes about all actors again, if an actor has started, ended or come up since the last time.
-
-        Also forget how many actors hold which models, if an actor holds other models.
-        """
-        if self._models_as_of != self._actors.models_version:
-            self._models_as_of = self._actors.models_version
-            self._held = {}
-        if self._as_of == self._actors.version:
-            return
-        self._as_of = self._actors.version
-        self._workers = sum(slot.role == WORKER for slot in self._actors)
-        self._up = [slot for slot in self._actors if slot.up]
-        self._up_counts = Counter(slot.role for slot in self._up)
-        self._running = {slot.hello: slot for slot in self._actors if not slot.up}
-        self._running |= {ref: slot for slot in self._actors for ref in slot.calls}
-        self._held = {}
-
-    def _holding(self, group: policy.Group) -> int:
-        """Return the number of actors that hold the models of a group. The number is cached until an actor changes."""
-        if group.key not in self._held:
-            holding = (slot.role == group.role and group.models <= set(slot.holds) for slot in self._up)
-            self._held[group.key] = sum(holding)
-        return self._held[group.key]
-
-    def _call(self, slot: ActorSlot, task: Task, drop: tuple[str, ...]) -> None:
-        """Give one task to an actor."""
-        task.short = False
-        self._actors.hold(slot, policy.after(self._view(slot), task.models))
-        self._start(slot, [(task, ModelRequest(task.models, drop))])
-
-    def _start(self, slot: ActorSlot, tasks: Sequence[tuple[Task, ModelRequest]]) -> None:
-        """Start the calls of tasks on an actor, all together if there are several."""
-        if not slot.calls:
-            slot.since = self._clock()
-        requests = [CallRequest(task.method, (models, task.job), task.pixels()) for task, models in tasks]
-        if len(requests) == 1:
-            calls = [self._backend.call(slot.actor, *requests[0])]
-        else:
-            calls = self._backend.bundle(slot.actor, requests)
-        self._bundled += 1
-        for (task, _), call in zip(tasks, calls, strict=True):
-            task.copies += 1
-            slot.calls[call.value] = (task, call)
-            if task.short:
-                slot.bundles[call.value] = self._bundled
-            self._running[call.value] = slot
-
-    def _view(self, slot: ActorSlot, most: int = policy.QUEUE) -> policy.SlotView:
-        """Return the actor as the policy sees it. `most`: how many calls the actor may have if all are short."""
-        if most > policy.QUEUE:
-            most = policy.SHORT_QUEUE if len(slot.bundles) == len(slot.calls) else policy.QUEUE
-        capacity = slot.capacity or self.capacity
-        return policy.SlotView(slot.id, slot.role, slot.holds, len(slot.calls), capacity, most)
 
     def _answered(self, slot: ActorSlot, ref: Ref) -> list[Done | Failed]:
         events: list[Done | Failed] = []
@@ -371,21 +243,21 @@ class Scheduler:
         except BackendGone:
             raise
         except BundleFailed as error:
-            task, _ = self._end_call(slot, ref)
+            task, _ = self._dispatcher.end(slot, ref)
             self.failed_calls += 1
             task.alone = True
             if not task.ended and not task.copies:
                 repaired("call", f"{task.description} failed with other calls, and starts again alone: {error}")
                 self.add(task)
         except Exception as error:  # noqa: BLE001 - the error is counted, and the call repeated or reported
-            task, _ = self._end_call(slot, ref)
+            task, _ = self._dispatcher.end(slot, ref)
             self.failed_calls += 1
             if not task.ended:
                 events += self._failed(slot, task, error)
         else:
             seconds = self._clock() - slot.since
-            task, call = self._end_call(slot, ref)
-            self._durations.learn(task, value, seconds)
+            task, call = self._dispatcher.end(slot, ref)
+            self._dispatcher.durations.learn(task, value, seconds)
             if not task.ended:
                 events.append(Done(task, value, call.pixels))
             task.ended = True
@@ -396,16 +268,6 @@ class Scheduler:
         self._actors.prove(slot)
         return events
 
-    def _end_call(self, slot: ActorSlot, ref: Ref) -> tuple[Task, Call]:
-        task, call = slot.calls.pop(ref)
-        slot.bundles.pop(ref, None)
-        self._running.pop(ref, None)
-        task.copies -= 1
-        slot.busy += self._clock() - slot.since
-        slot.since = self._clock()
-        self.calls += 1
-        return task, call
-
     def _failed(self, slot: ActorSlot, task: Task, error: Exception) -> list[Done | Failed]:
         # Bad weights or a NaN would fail again in every attempt. Lost pixels must first be crafted again.
         final = isinstance(error, StudyError | PixelsLost)
@@ -415,11 +277,11 @@ class Scheduler:
         if task.copies:
             return []
         task.failures += 1
-        if final or self._blame.convicted(task, alone=self._alone(slot)):
+        if final or self._blame.convicted(task, alone=self._dispatcher.alone(slot)):
             task.ended = True
             return [Failed(task, error)]
         repaired("call", f"{task.description} failed, and is tried again: {first_line(error)}")
-        self._retries.append(task)
+        self._dispatcher.retries.append(task)
         self._judge([slot.lineage.number])
         return []
 
@@ -430,9 +292,9 @@ class Scheduler:
         """
         for number in list(lineages):
             slot = self._actors.of_lineage(number)
-            if slot is None or (slot.lineage.strikes and self._alone(slot)):
+            if slot is None or (slot.lineage.strikes and self._dispatcher.alone(slot)):
                 continue
-            if self._blame.guilty(number, alone=self._alone(slot)):
+            if self._blame.guilty(number, alone=self._dispatcher.alone(slot)):
                 for gone in self._actors.replace_failing(slot):
                     self._blame.forget(gone.lineage.number)
                     self._again([task for task, _ in gone.calls.values()])
@@ -477,11 +339,11 @@ class Scheduler:
         if first.ended or first.copies:
             return []
         often = first.machines >= _MACHINE_LOSSES * self._limits.attempts
-        if often or self._blame.convicted(first, alone=self._alone(slot)):
+        if often or self._blame.convicted(first, alone=self._dispatcher.alone(slot)):
             first.ended = True
             return [Failed(first, error)]
         if blamed:
-            self._retries.append(first)
+            self._dispatcher.retries.append(first)
             self._judge([slot.lineage.number])
         else:
             self.add(first)
@@ -492,7 +354,7 @@ class Scheduler:
 
         The failure does not count as an attempt of the task. Returns the task if it has failed for good.
         """
-        task, _ = self._end_call(slot, ref)
+        task, _ = self._dispatcher.end(slot, ref)
         self.failed_calls += 1
         waiting = [other for other, _ in slot.calls.values()]
         slot.calls.clear()
@@ -510,7 +372,7 @@ class Scheduler:
         if self._blame.convicted(task, alone=self._only(error.device)):
             task.ended = True
             return [Failed(task, error)]
-        self._retries.append(task)
+        self._dispatcher.retries.append(task)
         return []
 
     def _only(self, device: Device) -> bool:
@@ -552,10 +414,12 @@ class Scheduler:
     def _repeat_stragglers(self) -> None:
         """Start a second copy of each call that takes far too long, on an idle actor. The first answer counts."""
         workers = [slot for slot in self._actors if slot.up and slot.role == WORKER]
-        idle = [slot for slot in workers if not slot.calls and not self._suspect(slot)]
+        idle = [slot for slot in workers if not slot.calls and not self._dispatcher.suspect(slot)]
         for slot in sorted((slot for slot in workers if slot.calls), key=lambda one: one.since):
             first, _ = next(iter(slot.calls.values()))
-            if not self._durations.is_late(first, self._clock() - slot.since, self._limits.straggler_seconds):
+            if not self._dispatcher.durations.is_late(
+                first, self._clock() - slot.since, self._limits.straggler_seconds
+            ):
                 continue
             # Calls that wait behind a late call are late too.
             for task in [task for task, _ in slot.calls.values() if not task.ended and task.copies == 1]:
@@ -566,20 +430,4 @@ class Scheduler:
                         "straggler",
                         f"{task.description} takes far longer than similar calls, and is repeated on another actor",
                     )
-                    self._call(other, task, policy.drops(self._view(other), task.models))
-
-
-def _bundles(tasks: Sequence[tuple[Task, ModelRequest]]) -> Iterator[list[tuple[Task, ModelRequest]]]:
-    """Yield the tasks of an actor in their order: short tasks in bundles, all other tasks one by one."""
-    bundle: list[tuple[Task, ModelRequest]] = []
-    for one in tasks:
-        alone = not one[0].short or one[0].alone or bool(one[0].tried)
-        if bundle and (alone or len(bundle) == _BUNDLE):
-            yield bundle
-            bundle = []
-        if alone:
-            yield [one]
-        else:
-            bundle.append(one)
-    if bundle:
-        yield bundle
+                    self._dispatcher.call(other, task)

@@ -124,12 +124,11 @@ def _blocks(image: Tensor, turns: Turns) -> Iterator[_Block]:
                 u = across[:wide] - (wide - 1) / 2
                 angle = float(angles[row * strips + column])
                 cosine, sine = math.cos(angle), math.sin(angle)
-                x, y = (cosine * u - sine * v) * (2 / wide), (cosine * v + sine * u) * (2 / high)
-                yield _Block(
-                    (own, everything, old_rows, old_columns),
-                    (own, everything, new_rows, new_columns),
-                    torch.stack([x, y], -1)[None],
-                )
+                grid = torch.empty(1, high, wide, 2, dtype=image.dtype)
+                torch.sub(cosine * u, sine * v, out=grid[0, :, :, 0]).mul_(2 / wide)
+                torch.add(cosine * v, sine * u, out=grid[0, :, :, 1]).mul_(2 / high)
+                old, new = (own, everything, old_rows, old_columns), (own, everything, new_rows, new_columns)
+                yield _Block(old, new, grid)
 
 
 @dataclass(frozen=True)
