@@ -300,7 +300,7 @@ def test_folder_of_another_spec(door, tmp_path, spec_file, tiny_run):
     other = spec_file(TINY.replace("mi: {steps: 2}", "mi: {steps: 3}"))
     status, _, error = door("launch", other, "--output", run)
     assert status == 2
-    assert "belongs to another spec: attacks.mi.steps is 2 there and 3 here" in error
+    assert "belongs to another spec: attacks.mi.steps is 2 there, and 3 in this spec" in error
     assert f"{other}, line 13" in error
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 

@@ -1,12 +1,12 @@
 """Gives every call of a backend a time limit. If a call hangs, the launch ends with a message instead of hanging too.
 
 If one of Ray's processes is stopped or dead, Ray's own code may wait for ever, and block all signals during this wait.
-So one thread makes the calls while the main thread waits for it. Another thread checks regularly whether Ray still
-answers (the heartbeat).
+So a separate thread makes the calls, and the main thread waits for the answers with a time limit. Another thread
+checks regularly whether Ray still answers (the heartbeat).
 
-A switch between two threads takes about as long as a call of Ray. So the main thread does not wait when it starts a
-task. `wait` also fetches the values that are ready. In each step of the driver, the main thread then waits for the
-calling thread only once.
+A switch between two threads takes about as long as a call of Ray. So the main thread waits only once in each step of
+the driver, in `wait`. This method also fetches the values that are ready. The main thread does not wait for the start
+of a task.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class StudyPlan:
 def plan_study(spec: Spec, selection: Selection) -> StudyPlan:
     """Return the plans of attack runs and probes. This hashes the files of precomputed images.
 
-    Raises StudyError if a precomputed image is missing, or if a probe names an image that is not selected.
+    Raises StudyError if precomputed images or a probe do not fit the selected images.
     """
     digests = {name: model["digest"] for name, model in selection.models.items()}
     return StudyPlan(selection, Plan(spec, digests, selection.shards), GeometryPlan(spec, digests, selection.shards))

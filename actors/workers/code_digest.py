@@ -62,7 +62,7 @@ def greeting(answer: Any) -> dict[str, Any]:
 
 
 def answer_of(greeting: object) -> Any:
-    """Return the answer in a greeting. Raises StudyError if the actor runs other code than this process."""
+    """Take the answer out of `greeting`. Raises StudyError if the actor runs other code than this process."""
     if not isinstance(greeting, dict) or not {"answer", "machine", "folder", "digest"} <= greeting.keys():
         raise _other_code("a worker", "another version of this project, which does not report its digest")
     code = Code(greeting["machine"], greeting["folder"], greeting["digest"])

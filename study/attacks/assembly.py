@@ -141,7 +141,10 @@ class Assembly:
 
 
 def _places(points: Sequence[Point], calls: int) -> int:
-    """Return at how many perturbations gradients are taken if the outermost of `points` is called `calls` times."""
+    """Return the number of perturbations at which an attack takes a gradient.
+
+    `points`: the nested rules that choose these perturbations. The outermost rule is called `calls` times.
+    """
     if not points:
         return calls
     inner, own = points[0].calls(calls)

@@ -48,14 +48,14 @@ class AttackOutline:
 
 @dataclass(frozen=True)
 class HeldMemory:
-    """Memory that an attack needs in addition to the network, one pass through it, and a few images.
+    """The additional memory that an attack occupies between passes.
 
-    This memory stays occupied between passes.
+    The memory for the network, for one pass and for a few images is not included.
 
     Attributes:
         weights: Number of copies of the parameters of each source model.
         features: Number of images for which the features of all layers of each source model are kept.
-        tables: Number of tables of S x S x S floats on a GPU, for images of S x S pixels.
+        tables: Number of tables that the attack keeps on a GPU. With images of S x S pixels, a table has S^3 floats.
     """
 
     weights: float = 0.0

@@ -20,7 +20,7 @@ def steps_within(attack: Attack, gradients: int, sources: int) -> int:
     if attack.external is not None or attack.precomputed is not None or attack.budget.minimal is not None:
         raise StudyError(
             "the number of gradients of this attack does not follow from its steps",
-            accepted="attacks with steps, except `external` or `precomputed` attacks and searches of the minimal RMSD",
+            accepted="attacks with steps; no `external` or `precomputed` attacks, and no searches of the minimal RMSD",
         )
     if not attack.steps:
         raise StudyError("this attack has no steps, so it takes no gradients")

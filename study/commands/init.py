@@ -183,7 +183,7 @@ class _Questions:
                     f"no model has the short name '{one}'", where="--model", accepted=names(SHORT_NAMES, one)
                 )
         if not given:
-            raise StudyError("a study needs at least one model", where="--model", accepted=names(SHORT_NAMES))
+            raise StudyError("no model is named", where="--model", accepted=names(SHORT_NAMES))
         references = tuple(f"package:{one}" if one in PACKAGES else one for one in given)
         file = self._resolved(replace(known, models=references))
         # Only a model library such as timm knows the names of its models. The library is imported for this check only
@@ -223,9 +223,7 @@ def _attacks(answer: str) -> tuple[str, ...]:
         if presets.preset(one) is None:
             raise unknown_preset(one, where="--attack")
     if not given:
-        raise StudyError(
-            "a study needs at least one attack", where="--attack", accepted="fgsm, mi; `study attacks` lists all"
-        )
+        raise StudyError("no attack is named", where="--attack", accepted="fgsm, mi; `study attacks` lists all")
     return given
 
 

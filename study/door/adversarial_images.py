@@ -81,7 +81,8 @@ def read_images(folder: RunFolder, data: RunData, rows: pl.LazyFrame, option: Op
     ).collect()
     if found.is_empty():
         raise StudyError(
-            f"the run has no rows of attack '{option.attack}' on {option.sources} yet",
+            f"the run has no rows yet of attack '{option.attack}' on {option.sources}, {option.goal}, "
+            f"seed {option.seed}",
             where=str(folder.path),
             todo="launch the study",
             status=1,

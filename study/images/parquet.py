@@ -69,7 +69,7 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
     if not rows:
         raise StudyError(f"{path} has no images", accepted=_ACCEPTED, todo="correct `images: parquet:`")
     if len(named) > 1:
-        raise StudyError(f"the files in {path} do not have the same columns", accepted=_ACCEPTED)
+        raise StudyError(f"the files in {path} name their ids in different columns", accepted=_ACCEPTED)
     with_targets = targets is not False and any("target" in cells for _, cells in rows)
     listed: list[Listed] = []
     ids: dict[str, ParquetImage] = {}

@@ -70,7 +70,7 @@ def changed_outputs(
             missed = next(iter(waiting.values()))[0]
             raise StudyError(
                 f"another operation runs between the layer '{missed}' and its batch norm",
-                todo="either fold batch norms, or remove the attack's other components that change the network",
+                todo="set `numerics: {fold: true}`, or keep only one of the components that change the network",
             )
 
     def after(name: str) -> Callable[..., Any]:

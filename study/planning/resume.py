@@ -33,7 +33,7 @@ def must_have_spec(folder: RunFolder) -> None:
     """Raise StudyError if the folder has results but no spec."""
     if not folder.begun and folder.results.is_dir() and any(folder.results.iterdir()):
         raise StudyError(
-            f"{folder.path} has results, but lacks the spec, models and images that a launch writes before results",
+            f"{folder.path} has results, but lacks a file that a launch writes before them: the spec, models or images",
             todo="choose another folder with --output",
         )
 
@@ -65,7 +65,7 @@ def same_study(file: SpecFile, folder: RunFolder) -> None:
     if not same(theirs, ours):
         place, there, here = first_difference(theirs, ours)
         raise StudyError(
-            f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
+            f"the run folder {folder.path} belongs to another spec: {place} is {there} there, and {here} in this spec",
             where=file.where(*place.split(".")),
             todo="if this spec only adds to the study, launch it first; otherwise name the run folder of this spec",
         )

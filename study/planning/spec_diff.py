@@ -126,9 +126,9 @@ def _same(file: SpecFile, folder: RunFolder, theirs: Any, ours: Any, at: tuple[s
     else:
         todo = _ELSEWHERE
     raise StudyError(
-        f"the run folder {folder.path} belongs to another spec: {place} is {there} there and {here} here",
+        f"the run folder {folder.path} belongs to another spec: {place} is {there} there, and {here} in this spec",
         where=file.where(*place.split(".")),
-        accepted="specs that add or remove models, attacks, experiments, probes or seeds, or that add images",
+        accepted="more images; changed experiments; more or fewer models, attacks, experiments, probes and seeds",
         todo=todo,
     )
 

@@ -1,7 +1,7 @@
-"""Influences on the rounding of floats that the spec does not set: processor, libraries and environment variables.
+"""What influences the rounding of floats, and is not set in the spec: processor, libraries, environment variables.
 
-Each process that computes reads these influences. The run folder and every Parquet file of rows record them. Every
-launch compares its own influences with the record.
+Every worker reads these influences. The run folder and every Parquet file of rows record them. Every launch compares
+the influences of its own workers with this record.
 """
 
 from __future__ import annotations

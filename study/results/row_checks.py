@@ -41,7 +41,9 @@ def impossible(rows: pl.LazyFrame, labels: int | None) -> Iterator[tuple[str, in
 
 
 def contradicting(rows: pl.LazyFrame, selection: Selection) -> Iterator[tuple[str, int, str]]:
-    """Yield each contradiction to images.parquet, the number of rows with this contradiction, and the place of one row.
+    """Find the rows that contradict images.parquet.
+
+    Yields a text for each kind of contradiction, the number of its rows, and the place of one of these rows.
 
     `rows` have the column `PART`. `selection`: the content of images.parquet.
     """

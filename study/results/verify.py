@@ -262,7 +262,7 @@ def _arithmetic(folder: RunFolder, report: VerificationReport) -> None:
 
 
 def _digests(folder: RunFolder, report: VerificationReport) -> list[StoragePath]:
-    """Return and report the files among spec, models and images that do not match their recorded digests."""
+    """Check three files of the run folder, spec, models and images. Report and return those with another digest."""
     if not folder.digests.is_file():
         problem = "images.parquet and models.json have no digests: the run is old, or digests.json was removed"
         report.add("note", problem, folder.digests, "nothing: everything else is checked")

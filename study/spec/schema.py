@@ -249,8 +249,8 @@ class Spec(Frozen):
     def kin_left_out(self, experiment: Experiment) -> dict[SourceSet, tuple[str, ...]]:
         """Return, for each source set, the targets of the experiment that `not-family-of` leaves out.
 
-        Source sets for which no target is left out are absent. A model that is left out for every source set is no
-        target of the experiment, so it does not occur.
+        The result has only the source sets for which at least one target is left out. It does not have models that are
+        left out for every source set, because they do not count as targets of the experiment.
         """
         every = self.targets(experiment)
         left = {one: set(every) - set(self.targets(experiment, one)) for one in self.source_sets(experiment)}

@@ -183,7 +183,11 @@ def read(path: Path) -> Document:
 
 
 def override(document: Document, assignment: str) -> None:
-    """Replace one value of `document`, as `--set` does. `assignment` is `key.inner=value`, with the value in YAML."""
+    """Set one value of `document`, as `--set` does. Keys that are missing are added.
+
+    `assignment` is `key.inner=value`, with the value in YAML. Raises StudyError if it is not, or if `document` is not a
+    mapping.
+    """
     key, equals, text = assignment.partition("=")
     origin = f"--set {assignment}"
     parts = key.strip().split(".")

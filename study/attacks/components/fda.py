@@ -19,19 +19,21 @@ _LEAST = 1e-30
 
 @register
 class FDA(FeatureObjective):
-    """Feature disruptive attack (FDA): raises the mean over layers of log |f below C| - log |f above C| (L2 norms).
+    """Feature disruptive attack (FDA): raises features that are weak for the clean image, and lowers strong ones.
 
-    Source: Ganeshan et al. 2019 (arXiv:1909.04385), section 3. f are the features of the attacked image. C is the mean
-    of the clean image's features over the channels, at each position or token. "f below C" are the features at the
-    places where the clean image's features are below C. "f above C" are those where the clean image's features are
-    above C. Labels have no influence, so a targeted attack gives the same images as an untargeted attack.
+    Source: Ganeshan et al. 2019 (arXiv:1909.04385), section 3. The attack raises the mean over layers of
+    log |f_weak| - log |f_strong| (L2 norms), where f are the features of the attacked image. At each position or token,
+    C is the mean of the clean image's features over the channels. f_weak are the features at the places where the clean
+    image's features are below C, and f_strong those where they are above C. Labels have no influence, so a targeted
+    attack gives the same images as an untargeted attack.
 
     - `read`: the layers whose features are used. `blocks` are the outputs of all residual blocks, as in the authors'
       code for ResNet-152. In a network without residual blocks, `blocks` are all activations that are modules (all
       ReLUs of a VGG). In a network without such modules, such as an Inception, `blocks` are the ends of the stages.
-      Other values: `stages`, or a list of layers. The authors' code reads 20 to 50 layers: ReLUs and concatenations;
-    - `variant`: with `paper`, features equal to C are neither below nor above. With `authors`, such features count as
-      above, as in the authors' code. An example is a position where all features are 0.
+      Other values: `stages`, or a list of layers. For other networks, the authors' code reads 20 to 50 ReLUs and
+      concatenations;
+    - `variant`: what happens to features equal to C, for example where all features are 0. With `paper`, they are
+      neither weak nor strong. With `authors`, they are strong, as in the authors' code.
 
     Other code: The authors' code takes norms over the whole batch. torchattack does the same, and its C is the mean
     over the positions of a channel.

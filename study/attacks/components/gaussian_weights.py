@@ -22,16 +22,16 @@ _Sample = dict[str, "Tensor"]
 
 @register
 class GaussianWeights(ForwardChange):
-    """Gaussian weights (MBA): a source model's weights are a normal sample around the mean of its set of weights.
+    """Gaussian weights (MBA): the weights of a source model are drawn anew, around the mean of several weights files.
 
     Source: Li et al. 2023, arXiv:2302.05086. A sample is mean + `scale` x standard deviation x N(0, 1), for each single
-    weight. Mean and standard deviation are those of the set. Buffers, such as the statistics of batch norms, are not
-    drawn: in every sample, a buffer is the mean of this buffer over the set.
+    weight. Mean and standard deviation are those of the model's set of weights files. Buffers, such as the statistics
+    of batch norms, are not drawn: in every sample, a buffer is the mean of this buffer over the set.
 
-    For each attack run, `samples` samples are drawn once. Copy c of step t has the sample with the number
-    (c + t) modulo `samples`. With `samples` copies (`views: [{repeat: 20}]`), each step averages the gradients of all
-    samples. Without copies, each step has the next sample. All images have the same samples. The samples stay in
-    memory, and take `samples` times the memory of a source model's parameters.
+    For each attack run, `samples` samples are drawn once. All images have the same samples. Without views, each step
+    has the next sample. With `views: [{repeat: 20}]`, a step passes 20 copies of each image, and copy c of step t has
+    the sample with the number (c + t) modulo `samples`. So 20 copies average the gradients of 20 samples. The samples
+    stay in memory, and take `samples` times the memory of a source model's parameters.
 
     Other code: The authors' code draws 20 new samples in each step, and takes the gradient of one of them.
     TransferAttack draws 20 samples once, and takes the gradient for their mean logits. Both codes read the mean and the

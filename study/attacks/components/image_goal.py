@@ -26,8 +26,7 @@ class ImageGoal(GuidedFeatures):
     The goal image is another image of the study. For each image, the goal image is drawn from a pool of `pool` images.
     In a targeted attack, the goal image has the target label. In an untargeted attack, the goal image has any label but
     the true label (the paper has no untargeted attack). The attack raises StudyError if the pool has no such image. To
-    prevent this, choose targets among the labels of the study's images, and a `pool` that is large enough to contain
-    them.
+    prevent this, choose only target labels that some images of the study have, and a large `pool`.
 
     - `layer`: the default `embedding` is the output of the image encoder in a zero-shot classifier such as CLIP. In
       other networks, `embedding` is the end of the last stage. Other values: `middle`, `stage 3` (the end of the third

@@ -38,22 +38,21 @@ class StructureInvariance(View):
     """Structure invariant attack, SIA: a random grid cuts the image, and one of ten operations changes each block.
 
     Wang et al. 2023, arXiv:2309.14700, section 3.3 and figure 3. Each axis is cut at `grid` - 1 different random
-    places. The ten operations are equally probable. The second and the third item of this list are two operations each,
-    one for rows and one for columns:
+    places. The ten operations are equally probable:
 
-    - resize to 0.8 of the block's size, plus one pixel; then resize back, and clip to 0..255;
-    - roll the rows or the columns by a random number of pixels;
-    - flip the rows or the columns;
-    - turn by 180 degrees;
-    - multiply by a random factor from U(0, 1);
-    - add noise from U(-`noise`, `noise`) to each pixel, in pixel values, and clip to 0..255;
-    - set the upper 0.4 of the frequencies of the cosine transform to 0, along both axes;
-    - set each channel to 0 with probability 0.1, and divide the other channels by 0.9.
+    - `resize`: resize to 0.8 of the block's size, plus one pixel; then resize back, and clip to 0..255;
+    - `roll-rows`, `roll-columns`: roll the rows or the columns by a random number of pixels;
+    - `flip-rows`, `flip-columns`: flip the rows or the columns;
+    - `turn`: turn by 180 degrees;
+    - `scale`: multiply by a random factor from U(0, 1);
+    - `noise`: add noise from U(-`noise`, `noise`) to each pixel, in pixel values, and clip to 0..255;
+    - `low-pass`: set the upper 0.4 of the frequencies of the cosine transform to 0, along both axes;
+    - `dropout`: set each channel to 0 with probability 0.1, and divide the other channels by 0.9.
 
     Every image has its own grid and operations. The authors' code draws one grid and its operations for a whole batch.
-    If 0.4 of a block's side is less than a pixel, the cosine operation of the authors' code sets the block to 0. Here,
-    this operation then does nothing. TransferAttack has seven operations: all except resize, low-pass and dropout. To
-    use only these seven, list them in `operations`.
+    If 0.4 of a block's side is less than a pixel, `low-pass` sets the block to 0 in the authors' code, and does nothing
+    here. TransferAttack has seven operations: all except `resize`, `low-pass` and `dropout`. To use only these seven,
+    list them in `operations`.
     """
 
     name: ClassVar[str] = "sia"

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @register
 class StaircaseSign(Step):
-    """The staircase sign: sign(g) times (2 j + 1) / stairs, where j = 0, 1, ... is the class of |g| by its size.
+    """The staircase sign: sign(g) (2 j + 1) / stairs, where j = 0, 1, ... is the class of |g|, from small to large.
 
     Gao et al. 2021, arXiv:2104.09722. g is the gradient. The values |g| in each channel of each image are divided into
     `stairs` classes. The classes end at the percentiles 100 / stairs, 200 / stairs, ... of |g|, as in the authors'
-    code. A percentile between two values is the lower value. The mean of the factors (2 j + 1) / stairs is 1. The
-    authors give the width of a class in percent: their 1.5625 means 64 stairs.
+    code. If a percentile falls between two values of |g|, the lower one is taken. The mean of the factors
+    (2 j + 1) / stairs is 1. The authors give the width of a class in percent: their 1.5625 means 64 stairs.
     """
 
     name: ClassVar[str] = "staircase"

@@ -314,9 +314,9 @@ def _package() -> Any:
 
 
 def _class(attack: str) -> Any:
-    """Return the class of an attack. Call this function inside `_importable`.
+    """Return the class of an attack, inside a context of `_importable`.
 
-    Raises StudyError if the attack's module cannot be imported.
+    Raises StudyError if the attack's module fails when it is imported.
     """
     name = f"{_PACKAGE}:{attack}"
     try:

@@ -87,11 +87,12 @@ class _Arm:
     """The description of one branch, for all blocks of one class.
 
     Attributes:
-        ends: Names of modules at the end of the branch, the last module first; "" is the block itself. The end of the
-            branch is the first of these modules that exists in the block and is not an Identity.
+        ends: Names of modules that may be the end of the branch; "" is the block itself. They are tried in this order.
+            The end is the first one that exists in the block and is not an Identity.
         start: Name of the module whose input is also the input of the skip connection; "" is the block itself.
         skip: Name of the module in the skip connection; "" if the skip connection never has a module.
-        plain: Function of a block. It returns whether a skip connection without a module adds its input unchanged.
+        plain: A function that takes a block whose skip connection has no module, and returns whether the skip
+            connection adds its own input unchanged.
     """
 
     ends: tuple[str, ...]

@@ -115,7 +115,7 @@ def test_more_images(asked):
 
 def test_what_a_launch_refuses(door, spec_file, run):
     path = spec_file(SMALL.replace("mi: {steps: 1}", "mi: {steps: 2}"))
-    said = "belongs to another spec: attacks.mi.steps is 1 there and 2 here"
+    said = "belongs to another spec: attacks.mi.steps is 1 there, and 2 in this spec"
     status, printed, error = door("plan", path, "--output", run)
     assert (status, error) == (0, "")
     assert f"{run}: a launch would be refused: the run folder {run} {said}" in printed

@@ -103,7 +103,7 @@ def test_a_study_in_an_object_store(door, run, spec, undisturbed, tmp_path):
     assert door("verify", run)[0] == 0
     status, _, error = door("launch", spec, "--output", run, "--set", "seed=5")
     assert status == 2
-    assert "belongs to another spec: seed is 0 there and 5 here" in error
+    assert "belongs to another spec: seed is 0 there, and 5 in this spec" in error
     everything = printed + error + json.dumps(verify(run).to_json())
     assert "a-secret-that-is-shown-nowhere" not in everything
     for part in storage_path(run).rglob():
