@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from study.attacks.kinds import State, Step, StepContext
 from study.attacks.registry import register
-from study.devices.copies import uploaded
+from study.devices.copies import is_host, uploaded
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_COUNTED = 127
+"""Largest number of comparisons whose count fits into eight bits."""
 
 
 @register
@@ -36,8 +42,30 @@ class StaircaseSign(Step):
         size = gradient.abs().flatten(2).contiguous()
         count = size.shape[-1]
         ranks = [(number * (count - 1)) // self.stairs for number in range(1, self.stairs + 1)]
-        ends = size.sort(dim=-1).values.index_select(-1, uploaded(np.array(ranks), size.device))
+        if is_host(size.device):
+            below = torch.from_numpy(_ends_below(size.numpy(), ranks))
+        else:
+            ends = size.sort(dim=-1).values.index_select(-1, uploaded(np.array(ranks), size.device))
+            below = torch.searchsorted(ends, size)
         # The index of a value's class is the number of classes that end below the value.
-        classes = torch.searchsorted(ends, size).clamp(max=self.stairs - 1)
+        classes = below.clamp(max=self.stairs - 1)
         weights = (2 * classes + 1).to(gradient.dtype) / self.stairs
         return weights.view_as(gradient) * gradient.sign()
+
+
+def _ends_below(values: NDArray[np.floating[Any]], ranks: Sequence[int]) -> NDArray[np.int16]:
+    """Return, for each of `values` (N, C, P), how many of the values at `ranks` of its sorted channel are below it.
+
+    On a CPU, numpy takes about a tenth of the time of torch for this: it sorts with vector instructions, and compares
+    a channel that fits into a cache with one end after the other.
+    """
+    found = np.zeros(values.shape, np.int16)
+    for channel in np.ndindex(values.shape[:2]):
+        one = values[channel]
+        ends = np.sort(one)[ranks]
+        for first in range(0, len(ends), _COUNTED):
+            count = np.zeros(one.shape, np.int8)
+            for end in ends[first : first + _COUNTED]:
+                count += (one > end).view(np.int8)
+            found[channel] += count
+    return found

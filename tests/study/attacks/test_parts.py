@@ -53,9 +53,11 @@ def last_delta(models, keys, clean, **more):
     return next(found)[1][-1]
 
 
+@pytest.mark.parametrize("host", [True, False])
 @pytest.mark.parametrize("shape", ["uniform", "linear", "gaussian"])
-def test_kernel_is_the_printed_sum(shape):
-    """Dong et al. 2019, section 3.3, with k = 2, pixel by pixel; sigma = k / sqrt(3)."""
+def test_kernel_is_the_printed_sum(shape, host, monkeypatch):
+    """Dong et al. 2019, section 3.3, with k = 2, pixel by pixel; sigma = k / sqrt(3). On a CPU, and as on a GPU."""
+    monkeypatch.setattr("study.attacks.components.kernel.is_host", lambda device: host)
     image = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     k = 2
     weight = {

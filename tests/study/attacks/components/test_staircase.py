@@ -25,8 +25,11 @@ def staircase(g, stairs):
     return found * g.sign()
 
 
-@pytest.mark.parametrize("stairs", [1, 4, 64])
-def test_weights_are_those_of_the_percentiles(stairs):
+@pytest.mark.parametrize("host", [True, False])
+@pytest.mark.parametrize("stairs", [1, 4, 64, 300])
+def test_weights_are_those_of_the_percentiles(stairs, host, monkeypatch):
+    """On a CPU, and as a GPU does it; with ties, and with more stairs than values."""
+    monkeypatch.setattr("study.attacks.components.staircase.is_host", lambda device: host)
     g = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     g[0, 0, :3] = 0
     g[1, 1] = g[1, 1].round()
