@@ -110,7 +110,7 @@ def init(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file to write.")] = Path("study.yaml"),
     name: Annotated[str | None, option("NAME", "The name of the study.")] = None,
     images: Annotated[str | None, option("FOLDER", "A folder of images, or `foolbox` for 20 sample images.")] = None,
-    count: Annotated[int | None, option("N", "Number of images. Default: 8.", min=1)] = None,
+    count: Annotated[int | None, option("N", "Number of images. Default: 8, or all if there are fewer.", min=1)] = None,
     model: Annotated[list[str] | None, option("MODEL", "E.g. resnet50 or timm:resnet50.a1_in1k; repeatable.")] = None,
     attack: Annotated[list[str] | None, option("PRESET", "A preset from `study attacks`; repeatable.")] = None,
     epsilon: Annotated[
@@ -137,7 +137,7 @@ def specs(
 ) -> None:
     """List the specs that come with the project, or print one.
 
-    Every command that takes a SPEC accepts these names, in any folder. If a file has the same name, the file is used.
+    Every command that reads a SPEC accepts these names, in any folder. If a file has the same name, the file is used.
 
     Example: study specs
 
@@ -235,11 +235,11 @@ def launch(
     other_devices: Annotated[
         bool,
         flag(
-            "Continue a run on another kind of GPU, or on a CPU instead of a GPU. New rows are rounded differently.",
+            "Continue a run on another kind of GPU, or change between CPU and GPU. New rows are rounded differently.",
             "--other-devices",
         ),
     ] = False,
-    quiet: Annotated[bool, flag("Print errors and the last line only.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, flag("Print only errors, failures, repairs and the last line.", "--quiet", "-q")] = False,
     json: Annotated[bool, flag("Print events, one JSON object per line.", "--json")] = False,
 ) -> None:
     """Run a study, or its unfinished part.
@@ -623,7 +623,7 @@ def judge(
 def verify(*, run: Run, json: Json = False) -> None:
     """Check that a run is complete and undamaged.
 
-    Exit status: 0 complete and undamaged, 1 otherwise.
+    Exit status: 0 complete and undamaged, 1 incomplete or damaged, 2 if RUN is not a run folder.
 
     Example: study verify runs/quickstart
     """

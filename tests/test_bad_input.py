@@ -178,7 +178,7 @@ SPECS = {
     ),
     "more actors than cores": (
         swap("actors: 1,", "actors: 5000,"),
-        ["5000 workers with 1 thread each need 5000 cores in all", "run.actors"],
+        ["5000 workers with 1 thread each do not fit: they need 5000 cores in all", "run.actors"],
     ),
     "more images than there are": (
         swap("count: 6", "count: 1000"),

@@ -44,11 +44,11 @@ the start, and of a call that moves pixels.
 If Ray's GCS (its central server) dies, Ray ends the driver's process after 60 s without a message. So the limit of a
 usual call is shorter."""
 _MACHINES_SECONDS = 45.0
-"""Limit of the list of machines. It is longer than the time that the backend waits for the memory sizes of GPUs."""
+"""Least limit of the list of machines, longer than the time that the backend waits for the memory sizes of GPUs."""
 _LAST_HEARTBEAT_SECONDS, _CLOSE_SECONDS = 2.0, 30.0
 _FETCH_SECONDS = 1.0
-"""Longest time for fetching several values in one call, in seconds. The remaining values are then fetched one by one,
-each with its own limit."""
+"""Seconds beyond the time limit of a `wait` after which it fetches no further value. The remaining values are then
+fetched one by one, each with its own limit."""
 
 Value = TypeVar("Value")
 
@@ -61,7 +61,7 @@ class CallTimeouts:
         start: Limit of the start of the backend.
         pixels: Limit of a call that moves pixels.
         call: Limit of every other call.
-        machines: Limit of the list of machines, which includes the sizes of their GPUs.
+        machines: Least limit of the list of machines, which includes the sizes of their GPUs.
     """
 
     start: float = _START_SECONDS
@@ -146,7 +146,7 @@ class _BoundedBackend:
         """Let the calling thread start a call on an actor, without waiting for it.
 
         The calling thread makes its calls in order, so it starts this call before any later one. If the start fails or
-        hangs, the next method raises the error.
+        hangs, the next method that waits raises the error.
         """
         return self._post(actor, [CallRequest(method, arguments, pixels)])[0]
 
@@ -216,7 +216,7 @@ class _BoundedBackend:
         self._caller.do("set aside", self._timeouts.call, self._inner.set_aside, device, actors)
 
     def close(self) -> None:
-        """Close the backend. Never raises. If a local Ray hangs, its helper process (the reaper) ends it."""
+        """Close the backend. Raises no BackendGone. If a local Ray hangs, its helper process (the reaper) ends it."""
         self._caller.close(self._inner.close)
 
 
@@ -276,7 +276,7 @@ class _Caller:
         self._made = 0
         """Number of calls that have returned."""
         self._failed: BaseException | None = None
-        """The error of a posted call, for which the main thread did not wait. The next call raises this error."""
+        """The error of a posted call, for which the main thread did not wait. The next call raises it instead."""
         self._broken: BackendGone | Interrupted | None = None
         self._inner: MonitoredBackend | None = None
         self._silence_allowed = 0.0

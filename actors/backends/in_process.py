@@ -55,7 +55,7 @@ class InProcess:
         machine for which workers are planned; by default it has four cores. `interrupt`: if it is given, a signal ends
         a running call at once. `raises`: for a debugger, whether `wait` raises the original error of a call that fails.
         If it is False, the error becomes the outcome of the call, as on Ray. A StudyError always becomes the outcome of
-        the call.
+        the call, except BackendGone, which `wait` always raises.
         """
         self._order = order
         self._machine = machine or Machine(cpus=4.0)

@@ -162,7 +162,7 @@ class Scaling:
 
 
 class Backend(Protocol):
-    """Runs actors. Only the methods `machines`, `wait`, `value`, `pixels` and `close` may block."""
+    """Runs actors. Only `machines`, `wait`, `value`, `pixels` and `close` may wait for actors, machines or pixels."""
 
     name: str
     fixed: bool

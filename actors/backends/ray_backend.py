@@ -80,8 +80,8 @@ class RayBackend:
         this variable in submitted jobs. If both are empty, a local Ray is started. `hidden`: names of environment
         variables that a local Ray's processes must not get. `say` prints a line for the user. `store` takes the number
         of GPUs, and returns the bytes of a local Ray's object store. `errors`: the file descriptor for a message about
-        a death of Ray that ends this process too; None: there is no such message. Raises StudyError if no cluster
-        answers at the address, or if a local Ray cannot start.
+        a death of Ray that ends this process too; None: there is no such message. Raises StudyError if the address
+        is not valid, if the cluster there cannot be joined, or if a local Ray cannot start.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -179,7 +179,7 @@ class RayBackend:
         for node in nodes:
             name, size = node["NodeID"], node["Resources"]
             if name in self._probes:
-                # A machine is listed only when the memory of its GPUs is known.
+                # A machine is listed only when the measurement of its GPUs has ended.
                 continue
             gpus = float(size.get("GPU", 0)) - len(self._parked[name])
             cpus, own = float(size.get("CPU", 0)), float(size.get("memory", 0)) or None
@@ -446,7 +446,8 @@ def _not_connected(chosen: str, error: Exception) -> StudyError:
             f"the cluster at {chosen} requires a token, and {problem}",
             accepted="the token of the cluster's head, in ~/.ray/auth_token, in RAY_AUTH_TOKEN, or in the file that "
             "RAY_AUTH_TOKEN_PATH names",
-            todo="copy the head's ~/.ray/auth_token to this machine, and set RAY_AUTH_MODE=token",
+            todo="copy the head's ~/.ray/auth_token to this machine, set RAY_AUTH_MODE=token, and unset RAY_AUTH_TOKEN "
+            "and RAY_AUTH_TOKEN_PATH, which come before this file",
         )
     return StudyError(
         f"this process cannot join a Ray cluster at {chosen}: {first_line(error)}",

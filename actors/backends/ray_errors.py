@@ -73,7 +73,7 @@ def death(text: str, *, machine: bool) -> str:
 def out_of_memory(text: str) -> str:
     """Return one line that says that memory ran out.
 
-    It names the machine, the limit, and the memory that Ray's workers and other processes used.
+    If Ray's text has them, it names the machine, the limit, and the memory that Ray's workers and other processes used.
     """
     node, exact, rounded = _NODE.search(text), _EXCEEDED.search(text), _ROUNDED.search(text)
     where = node[1] if node else "a machine"

@@ -73,7 +73,8 @@ def simulate(
 ) -> Forecast:
     """Simulate a run of `plan`, in which each call takes the time that `costs` has for it.
 
-    `seed` decides when machines are lost. `say` gets a line for each device that is set aside (not used any more).
+    `seed` decides when machines are lost. `say` gets the messages of the scheduler, such as one about a device that is
+    set aside (not used any more).
     """
     spec = plan.spec
     backend = Simulated(costs, machines, batch=spec.numerics.batch, seed=seed)

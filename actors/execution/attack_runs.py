@@ -1,7 +1,8 @@
 """Executes the attack runs of a study: crafts the images of each unit, shows them to its targets, and writes the rows.
 
-A unit is one attack run on one shard of the images. The driver handles references and small numbers. Most pixels go
-from worker to worker. Only images that the run keeps pass through the driver.
+A unit is one attack run on one shard of the images. The driver reads the clean images. Otherwise it handles references
+and small numbers. Adversarial images go from worker to worker. They pass through the driver only if the run keeps them,
+or if they are precomputed.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from study.planning.plan import Craft, Finished, Plan, Unit
 from study.results.kept_images import KeptImages
 
 _AHEAD = 4
-"""Largest number of units per worker that wait for targets. Only below this number, the driver shows the kept images of
-further units."""
+"""Number of units per worker that wait for targets. Only below this number, the driver shows the kept images of further
+units."""
 
 
 class AttackRuns(Workload):
@@ -195,7 +196,7 @@ class AttackRuns(Workload):
         """Start a unit again, because its images are lost. Returns False if they were lost too often."""
         if not self._open.retry(opened):
             return False
-        repaired("batch", f"the images of {opened.unit.id} are lost, and are made again")
+        repaired("batch", f"the images of {opened.unit.id} are lost, and the unit starts again")
         if opened.kept:
             self._to_show = itertools.chain([opened.unit], self._to_show)
         else:

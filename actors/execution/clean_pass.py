@@ -31,7 +31,8 @@ _SPARE = 1.5
 """Number of candidates that a round reads for each missing image. It is above 1 because some candidates are not
 admitted."""
 _MOST_AT_ONCE = 1024
-"""Largest number of images in a round. All pixels of a round are in memory at once."""
+"""Largest number of images in a round, before it is rounded up to whole batches. All pixels of a round are in memory at
+once."""
 
 
 def run(spec: Spec, candidates: Sequence[Candidate], runtime: Runtime) -> Selection:
@@ -245,7 +246,7 @@ class _CleanPass:
         for name, wrong in rule_breakers(shards, [one for one in new if one in asked and one in self._local]).items():
             self._say(
                 f"{name} misclassifies {wrong} of the {counted(len(images), 'clean image')} selected before it "
-                "was added. These images stay selected; `among='clean-correct'` gives rates without them"
+                "was added. Misclassified images stay selected; `among='clean-correct'` gives rates without them"
             )
 
     def _read(self, part: Sequence[Candidate]) -> list[_Decoded]:

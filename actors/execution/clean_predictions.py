@@ -33,7 +33,7 @@ class Request:
         models: Names of models. Either all are local, or all are remote services.
         images: The images, each `uint8` (C, H, W). If there are none, the models are only loaded and recorded.
         ids: The id of each image.
-        labels: The true label of each image, with which the answers of services are compared. Empty for local models.
+        labels: The true label of each image, with which the answers of services are compared. Unused for local models.
         digests: The digest that an earlier launch recorded for a model, by name. The model must have this digest.
         ranking: Models whose results must contain the probabilities of all labels.
     """

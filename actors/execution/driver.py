@@ -40,7 +40,7 @@ class Failure:
         unit: The id of the unit.
         target: The name of the target that failed; None if the whole unit failed.
         error: The message of the error.
-        traceback: The traceback in the worker; None if no exception was raised there.
+        traceback: The traceback in the worker. None for a StudyError, and if no exception was raised there.
     """
 
     unit: str

@@ -49,7 +49,7 @@ def execute(launch: PreparedLaunch, plan: StudyPlan, candidates: Sequence[Candid
     say(_plan_line(plan.attacks, progress.left))
     spec_diff.must_be_there(plan.selection, candidates)
     if spec.run.keep_images and not all(craft.keepable for craft in plan.attacks.crafts.values()):
-        say("attacks that search for the minimal RMSD keep no images: they run again for new targets")
+        say("attacks with a search of the minimal RMSD or precomputed images keep none: they run again for new targets")
     metadata = Provenance(spec, runtime.scheduler)
     make = KeepingWriter if spec.run.keep_images else Writer
     writer = make(folder, flush_seconds=spec.run.flush_seconds, metadata=metadata)

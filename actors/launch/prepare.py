@@ -68,7 +68,8 @@ def prepare(
     """Compare the spec with its run folder, and return the state of the launch.
 
     This launch must have claimed the folder. If the study is already complete, the spec is recorded in the folder.
-    Raises StudyError if the folder is damaged, or if the spec asks for fewer images than are selected.
+    Raises StudyError if the folder is damaged, or if the spec asks for fewer images than are selected. Also raises the
+    errors of `plan_study`.
     """
     selection = resume.selected(folder)
     if selection is None:

@@ -47,7 +47,8 @@ def tuning_of(options: LaunchOptions) -> Tuning | None:
     """Return the launch that tries the values of all attacks with `tune`; None for a study without `tune`.
 
     Raises StudyError, with the place in the spec, if `tune` names a parameter that the attack does not have, has a
-    value that the parameter does not accept, or cannot be used with the images of the study.
+    value that the parameter does not accept, or cannot be used with the images of the study. Also raises StudyError if
+    attacks differ in `tune.images`, or if no experiment uses an attack with `tune`.
     """
     file = options.spec_file()
     asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}

@@ -25,7 +25,9 @@ def start_workers(
 ) -> Runtime:
     """Start workers, wait until they are up, and return the objects that workloads run with.
 
-    Raises StudyError if memory is too small or the workers are not up in time, and Interrupted if a signal comes.
+    Raises StudyError if memory is too small, if the workers are not up in time, or if their devices or environment
+    variables differ from those of earlier launches (see `float_environment.compare`). Raises Interrupted if a signal
+    comes.
     """
     spec, say, inline = launch.spec, display.say, launch.options.inline
 

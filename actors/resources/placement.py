@@ -189,8 +189,8 @@ def plan_workers(
     """Plan the actors of a study on `machines`.
 
     Every worker both runs attacks and predicts, so no worker is idle while tasks of either kind wait. If a machine has
-    GPUs, each worker gets a GPU, or a part of a GPU if the options say so. Otherwise each worker gets `threads` cores.
-    GPUs that are too small are not used.
+    GPUs that the options allow, each worker gets a GPU, or a part of a GPU if the options say so. Otherwise each worker
+    gets `threads` cores. GPUs that are too small are not used.
 
     `needs`: the memory of the study; None if unknown. `services`: the models that are remote services. Raises
     StudyError, with the numbers, if the requested workers do not fit, or if not even one worker fits.
@@ -272,16 +272,16 @@ def _on_cores(
     if options.workers is not None and options.workers > by_cores and not options.fewer:
         needed = options.workers * options.threads
         raise StudyError(
-            f"{options.workers} workers with {threads} each need {needed} cores in all, but the machines have "
-            f"{cores:g}",
-            accepted=f"at most {by_cores} workers with {threads} each on these machines",
+            f"{options.workers} workers with {threads} each do not fit: they need {needed} cores in all, the machines "
+            f"have {cores:g}, and no worker spans two machines",
+            accepted=f"run.actors up to {by_cores}, with {threads} each, on these machines",
             todo="lower run.actors or numerics.threads, or give --address of a larger cluster",
         )
     if not by_cores:
         raise StudyError(
             f"a worker with {threads} needs {options.threads} cores of one machine, but no machine has that many: "
-            f"there {'is' if len(machines) == 1 else 'are'} {len(machines)} machine{'s' * (len(machines) != 1)} with "
-            f"{cores:g} cores in total",
+            f"there {'is' if len(machines) == 1 else 'are'} {len(machines)} machine{'s' * (len(machines) != 1)}, "
+            f"cores in total: {cores:g}",
             todo="lower numerics.threads, or give --address of another cluster",
         )
     fitting = fitting_workers(machines, resources)
@@ -310,7 +310,7 @@ def _on_gpus(
         raise StudyError(
             "no machine has a GPU",
             where="run.device: gpu",
-            accepted="a cluster with GPUs, or a cluster whose autoscaler adds GPUs within run.wait_seconds",
+            accepted="a machine or cluster with GPUs, or a cluster whose autoscaler adds GPUs within run.wait_seconds",
             todo="give --address of such a cluster, raise run.wait_seconds, or set run.device to cpu",
         )
     used = [machine for machine in there if room(machine)]

@@ -74,9 +74,9 @@ class Waiting:
     def _patience(self, options: WorkerOptions, fits: Callable[[WorkerOptions], object]) -> float:
         """Return how many seconds to wait for machines.
 
-        This is `run.wait_seconds` if the spec sets it. Otherwise it is WAIT_SECONDS if there is an autoscaler, and 0 if
-        not. A new autoscaler takes some seconds to report its state. So if no worker fits, this method waits for a
-        report, for at most `_REPORT_SECONDS`.
+        This is 0 if no further machine can join. Otherwise it is `run.wait_seconds` if the spec sets it. Without this
+        key, it is WAIT_SECONDS if there is an autoscaler, and 0 if not. A new autoscaler takes some seconds to report
+        its state. So if no worker fits, this method waits for a report, for at most `_REPORT_SECONDS`.
         """
         if self._backend.fixed:
             return 0.0
@@ -142,7 +142,7 @@ def _told(options: WorkerOptions, failed: StudyError, scaling: Scaling | None, l
     what = "a GPU" if options.device == "gpu" else "a machine"
     asked = "" if scaling is None else "; the autoscaler is asked for one"
     coming = f", and {counted(scaling.coming, 'machine')} will join" if scaling and scaling.coming else ""
-    return f"waiting for {what}, {limit:g} s at most: {failed.what}{asked}{coming}"
+    return f"waiting for {what}, {limit:g} s at most if no machine is about to join: {failed.what}{asked}{coming}"
 
 
 def _late(failed: StudyError, waited: float) -> StudyError:

@@ -62,8 +62,9 @@ class MemoryEstimate:
     def get(self, say: Callable[[str], None], check: Callable[[], None]) -> dict[str, Memory] | None:
         """Wait for the estimate, and return the memory of each model by name. Raises the errors of the estimate.
 
-        Returns None if an estimate is impossible. `say` then gets a line with the reason. `check` is called about once
-        a second during the wait, and may raise.
+        Returns None if an estimate is impossible, or if nothing is estimated because the user debugs their own code. If
+        it is impossible, `say` gets a line with the reason. `check` is called about once a second during the wait, and
+        may raise.
         """
         try:
             if not self._found.done():

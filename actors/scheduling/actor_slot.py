@@ -17,8 +17,9 @@ class Lineage:
 
     Attributes:
         number: The id of the first of these actors.
-        strikes: Number of times in a row that an actor of the lineage was found at fault, because other actors executed
-            the calls that had failed on this actor. A successful call resets this number to 0.
+        strikes: Number of times in a row that an actor of the lineage was found at fault for several failed calls in a
+            row. Other actors have executed such a call, or there was no other actor. A successful call resets this
+            number to 0.
         starts: Number of failed starts in a row.
         error: The error of the last failed call that may be the fault of the actor. None if there was no such call.
         device: The device that failed last under one of these actors. None if no device has failed.
@@ -51,8 +52,8 @@ class ActorSlot:
             actors in a row die before this is True.
         done: Number of calls that succeeded.
         device: The device of the actor. None until the actor's first answer names the device.
-        capacity: How many models the actor may hold on its device. None until the actor's first answer; the planned
-            capacity is used until then.
+        capacity: How many models the actor may hold on its device. None until an answer of the actor names the device;
+            the planned capacity is used until then.
         lineage: The record of this actor and of the actors that it replaced.
     """
 

@@ -44,8 +44,8 @@ class Task:
         devices: How often each device failed during the call.
         tried: The places where the task failed.
         short: Whether the task takes so little time that it may start together with other tasks of its actor.
-        alone: Whether the task may not start together with others, because an actor died while it executed several
-            tasks of which this was one.
+        alone: Whether the task may not start together with others, because several calls that started together failed,
+            or their actor died, and this task was one of them.
         copies: Number of calls of this task that run or wait at an actor now.
         ended: Whether the task has succeeded, or has failed for good.
     """

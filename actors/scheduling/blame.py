@@ -1,8 +1,9 @@
 """Decides whether a task, an actor or a device is to blame for failed calls.
 
 A place is a lineage (an actor and its replacements), or, if a device failed, the device. A failed task is tried again
-in another place. If the task succeeds there, the first place is to blame. If the task fails there too, the task is to
-blame. The decisions depend only on recorded failures and successes. This module uses neither Ray nor a clock.
+in another place, if there is one. If the task succeeds there, this counts against the first place. If the task fails
+there too, this counts against the task. The decisions depend only on recorded failures and successes. This module uses
+neither Ray nor a clock.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ not reset these numbers."""
 
 DEVICES = 3
 """Number of times that devices must fail during a task before the task can be to blame. The task is to blame if one of
-these devices has executed other tasks since. If none has, the task is to blame after twice this number of failures.
-Failures of devices do not count as attempts of the task."""
+these devices has executed other tasks since, or if no other device is known to work. Otherwise the task is to blame
+after twice this number of failures. Failures of devices do not count as attempts of the task."""
 
 
 class Blame:
     """Records the tasks that have failed in each place since the last success there, and decides what is to blame."""
 
     def __init__(self, attempts: int) -> None:
-        """`attempts`: how often a task may fail. It is also how often actors may die during the task."""
+        """`attempts`: number of attempts at a task. Errors, and deaths of actors during the task, count separately."""
         self._attempts = attempts
         self._failed: dict[Place, dict[Task, bool]] = {}
         """The tasks that failed in each place. The value of a task says whether another place has executed it since."""
@@ -69,7 +70,8 @@ class Blame:
         A task is to blame if it has used up its attempts and has failed in two places. It is also to blame if devices
         fail because of it. If the task is to blame, its failures no longer count against any place.
 
-        `alone`: whether there is only one place. Failures in this place are then enough.
+        `alone`: whether there is only one place. Failures in this place are then enough. They are also enough if a task
+        has only one attempt.
         """
         often = max(task.failures, task.losses) >= self._attempts
         in_two = len(task.tried) >= 2 or alone or self._attempts == 1
@@ -135,7 +137,7 @@ class Blame:
         self._executed_elsewhere.pop(device, None)
 
     def forget(self, place: Place) -> None:
-        """Delete the failures recorded for `place`, because a new actor starts there."""
+        """Delete the failures recorded for `place`, because its actor no longer exists."""
         self._failed.pop(place, None)
 
 

@@ -47,14 +47,14 @@ class CallDurations:
 
         The rate (seconds per unit of cost) is the mean over finished calls with the same key. If there are none, it is
         the mean over calls with the same method. If there are none of these either, it is guessed from another method.
-        Before any call has finished, the group is returned unchanged.
+        If that method has no finished calls, the group is returned unchanged.
         """
         method: Method = group.key[1]  # type: ignore[index]
         rate = self._by_key.get(group.key) or self._by_method.get(method, self._guess(method))
         return group._replace(cost=group.cost * rate, coming=group.coming * rate) if rate else group
 
     def are_short(self, group: Group) -> bool:
-        """Return whether the next task of a group, which has the highest cost, is short (see `is_short`)."""
+        """Return whether the next task of a group is short, judged by its cost alone (see also `is_short`)."""
         rate = self._by_key.get(group.key)
         return rate is not None and group.role == WORKER and rate * group.largest <= SHORT_SECONDS
 

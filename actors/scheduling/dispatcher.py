@@ -65,7 +65,7 @@ class Dispatcher:
 
     @property
     def running(self) -> dict[Ref, ActorSlot]:
-        """The actor of each running call. The first call of an actor that starts is its greeting."""
+        """The actor of each call that runs or waits at an actor. The call of an actor that starts is its greeting."""
         self._refresh()
         return self._running
 
@@ -189,7 +189,10 @@ class Dispatcher:
             self._running[call.value] = slot
 
     def _view(self, slot: ActorSlot, most: int = policy.QUEUE) -> policy.SlotView:
-        """Return the actor as the policy sees it. `most`: how many calls the actor may have if all are short."""
+        """Return the actor as the policy sees it.
+
+        If `most` is above `QUEUE`, an actor whose calls are all short may have `SHORT_QUEUE` calls, and others `QUEUE`.
+        """
         if most > policy.QUEUE:
             most = policy.SHORT_QUEUE if len(slot.bundles) == len(slot.calls) else policy.QUEUE
         capacity = slot.capacity or self._capacity
@@ -197,7 +200,10 @@ class Dispatcher:
 
 
 def _bundles(tasks: Sequence[tuple[Task, ModelRequest]]) -> Iterator[list[tuple[Task, ModelRequest]]]:
-    """Yield the tasks of an actor in their order: short tasks in bundles, all other tasks one by one."""
+    """Yield the tasks of an actor in their order: short tasks in bundles, all other tasks one by one.
+
+    A short task is also yielded by itself if it must start alone, or has failed in some place.
+    """
     bundle: list[tuple[Task, ModelRequest]] = []
     for one in tasks:
         alone = not one[0].short or one[0].alone or bool(one[0].tried)

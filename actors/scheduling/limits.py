@@ -12,9 +12,11 @@ class Limits:
     """The largest number of attempts, and the longest times to wait, in seconds.
 
     Attributes:
-        attempts: How often a task may fail. It is also how often actors may die during the task.
+        attempts: Number of attempts at a task. Errors, and deaths of actors during the task, are counted separately.
+            It is also how many actors in a row may die or fail to start before one answers a call.
         start_seconds: Longest wait for all actors at the start. After it, the study runs with the workers that are up,
-            or ends if no worker is up. It is also the longest wait for a replacement if all workers have died.
+            or ends if no worker, or not every service, is up. It is also the longest wait for a replacement if all
+            workers have died.
         call_seconds: An actor that works on one call for longer than this counts as dead.
         straggler_seconds: A call is repeated on an idle actor if it has run for this long, and three times as long as
             similar calls take.

@@ -24,7 +24,7 @@ SHORT_SECONDS = 0.005
 
 _WAITING_PER_HOLDER = 4
 """Number of batches (images that wait for predictions) per actor that holds their target. If more batches wait, a
-further actor loads the target."""
+further actor may load the target."""
 
 _HOLDER_EXCESS = 1.2
 """Factor on a target's fair share of the actors, which is proportional to the target's part of all work. More actors

@@ -44,8 +44,8 @@ _MOST_ASKED = 16
 """Largest number of workers for which displays show the progress of each call."""
 
 _MACHINE_LOSSES = 10
-"""Number of lost machines for each allowed attempt of a task. After this number, the task fails for good, because it
-may have caused these losses."""
+"""Number of lost machines, or of actors killed for lack of memory, for each allowed attempt of a task. After this
+number, the task fails for good, because it may have caused these losses."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Scheduler:
     def on_arithmetic(self, met: Callable[[Arithmetic], None]) -> None:
         """Call `met` whenever a worker comes up whose arithmetic no earlier worker had.
 
-        The arithmetic is what determines how a worker rounds floats: its processor or GPU, and the releases of
+        The arithmetic is what determines how a worker rounds floats, such as its processor or GPU, and the releases of
         libraries.
         """
         self._actors.met = met
@@ -286,7 +286,7 @@ class Scheduler:
         return []
 
     def _judge(self, lineages: Iterable[int]) -> None:
-        """Replace actors that failed tasks which others then executed. Their other tasks go back into the backlog.
+        """Replace actors that are to blame for failed tasks. Their other tasks go back into the backlog.
 
         `lineages`: the numbers of the lineages (an actor and its replacements) to check.
         """
@@ -387,7 +387,7 @@ class Scheduler:
         return not others
 
     def _judge_devices(self) -> None:
-        """Stop using devices that fail tasks which other devices execute."""
+        """Stop using devices that are to blame for failed tasks."""
         for device in self._blame.suspected_devices():
             if self._blame.broken(device, alone=self._only(device)):
                 self._condemn(device, None)

@@ -98,7 +98,8 @@ class ActorSupervisor:
         """Start all actors and wait until they are up.
 
         After `start_seconds`, this returns if at least one worker and all services are up, and otherwise raises
-        StudyError. `check` is called about once a second during the wait, and may raise.
+        StudyError. If memory is short then, the wait lasts until `memory_seconds`. Also raises StudyError if several
+        actors in a row die or cannot be started. `check` is called about once a second during the wait, and may raise.
         """
         for role in self._pool.roles:
             self._new(role)
@@ -196,15 +197,15 @@ class ActorSupervisor:
         return gone
 
     def replace_failing(self, slot: ActorSlot) -> list[ActorSlot]:
-        """Replace an actor that fails calls which other actors execute. Returns the slots that no longer exist.
+        """Replace an actor that is to blame for failed calls. Returns the slots that no longer exist.
 
-        If the actor is a worker, and the actor before it failed such calls too, the device is set aside instead (not
-        used any more in this launch).
+        If the actor is a worker, and the actor before it was to blame too, the device is set aside instead (not used
+        any more in this launch), as in `_set_aside`.
         """
         lineage, where = slot.lineage, slot.device or f"{slot.role} {slot.id}"
         lineage.strikes += 1
         cause = first_line(lineage.error) if lineage.error else "unknown error"
-        why = f"{where} fails calls that other actors execute ({cause})"
+        why = f"{where} fails several calls in a row ({cause})"
         if lineage.strikes == 1 or slot.role != WORKER:
             self._say(f"{why}: its actor is replaced")
             self._remove(slot)
@@ -218,8 +219,8 @@ class ActorSupervisor:
 
         If other workers are up, a failed actor is replaced once. If the replacement cannot be started either, its
         device is set aside (not used any more). But if other workers are up on this device, it stays in use, with one
-        worker fewer. Raises StudyError if several actors in a row could not be started, no worker is up, and no other
-        worker may come up.
+        worker fewer. Raises StudyError if several actors in a row could not be started, and this actor is a service,
+        or no other worker is up or may come up.
         """
         _log.error("%s cannot be started: %s\n%s", slot.role, error, error.traceback)
         slot.device = error.device
@@ -288,7 +289,7 @@ class ActorSupervisor:
         """Stop using `device` for the rest of this launch. The same number of workers starts elsewhere, if they fit.
 
         `gone`: the slots on the device, whose actors get no more work. `cause`: the error, as a text for messages.
-        `why`: the whole reason, as a text for messages. Raises StudyError if no worker is left.
+        `why`: the whole reason, as a text for messages. Raises StudyError as `_check_any_left` does.
         """
         self._set_aside_for[device] = cause
         self._backend.set_aside(device, [one.actor for one in gone])

@@ -1,4 +1,7 @@
-"""The models that a worker holds. Each is loaded once, and kept until the scheduling policy drops it."""
+"""The models that a worker holds. Each is loaded once, and kept until the scheduling policy drops it.
+
+If memory runs out while a model is loaded, models that the call does not need are dropped too.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +156,7 @@ def check_digest(name: str, found: str, wanted: str | None, *, code: bool = Fals
     if wanted is not None and found != wanted:
         parts = "the code (its file or the modules beside it), the weights" if code else "the weights"
         raise StudyError(
-            f"{parts} or the preprocessing of model '{name}' have changed since this study began",
+            f"{parts}, the preprocessing or the defences of model '{name}' have changed since this study began",
             accepted=f"digest {wanted[:12]}…; found {found[:12]}…",
             todo="restore the old files, or launch into a new folder with --output",
         )

@@ -1,4 +1,4 @@
-"""Analysis of the rows of a run: functions that take a polars LazyFrame of rows and return a polars DataFrame.
+"""Analysis of the rows of a run: most functions take a polars LazyFrame of rows and return a polars DataFrame.
 
     import study
     from study import analysis
@@ -9,8 +9,8 @@ A row has the answer of one target to one adversarial image. The argument `by` n
 values of all keys form a cell, and the result has one row for each cell.
 
 Rates are shares 0..1, and distances are in pixel values 0..255. `images` is the number of clean images; each is counted
-once. If no image of a cell counts, the rate is null and `images` is 0. A run has rows of several goals, seeds, steps
-and budgets. Filter the rows to one value of each, or keep these columns as keys.
+once. If no image of a cell counts, the rate is null and `images` is 0, or the cell is left out. A run has rows of
+several goals, seeds, steps and budgets. Filter the rows to one value of each, or keep these columns as keys.
 """
 
 from study.analysis.bootstrap import bootstrap_rates, paired_differences

@@ -40,9 +40,9 @@ def bootstrap_rates(
 ) -> pl.DataFrame:
     """Return success rates with percentile bootstrap intervals (Efron 1979), clustered by image.
 
-    The result has one row for each cell (rows with equal values of the keys `by`). Columns: the keys; `images`
-    (`uint32`, number of distinct images that count); `success`, `low` and `high` (`float64` 0..1). `low` and `high` are
-    the `(1 ± confidence) / 2` quantiles of the rates of `draws` draws, linearly interpolated.
+    The result has one row for each cell (rows with equal values of the keys `by`) with images that count. Columns: the
+    keys; `images` (`uint32`, number of distinct images that count); `success`, `low` and `high` (`float64` 0..1). `low`
+    and `high` are the `(1 ± confidence) / 2` quantiles of the rates of `draws` draws, linearly interpolated.
 
     Each draw takes n of a cell's n images with replacement. A drawn image contributes all its rows that count, of all
     seeds. Images are sorted by id (as text); a draw takes those at the indices `integers(0, n, n)`, which numpy's
@@ -68,10 +68,11 @@ def paired_differences(
 ) -> pl.DataFrame:
     """Return the success rate of attack `first` minus that of attack `second`, on images for which both have rows.
 
-    The result has one row for each cell (rows with equal values of the keys `by`). Columns: the keys; `images`
-    (`uint32`); `difference`, `low` and `high` (`float64` -1..1). `low` and `high` are a bootstrap interval, as in
-    `bootstrap_rates`. Each draw takes the same images for both attacks, which makes the interval narrower. Raises
-    StudyError if an attack has no rows, or if its rows in one cell differ in `steps` or `budget`.
+    The result has one row for each cell (rows with equal values of the keys `by`) with such images. Columns: the keys;
+    `images` (`uint32`); `difference`, `low` and `high` (`float64` -1..1). `low` and `high` are a bootstrap interval, as
+    in `bootstrap_rates`. Each draw takes the same images for both attacks, which makes the interval narrower. Raises
+    StudyError if an attack has no rows, or if its rows in one cell differ in `steps` or `budget`; the budgets of a
+    search for the minimal RMSD may differ.
     """
     check_keys(rows, by)
     known = rows.select(pl.col("attack").unique()).collect()["attack"].sort().to_list()

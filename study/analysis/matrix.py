@@ -32,7 +32,8 @@ def transfer_matrix(
     - `rmsd`: the mean over all targets, in pixel values; null if the attack searches its budget for each target;
     - for each target, a column with the success rate (`float64` 0..1); null without rows.
 
-    `goal` is needed only if the experiment has two goals. Raises StudyError for an unknown experiment or goal.
+    `goal` is needed only if the experiment has two goals. Raises StudyError for an unknown experiment or goal, and if a
+    needed goal is missing.
     """
     chosen = of_experiment(rows, spec, experiment)
     one = spec.experiments[experiment]

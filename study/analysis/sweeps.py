@@ -82,7 +82,7 @@ def best_within(
 
     - the keys;
     - `attack`, `steps`; `level`: the budget; null if the attack searches its budget for each target;
-    - `gradients` (`int32`): the gradients of one image: steps x sources x views, plus those of variance tuning;
+    - `gradients` (`int32`): the number of gradients of one image, of all sources together;
     - the columns of `success_rates`.
 
     If several attacks have the same rate, the order is: fewer gradients, name of the attack, fewer steps, smaller

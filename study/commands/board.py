@@ -35,12 +35,12 @@ def print_board(runs: Sequence[str], console: Console, *, to: Path | None, exper
     """Print the board of some runs: a table that ranks their attacks, for each experiment and goal.
 
     With `to`, also write the board to this HTML, CSV or LaTeX file, or into this folder as all three files. Raises
-    StudyError if a run is missing or damaged, if no run has rows, or if a file cannot be written.
+    StudyError if a run is missing or damaged, if no run has rows of the experiments, or if a file cannot be written.
     """
     entries = _entries(runs)
     tables = board_tables(entries, experiments)
     if not tables:
-        raise StudyError("these runs have no rows yet", todo="launch them first", status=1)
+        raise StudyError("these runs have no rows yet of the compared experiments", todo="launch them first", status=1)
     for table in tables:
         console.print(_rich(table, several=len(entries) > 1))
     say(console, _NOTE)

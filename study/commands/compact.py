@@ -24,5 +24,5 @@ def compact_run(run: str, console: Console) -> None:
         done = compact(folder)
     finally:
         folder.release()
-    parts = f"{counted(done.before, 'part')} merged into {done.after:,}"
+    parts = f"{counted(done.before, 'part')} before, {done.after:,} after"
     say(console, f"{folder.path}: {parts}, with {counted(done.rows, 'row')}")

@@ -99,7 +99,7 @@ def _print_paper(compared: pl.DataFrame, origin: Mapping[str, Any], console: Con
     for key, text in OTHER_IMAGES.items():
         if key in present:
             say(f"images used for table {key[1]} of the paper: {text}")
-    say(f"images of this run: {origin['images']['here']:,}, other images than the paper's")
+    say(f"images of this run: {origin['images']['here']:,}, which may be other images than the paper's")
     for name, one in origin["models"].items():
         say(f"model {name} ({str(one['digest'])[:8]}): {one['weights']}")
     say("interval: 95 % (Wilson) of our number; off: ours - theirs; rank: Spearman's correlation of ours and theirs\n")

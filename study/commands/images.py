@@ -93,7 +93,7 @@ def export_images(run: str, to: Path, console: Console, options: ImagesOptions) 
     selected = [one for shard in selection.shards for one in shard.images]
     files = file_names([one.image for one in selected])
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise StudyError(f"{to} is not empty", todo="name a new folder with --to")
+        raise StudyError(f"{to} is a file, or a folder that is not empty", todo="name a new folder with --to")
     clean = SelectedPixels(spec.images, spec.seed, selected)
     for batch in batches:
         count = _write(batch, plan, kept, clean, files)

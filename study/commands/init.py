@@ -167,7 +167,9 @@ class _Questions:
             if not typed:
                 return chosen, None
             raise StudyError(
-                f"there is no folder {folder}", where="--images", accepted=f"a folder of images, or {SAMPLE}"
+                f"there is no folder {folder}",
+                where="--images",
+                accepted=f"a folder of images; `FOLDER, LIST.csv`; or {SAMPLE}",
             )
         file = self._resolved(chosen)
         found = len(candidates(file.spec.images, file.spec.seed))
@@ -287,7 +289,7 @@ def _keys(attack: str, epsilon: str | None) -> str:
 
 
 def _name(reference: str) -> str:
-    """Return a short name for a model: the end of its reference, with `-` for characters that a name cannot have."""
+    """Return a short name for a model: the network in its reference, with `-` for characters that no name has."""
     tail = reference.removesuffix("_pytorch_model").rpartition(":")[2].partition("/")[0].partition(".")[0]
     kept = "".join(mark if mark.isalnum() or mark in "_-" else "-" for mark in tail).strip("-_")[:_SHOWN]
     return kept or "model"

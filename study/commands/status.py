@@ -108,8 +108,9 @@ def status(folder: RunFolder) -> dict[str, Any]:
     - `running`: whether a launch runs.
     - `launch`: the content of the status.json that the last launch wrote; None if there is none.
     - `experiments`: for each experiment, the number of finished units (`done`) and of all units (`units`). While a
-      launch runs attacks, these are the numbers of the launch. Otherwise they are counted from the rows.
-    - `failures`: the number of failures in the last launch.
+      launch runs attacks or probes, these are the numbers of the launch, for each experiment or each probe. Otherwise
+      they are counted from the rows.
+    - `failures`: the number of failures in failures.json, which a launch rewrites, except if a signal stops it.
     - `left_alone`: a message about ignored files in the folder of the Parquet files; None if there are none.
     """
     launch = _last_launch(folder)
@@ -191,7 +192,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["left_alone"]:
         lines.append(f"  results/: {found['left_alone']}")
     if found["failures"]:
-        lines.append(f"  {counted(found['failures'], 'failure')} in the last launch: failures.json")
+        lines.append(f"  {counted(found['failures'], 'failure')} recorded in failures.json")
     if launch is not None and launch["error"]:
         lines += ["  the last launch failed:", *(f"    {line}" for line in launch["error"].splitlines())]
     return lines

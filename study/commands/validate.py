@@ -60,10 +60,10 @@ def print_validation(file: SpecFile, console: Console, options: ValidateOptions)
     wanted = spec.images.count or 1
     if len(found) - len(unreadable) < wanted:
         raise StudyError(
-            f"the spec asks for {counted(wanted, 'image')}, but only {len(found) - len(unreadable)} can be read",
+            f"the study needs {counted(wanted, 'image')}, but only {len(found) - len(unreadable)} can be read",
             where=file.where("images", "count"),
             accepted=f"images.count up to {len(found) - len(unreadable)}",
-            todo="lower images.count, or add images",
+            todo="add images; or, if any can be read, lower images.count",
         )
     images = min(spec.images.count or len(found), len(found))
     check_requests(spec, images, file.where)

@@ -32,7 +32,7 @@ def _level(inputs: int, outputs: int, layers: int, stride: int = 1) -> nn.Sequen
 
 
 class Denoiser(nn.Module):
-    """The denoising U-Net: five levels (groups of layers) down, four levels up, and a skip connection at each size.
+    """The denoising U-Net: five levels (groups of layers) down, four levels up, and a skip connection to each level up.
 
     On the way down, each level but the first halves the height and width of the features. On the way up, the features
     are resized bilinearly with aligned corners, as PyTorch did in 2017. The output of the last layer is added to the

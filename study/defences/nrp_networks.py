@@ -12,7 +12,7 @@ from torch.nn import functional
 
 _WIDTH, _GROWTH = 64, 32
 _SCALE = 0.2
-"""The output of every residual branch is multiplied by this factor, as in ESRGAN."""
+"""The output of every residual branch of `DensePurifier` is multiplied by this factor, as in ESRGAN."""
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:

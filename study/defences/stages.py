@@ -65,7 +65,7 @@ class Stages:
     """The stages of one transform, with their networks on `device`.
 
     Raises StudyError if a weights file is missing or does not fit its network, if the code of a user's class is not
-    loaded, or if a vote is not the last stage.
+    loaded, if a defence is neither a purifier nor a vote, or if a vote is not the last stage.
     """
 
     def __init__(self, transforms: Transforms, device: str) -> None:
@@ -302,7 +302,10 @@ def check_files(transforms: Transforms) -> None:
         if file is None:
             continue
         if not file.is_file():
-            raise StudyError(f"the weights file {file} does not exist", todo=f"correct `{name}: {{weights: file:…}}`")
+            raise StudyError(
+                f"the weights file {file} does not exist, or is a folder",
+                todo=f"correct `{name}: {{weights: file:…}}`",
+            )
         with torch.device("meta"):
             network = component.network()
         assert network is not None, "a defence with a weights file has a network"

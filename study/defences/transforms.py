@@ -85,7 +85,10 @@ class Transforms(Frozen):
         if isinstance(given, Transforms):
             return given
         if not isinstance(given, Mapping | list | tuple) or not given:
-            raise rejected(f"{given!r:.60} is not a transform", f"a mapping such as {{jpeg: 75}}, with {names(_KINDS)}")
+            raise rejected(
+                f"{given!r:.60} is not a transform",
+                f"a mapping such as {{jpeg: 75}}, or a list of such mappings, with {names(_KINDS)} or a defence",
+            )
         stages = tuple(_stage(name, value) for name, value in _pairs(given))
         if len(stages) > _MOST_STAGES:
             raise rejected(f"a transform has {len(stages)} stages", f"at most {_MOST_STAGES}")
@@ -141,7 +144,8 @@ def _pairs(given: Mapping[Any, Any] | Sequence[Any]) -> Iterator[tuple[Any, Any]
             continue
         if not isinstance(each, Mapping) or len(each) != 1:
             raise rejected(
-                f"{each!r:.60} is not a stage of a transform", "a list whose items are mappings with one key each"
+                f"{each!r:.60} is not a stage of a transform",
+                "a list whose items are mappings with one key each, or with the key `python`",
             )
         yield from each.items()
 
@@ -207,7 +211,7 @@ def transformed(
 
     `pixels` are returned as they are if `transforms` is None. The draws of a random transform depend on `key` and the
     image's id. Therefore all versions of an image, clean or adversarial, get the same draws, and differences between
-    attacks do not depend on chance.
+    attacks do not come from different draws.
     """
     if transforms is None:
         return pixels
@@ -368,16 +372,21 @@ class _Kind:
 
 
 _KINDS = {
-    "jpeg": _Kind(_jpeg, lambda quality: 1 <= quality <= 100, "jpeg: a quality of 1 to 100", whole=True),
-    "bits": _Kind(_bits, lambda bits: 1 <= bits <= 8, "bits: 1 to 8 per channel", whole=True),
+    "jpeg": _Kind(_jpeg, lambda quality: 1 <= quality <= 100, "jpeg: a whole number, 1 to 100", whole=True),
+    "bits": _Kind(_bits, lambda bits: 1 <= bits <= 8, "bits: a whole number, 1 to 8 per channel", whole=True),
     "blur": _Kind(_blur, lambda sigma: 0 < sigma <= 100, "blur: a sigma above 0, in pixels, up to 100"),
     "noise": _Kind(_noise, lambda sigma: 0 < sigma <= 255, "noise: a sigma above 0, in pixel values, up to 255"),
     "rotate": _Kind(_rotate, lambda degrees: -360 <= degrees <= 360, "rotate: degrees counterclockwise, -360 to 360"),
-    "resize": _Kind(_resize, lambda side: 1 <= side <= _MOST_PIXELS, f"resize: 1 to {_MOST_PIXELS} pixels", whole=True),
+    "resize": _Kind(
+        _resize,
+        lambda side: 1 <= side <= _MOST_PIXELS,
+        f"resize: a whole number of pixels, 1 to {_MOST_PIXELS}",
+        whole=True,
+    ),
     "resize-pad": _Kind(
         _resize_pad,
         lambda most: 1 <= most <= _MOST_PIXELS,
-        f"resize-pad: pixels of the padded square, up to {_MOST_PIXELS}, or {{most: pixels}}",
+        f"resize-pad: a whole number of pixels, 1 to {_MOST_PIXELS}, the side of the square; or {{most: pixels}}",
         whole=True,
     ),
 }

@@ -72,8 +72,8 @@ class Recipe:
                 target label.
             mean: The mean of each channel that the model expects; None if the model expects images in 0..1.
             std: The standard deviation of each channel that the model expects; None as for `mean`.
-            seed: The seed of all random numbers. The random numbers of an image depend only on the seed and the image,
-                not on the other images or on the order.
+            seed: The seed of all random numbers. The random numbers of an image depend on the attack's name, the goal,
+                the seed and the image, but not on the other images or on the order.
             batch: The number of images in one pass.
             precision: The precision of the models' passes: float32, tf32, bfloat16 or auto. `auto` is tf32 on a GPU and
                 float32 on a CPU.

@@ -85,8 +85,8 @@ def launch(
             device.
 
     Raises StudyError if the input is bad, or if some units (attack runs on a few images) failed. The rows of all other
-    units are kept, and `study.load` reads them. Raises KeyboardInterrupt after Ctrl-C. Finished work is kept, and the
-    same call continues the study.
+    units are kept, and `study.load` reads them. Raises KeyboardInterrupt after Ctrl-C, and SystemExit after another
+    signal to stop. Finished work is kept, and the same call continues the study.
     """
     if inline and address is not None:
         raise StudyError(

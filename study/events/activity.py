@@ -51,7 +51,7 @@ class Activity:
 
     @contextlib.contextmanager
     def heard(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Return a context in which `listener` is called when the activity changes, in the thread of the change."""
+        """Return a context in which each step and each entry of `at` calls `listener`, in the same thread."""
         before, self._listener = self._listener, listener
         try:
             yield

@@ -142,7 +142,7 @@ class Ended:
 
     Attributes:
         status: The exit status.
-        left: Number of unfinished units of the whole study; None if no images are selected.
+        left: Number of unfinished units of the whole study; None if it is unknown, as when no images are selected.
         failures: Number of failures in this launch.
         seconds: Seconds since the launch began.
     """
@@ -191,7 +191,7 @@ class Observer:
         """Receive the state of the scheduler, about once a second."""
 
     def written(self) -> None:
-        """Receive the event that no unit of the plan is left to run, and all rows are in the run folder."""
+        """Receive the event that this launch has no unit left to run, and all its rows are in the run folder."""
 
     def ended(self, event: Ended) -> None:
         """Receive the last event: the launch is over."""

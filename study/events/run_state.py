@@ -66,8 +66,8 @@ class _Mark:
 class RunState(Observer):
     """An observer that keeps the numbers of one launch.
 
-    This observer receives each event before the displays do, so the displays show numbers that include the event. Other
-    threads must hold `lock` when they read the numbers.
+    This observer receives each event except `end` before the displays do, so the displays show numbers that include the
+    event. Other threads must hold `lock` when they read the numbers.
     """
 
     def __init__(self, study: str, clock: Callable[[], float] = time.monotonic) -> None:

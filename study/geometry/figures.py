@@ -121,7 +121,7 @@ def _planes(probe: Probe, rows: pl.DataFrame, labels: LabelSet) -> Figure:
         aim = " (target)" if probe.targeted and label == target else ""
         patches.append(Patch(color=colour, label=_name(labels, label) + aim))
     if len(frequent) > len(named):
-        patches.append(Patch(color=OTHERS, label=f"{len(frequent) - len(named)} other labels"))
+        patches.append(Patch(color=OTHERS, label=f"other labels: {len(frequent) - len(named)}"))
     figure.legend(handles=patches, loc="outside right center", frameon=False)
     figure.suptitle(rows["image"][0])
     return figure

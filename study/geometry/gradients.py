@@ -78,7 +78,7 @@ def gradients(
 def _prepared(
     model: Logits, batch: ImageBatch, recipe: Attack, *, engine: Engine, key: tuple[object, ...], goal: Goal
 ) -> Callable[[int], Tensor]:
-    """Return a function that maps an integer i to mean gradients, one for each image of the batch.
+    """Return a function that maps an integer i to mean gradients, one for each image of the padded batch.
 
     A gradient is the mean over the i-th group of noisy copies of the clean image. `recipe` has the number of copies in
     a group. The batch is padded to the full batch size by repeating its last image.

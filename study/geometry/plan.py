@@ -150,7 +150,7 @@ class GeometryPlan:
                 f"the image '{missing[0]}' is not selected",
                 where=f"geometry.{name}.images",
                 accepted=names(selected, missing[0]),
-                todo="name another image, or relax images.keep",
+                todo="name another image, or relax images.keep or images.count",
             )
         return frozenset(probe.images)
 

@@ -55,9 +55,10 @@ class Curve(Frozen):
 
 
 class LineRange(Frozen):
-    """Evenly spaced distances (RMSDs in pixel values), such as `{from: -50, to: 50, by: 0.5}`. Both ends are included.
+    """Evenly spaced distances (RMSDs in pixel values), such as `{from: -50, to: 50, by: 0.5}`.
 
-    A negative distance means a point on the other side of the image, opposite to the direction.
+    `from` is included, and `to` also if a step reaches it exactly. A negative distance means a point on the other
+    side of the image, opposite to the direction.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -202,7 +203,10 @@ class Probe(Frozen):
         if self.along is not None and self.along == self.across:
             raise rejected("`across` is the same direction as `along`", "another direction, such as {random: 1}")
         if self.points % 2 == 0:
-            raise rejected("`points` must be odd: the middle point is the image itself", f"{self.points + 1}")
+            raise rejected(
+                "`points` must be odd: the middle point is the image itself",
+                f"an odd number, such as {self.points + 1}",
+            )
         return self
 
     @model_serializer(mode="wrap")

@@ -24,7 +24,10 @@ _MOVE = integrity.advice("geometry")
 
 
 def check(report: VerificationReport) -> None:
-    """Add the problems in the rows of probes to `report`. Does nothing if the run has no readable spec or no probes."""
+    """Add the problems in the rows of probes to `report`.
+
+    Does nothing if the run has no readable spec, no selected images or no probes.
+    """
     folder = RunFolder(report.run)
     try:
         spec = resume.spec_of(folder)

@@ -1,7 +1,7 @@
 """Clean accuracy of models, and likely causes if a model is no better than chance: its labels, or its range of inputs.
 
-The success rate of an attack means nothing for a target that misclassifies clean images. Therefore every launch, table
-and report shows the counts of correct predictions. The counts cover all images of the clean pass, before any selection.
+The success rate of an attack means nothing for a target that misclassifies clean images. Therefore launches, tables and
+reports show the counts of correct predictions. The counts cover all images of the clean pass, before any selection.
 """
 
 from __future__ import annotations

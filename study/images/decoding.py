@@ -87,7 +87,9 @@ def decode(stored: Stored, channels: int) -> Image.Image:
             plain = _plain(ImageOps.exif_transpose(opened))
             return plain.convert("L" if channels == 1 else "RGB")
     except FileNotFoundError:
-        raise StudyError(f"the image {stored} does not exist", todo="correct the image list or folder") from None
+        raise StudyError(
+            f"the image {stored} does not exist", todo="restore the file, or correct its place in the spec"
+        ) from None
     except _BROKEN as error:
         raise StudyError(
             f"the image {stored} cannot be read: {getattr(error, 'strerror', None) or error or type(error).__name__}",

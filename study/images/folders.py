@@ -23,10 +23,10 @@ _VALIDATION_FILE = re.compile(r".*_\d{8}")
 
 
 def must_be_folder(folder: Path) -> None:
-    """Raise StudyError if the folder does not exist."""
+    """Raise StudyError if `folder` is not an existing folder."""
     if not folder.is_dir():
         raise StudyError(
-            f"the image folder {folder} does not exist",
+            f"the image folder {folder} does not exist, or is not a folder",
             accepted=f"a folder with {_KINDS}",
             todo="correct `images: folder:`",
         )
@@ -59,7 +59,8 @@ def contents(folder: Path) -> tuple[list[Path], list[Path]]:
 def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
     """List the images of a folder, with the labels that the names of folders or files give.
 
-    Raises StudyError if a name gives no label, or if names use different conventions.
+    Raises StudyError if the folder does not exist or has no images, if a name gives no label, or if names use different
+    conventions.
     """
     folders, files = contents(folder)
     inside = {inner: contents(inner)[1] for inner in folders}
@@ -90,7 +91,8 @@ def from_folder(folder: Path, labels: LabelSet) -> list[Listed]:
 def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[str, int]:
     """Return the label of each folder, by the name of the folder.
 
-    `folders` are the names of all folders in `folder`. Raises StudyError if a name gives no label.
+    `folders` are the names of all folders in `folder`. Raises StudyError if a name gives no label, or if some names are
+    labels and others are numbers.
     """
     given = list(folders)
     by_name = {name: index for index, name in enumerate(labels.labels)}
@@ -101,7 +103,8 @@ def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[s
         raise StudyError(
             f"the folder {folder / unknown[0]} is not named by {what}",
             accepted=names(labels.labels, unknown[0]),
-            todo="name each folder by its label, correct `images: labels:`, or give `images: list:`",
+            todo="name each folder by its label, or all by numbers of labels; or correct `images: labels:`, or give "
+            "`images: list:`",
         )
     if numbers and len(numbers) < len(given):
         named = next(name for name in given if name in by_name)

@@ -31,8 +31,8 @@ def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
 
     The name of image k ends in k, written with eight digits. Line k of `file` has the label of image k: a WordNet id,
     or a class number of the development kit. The kit's meta.mat maps class numbers to WordNet ids. In Caffe's format,
-    each line has the name of an image, and a label that counts from 0. Raises StudyError if lines and images do not
-    match.
+    each line has the name of an image, and a label that counts from 0. Raises StudyError if `file` cannot be read, if a
+    name or a line has another form, or if lines and images do not match.
     """
     folders, files = contents(folder)
     if folders and not files:
@@ -46,8 +46,9 @@ def read_truth(folder: Path, file: Path, labels: LabelSet) -> list[Listed]:
         match = _NUMBER.fullmatch(path.stem)
         if match is None:
             raise StudyError(
-                f"the name of the image {path} has no number, so no line of {file} gives its label",
-                accepted="names that end in _ and eight digits, such as ILSVRC2012_val_00000001.JPEG",
+                f"the name of the image {path} does not end in _ and eight digits, so no line of {file} gives its "
+                "label",
+                accepted="names such as ILSVRC2012_val_00000001.JPEG",
                 todo="remove it, or give `images: list:` in place of `images: truth:`",
             )
         number = int(match[1])
@@ -89,7 +90,7 @@ def _labels(file: Path, labels: LabelSet) -> dict[int, int]:
         if len(row) == 2:
             match = _NUMBER.fullmatch(Path(row[0]).stem)
             if match is None or int(match[1]) in truth:
-                what = "does not end in a number of eight digits" if match is None else "is listed twice"
+                what = "does not end in _ and eight digits" if match is None else "has a number that is listed twice"
                 raise StudyError(f"'{row[0]}' {what}", where=where, accepted=_ACCEPTED)
             number = int(match[1])
         elif text.isascii() and text.isdecimal():

@@ -143,7 +143,8 @@ class ImageSet(Frozen):
             others = len(label_set(self.labels)) - 1
             if self.targets.rank > others:
                 _refuse(
-                    f"rank {self.targets.rank} does not exist among {others} other labels", accepted=f"1 to {others}"
+                    f"rank {self.targets.rank} does not exist: the number of other labels is {others}",
+                    accepted=f"1 to {others}",
                 )
         return self
 

@@ -47,7 +47,7 @@ class LabelSet:
         return found
 
     def named(self, text: str) -> int | None:
-        """Return the index of the label that a data set calls `text`; None if there is none.
+        """Return the index of the label that a data set calls `text`; None if there is none, or more than one.
 
         `text` is the label's name, or all words for the label, as in "tench, Tinca tinca". Case and spaces are ignored.
         """
@@ -100,7 +100,8 @@ def read_names(path: Path) -> tuple[str, ...]:
         seen[line] = number
     if not 2 <= len(found) <= _MOST_LABELS:
         raise StudyError(
-            f"{path} has {len(found)} labels", accepted="a text file with one name per line, at least two names"
+            f"the number of labels in {path} is {len(found)}",
+            accepted="a text file with one name per line, with 2 to 1,000,000 names",
         )
     return found
 

@@ -218,7 +218,7 @@ def _label(text: str, dialect: _Dialect, labels: LabelSet, where: str) -> int:
         raise StudyError(
             f"'{text}' is not a label of {whose}",
             where=where,
-            accepted=f"1 to {len(labels)}: labels count from 1 in a list of {dialect.name}"
+            accepted=f"1 to {len(labels)}, or a name: numbers count from 1 in a list of {dialect.name}"
             if dialect.first
             else labels.accepted,
             todo=_instead(text, dialect, labels),
@@ -260,7 +260,7 @@ def _find(folder: Path, named: Path, suffix: str, folders: dict[Path, list[Path]
         raise StudyError(
             f"'{named.as_posix()}' matches several files: {', '.join(one.name for one in near)}",
             where=where,
-            todo="name the file with its suffix",
+            todo="keep one of these files, or write the suffix if the format of the list allows it",
         )
     raise StudyError(
         f"the image {path} does not exist",

@@ -69,7 +69,7 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
     if not rows:
         raise StudyError(f"{path} has no images", accepted=_ACCEPTED, todo="correct `images: parquet:`")
     if len(named) > 1:
-        raise StudyError(f"the files in {path} name their ids in different columns", accepted=_ACCEPTED)
+        raise StudyError(f"the files in {path} do not all have their ids in the same column", accepted=_ACCEPTED)
     with_targets = targets is not False and any("target" in cells for _, cells in rows)
     listed: list[Listed] = []
     ids: dict[str, ParquetImage] = {}
@@ -222,6 +222,8 @@ def _label(cell: Any, labels: LabelSet, stored: ParquetImage) -> int:
             f"'{cell}' is not a label of {whose}",
             where=str(stored),
             accepted=labels.accepted,
-            todo="use a split that has labels" if cell in (None, -1) else "subtract 1 if the labels count from 1",
+            todo="use a split that has labels; either all of its images have target labels, or none"
+            if cell in (None, -1)
+            else "subtract 1 if the labels count from 1, or correct `images: labels:`",
         )
     return found

@@ -25,11 +25,12 @@ def precomputed_files(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
     The files are in the order of `images`. A file belongs to the image with the same relative path. If there is no such
     file, a file with the same name in any subfolder belongs to the image. The suffix of the file may differ from that
     of the image, but must be the suffix of a lossless format. Raises StudyError, with the number of images and the
-    first one, if files are missing, ambiguous, or JPEGs.
+    first one, if files are missing, ambiguous, or in another format, such as JPEG.
     """
     if not folder.is_dir():
         raise StudyError(
-            f"the folder {folder} does not exist", accepted="a folder with the images that another tool made"
+            f"the folder {folder} does not exist, or is not a folder",
+            accepted="a folder with the images that another tool made",
         )
     files = sorted(_files(folder))
     lossless = [file for file in files if Path(file).suffix.lower() in _LOSSLESS]
@@ -39,8 +40,8 @@ def precomputed_files(folder: Path, images: Sequence[str]) -> dict[str, Stored]:
     lossy += [found[one][0] for one in images if len(found[one]) == 1 and _begins_as_jpeg(folder / found[one][0])]
     if lossy:
         raise StudyError(
-            f"{_count(lossy, images)} in {folder} only in a lossy format such as JPEG (the first: {lossy[0]}), "
-            "which changes the pixels of the attack",
+            f"{_count(lossy, images)} in {folder} only in a format that is not accepted (the first: {lossy[0]}). "
+            "JPEG and other lossy formats change the pixels of the attack",
             accepted=_ACCEPTED,
             todo="make the tool write PNGs",
         )

@@ -49,7 +49,7 @@ def kind(folder: Path) -> Kind:
     """
     if not folder.is_dir():
         raise StudyError(
-            f"the folder of records {folder} does not exist",
+            f"the folder of records {folder} does not exist, or is not a folder",
             accepted=f"a folder with {_FORMATS}",
             todo="correct the path",
         )
@@ -156,7 +156,7 @@ def _idx_shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
         size = " x ".join(map(str, shape)) or "no"
         raise StudyError(
             f"the header of {path} announces {size} bytes",
-            accepted=f"{dimensions} dimensions, each above 0, and at most {_MOST_BYTES // 2**30} GiB in all",
+            accepted=f"a size above 0 for each dimension (of {dimensions}), at most {_MOST_BYTES // 2**30} GiB in all",
             todo="fetch the file again",
         )
     return shape
@@ -188,7 +188,7 @@ def _cifar_records(path: Path) -> NDArray[np.uint8]:
         size = path.stat().st_size
         if not 0 < size <= _MOST_BYTES or size % _RECORD:
             raise StudyError(
-                f"{path} has {size} bytes, which is not a whole number of CIFAR-10 records",
+                f"{path} has {size} bytes, which is not the size of a batch of CIFAR-10",
                 accepted=accepted,
                 todo="fetch the file again",
             )

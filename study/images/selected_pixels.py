@@ -35,7 +35,10 @@ class SelectedPixels:
             raise StudyError(f"{what}, e.g. {missing[0]}", todo=_TODO.format("files"))
 
     def read(self, selected: Sequence[Selected]) -> NDArray[np.uint8]:
-        """Return the images, `uint8` (N, C, S, S). Raises StudyError if an image has changed since the study began."""
+        """Return the images, `uint8` (N, C, S, S).
+
+        Raises StudyError if an image cannot be read, or has changed since the study began.
+        """
         found = []
         for one in selected:
             found.append(decoding.read(self._files[one.image], self._images))

@@ -19,7 +19,7 @@ Keep = Literal["correct-for-all", "correct-for-sources", "all"] | tuple[str, ...
 
 @dataclass(frozen=True)
 class Clean:
-    """The prediction of one model for one clean image: five labels and their probabilities, the most probable first.
+    """The prediction of one model for one clean image: up to five labels and their probabilities, most probable first.
 
     A remote service predicts no labels: `names` and `scores` are the names that it answers and their scores, and
     `sentence` is the whole answer of a chat service. `abstained` is true if the target lets several predictions vote,

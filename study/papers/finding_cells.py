@@ -62,7 +62,7 @@ def select(spec: Spec, selection: CellSelection, *, every_step: bool = False) ->
     if not found:
         raise StudyError(
             "this selection matches no planned cell",
-            accepted="attacks, sources, targets and a goal of one experiment of the spec. If `boxes` is absent, only "
+            accepted="attacks, sources, targets, goal, steps and budget of an experiment. If `boxes` is absent, only "
             "black-box targets count; for other targets, write `boxes: white`, `grey` or `any`",
         )
     return list(found.values())

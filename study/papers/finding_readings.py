@@ -28,7 +28,8 @@ NEEDED = (
 def told(finding: Mapping[str, Any], reading: Mapping[str, Any]) -> str:
     """Return a text with the verdict of a reading and its reason.
 
-    If the verdict is undecided, the text also says how many images would decide it. `finding`: a row of `FINDINGS`.
+    If the verdict is undecided and the reading has `needed`, the text also says how many images would decide it.
+    `finding`: a row of `FINDINGS`.
     """
     said = f"{reading['verdict']}: {reading['reason']}"
     if reading["needed"] is None:

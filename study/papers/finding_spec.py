@@ -2,7 +2,7 @@
 
 Rates are shares 0..1, and RMSDs are in pixel values 0..255. A selection contains black-box cells by default. Rows with
 equal values of the keys in `cells` form one cell of the check. In a cell, the rows of an image are averaged: over
-seeds, and over each of attack, sources and target that is not in `cells`.
+seeds, goals and budgets, and over each of attack, sources and target that is not in `cells`.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ def _cosine(check: Cosine, reader: Reader) -> Statement:
     )
     means = plain.group_by("target", "image").agg(pl.col("value").mean()).collect()
     cells = [Measured(name, *_columns(one)) for name, one in _cells(means, ("target",))]
-    reasons = () if cells else ("the run has no rows of a gradient-cosine probe",)
+    reasons = () if cells else ("the run has no cosines of plain gradients that this check selects",)
     return Statement("below", check.below, tuple(cells), missing=reasons)
 
 

@@ -59,10 +59,11 @@ of a sequence, or a cosine.
 The claim can be read in three ways. Each reading has a verdict, an effect with its 95 % interval, and a p-value:
 
 - `average`: each image has its mean over the finding's cells, and the effect is the mean of all images;
-- `each`: the claim must hold in every cell. `cell` is the cell that supports the claim least. `p` is the p-value of
-  the intersection-union test;
+- `each`: the claim must hold in every cell. `cell` is the cell that supports the claim least, and `p` is the p-value of
+  the intersection-union test. If cells contradict the claim, `cell` is the clearest of them, and `p` has Holm's
+  correction;
 - `some`: the claim must hold in at least one cell. `cell` is the cell that supports the claim most clearly. `p` has
-  Holm's correction.
+  Holm's correction, except if every cell contradicts the claim.
 
 `holds` names the reading that the finding claims. `verdict`, `effect`, `low`, `high`, `p`, `needed` and `reason` are
 those of this reading. `images` is the number of images of the average. `needed` is the estimated number of images that
@@ -149,7 +150,8 @@ def evaluate(
 
     A cell supports a claim if two conditions hold. The whole 95 % interval of its mean is on the claim's side of the
     bound, and the test of the bound has p < 0.05. A cell contradicts the claim if the interval is on the other side,
-    and p < 0.05. In all other cases the cell is undecided.
+    and p < 0.05; for the side `apart`, the interval alone decides. In the check `monotone`, a cell whose rate clearly
+    changes in the other direction contradicts the claim too. In all other cases the cell is undecided.
 
     - A claim about every cell is replicated if every cell supports the claim. The number of cells needs no correction
       here (intersection-union test, Berger 1982). All cells must support the claim, so more cells do not make a wrong

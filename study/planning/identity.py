@@ -1,7 +1,7 @@
 """Make all ids of a study: ids of attack runs, of their units (one attack run on one shard), and of probe units.
 
 An id contains a digest of everything that determines its pixels or rows, and of nothing else. Equal ids mean equal
-pixels, so a finished unit never runs again. If this file changed a digest, every finished study would start again.
+pixels, so a finished unit need not run again. If this file changed a digest, every finished study would start again.
 Tests in tests/golden fix the ids.
 
 A digest contains only components that are present, with their names, versions and the parameters that differ from the

@@ -115,7 +115,7 @@ class Plan:
         """Plan the attack runs of `spec`.
 
         `digests` are the models' digests, by name; `shards` hold the selected images. Raises StudyError if a
-        precomputed image is missing.
+        precomputed image is missing, ambiguous or in a lossy format.
         """
         self.spec = spec
         self.digests = dict(digests)
@@ -170,7 +170,7 @@ class Plan:
     def _precomputed(self, request: _Request, recipe: Attack) -> dict[str, Stored] | None:
         """Return the files of precomputed images, by image id; None for other attacks.
 
-        Raises StudyError if a file is missing.
+        Raises StudyError if a file is missing, ambiguous or in a lossy format.
         """
         if recipe.precomputed is None:
             return None

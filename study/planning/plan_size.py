@@ -32,7 +32,8 @@ def totals(plan: Plan) -> dict[str, int]:
     """Return the totals of a complete run, by name: images, gradients, predictions, rows and bytes.
 
     A gradient is the gradient of one image on one model, including its forward pass. A prediction is one image on one
-    model; clean images count too. `bytes` is an estimate of the size of the rows on disk.
+    model; clean images count too, and a search of the minimal RMSD counts with all its RMSDs. `bytes` is an estimate of
+    the size of the rows on disk.
     """
     images = sum(len(shard.images) for shard in plan.shards)
     rows = sum(len(craft.targets) * len(craft.recipe.scored_points) for craft in plan.crafts.values()) * images

@@ -22,7 +22,7 @@ class Requests:
 
     @property
     def total(self) -> int:
-        """The number of requests if no request fails, and if no answer is already stored."""
+        """The largest number of requests if no request fails. Fewer are sent if answers are already stored."""
         return self.images * (1 + self.versions)
 
 

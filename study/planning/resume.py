@@ -1,6 +1,7 @@
 """Resume a run folder: check that it belongs to the same study, and read and write its spec, models and images.
 
-All commands read these records of a run through this module, which checks their digests first.
+All commands read these records of a run through this module. It checks the digests of models and images before it uses
+them, except for commands that look for errors in a run. It checks the digest of the spec before a launch writes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MODELS = TypeAdapter(dict[str, dict[str, Any]])
 
 
 def must_have_spec(folder: RunFolder) -> None:
-    """Raise StudyError if the folder has results but no spec."""
+    """Raise StudyError if the folder has results, but lacks the spec, models or images."""
     if not folder.begun and folder.results.is_dir() and any(folder.results.iterdir()):
         raise StudyError(
             f"{folder.path} has results, but lacks a file that a launch writes before them: the spec, models or images",
@@ -54,7 +55,7 @@ def must_be_current(theirs: Spec, folder: RunFolder, todo: str = "launch into a 
 
 
 def same_study(file: SpecFile, folder: RunFolder) -> None:
-    """Raise StudyError if the folder belongs to another spec, or has results but no spec."""
+    """Raise StudyError if the folder belongs to another spec, has an older format, or has results without a spec."""
     must_have_spec(folder)
     if not folder.begun:
         return
@@ -226,7 +227,8 @@ def extend(spec: Spec, selection: Selection, folder: RunFolder, candidates: str 
     """Replace the spec of a run by a spec with additions or removals, and write the selection.
 
     The caller must hold the lease of the run folder. `candidates` is as for `record`; if it is ..., the recorded value
-    stays. The old spec is kept as `spec-<n>.yaml`.
+    stays. A spec with an equal identity is not replaced. A replaced spec is kept as `spec-<n>.yaml`. Raises StudyError
+    if a recorded file is damaged.
 
     If the process dies after some files are written, the folder stays valid, and the next launch continues. For this,
     models and images only grow, the spec is written last, and until then both the old and the new digests are valid.

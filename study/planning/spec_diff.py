@@ -66,7 +66,8 @@ class Changes:
 def changes(file: SpecFile, folder: RunFolder) -> Changes:
     """Return the accepted differences between a spec and the spec of its run folder.
 
-    Raises StudyError, with the place in the spec, for a change that would alter existing rows or the selection.
+    Raises StudyError, with the place in the spec, for a change that would alter existing rows or the selection. Raises
+    StudyError also if the run folder has an older format, or has results but lacks the spec, models or images.
     """
     must_have_spec(folder)
     if not folder.begun:
@@ -128,7 +129,8 @@ def _same(file: SpecFile, folder: RunFolder, theirs: Any, ours: Any, at: tuple[s
     raise StudyError(
         f"the run folder {folder.path} belongs to another spec: {place} is {there} there, and {here} in this spec",
         where=file.where(*place.split(".")),
-        accepted="more images; changed experiments; more or fewer models, attacks, experiments, probes and seeds",
+        accepted="more images; changed experiments; more or fewer models, attacks, experiments, probes and seeds; "
+        "other values in run, tracking and findings; other paths of the same data; other limits of services",
         todo=todo,
     )
 
@@ -181,6 +183,8 @@ def unasked(spec: Spec, selection: Selection) -> list[str]:
 
 def more_images(file: SpecFile, selection: Selection, found: Sequence[Candidate] | None, folder: RunFolder) -> bool:
     """Return whether the spec asks for more images than are selected. Raises StudyError if it asks for fewer.
+
+    The number that the recorded spec asks for is never refused.
 
     `found` are the images of the image set; None if the image set is unavailable. Only a spec without `images.count`,
     which asks for all images, needs `found`.

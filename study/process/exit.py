@@ -17,7 +17,8 @@ def end_process(status: int, *, exit_handlers: bool = True) -> NoReturn:
 
     The interpreter is not finalized, because finalization takes seconds if torch and Ray are loaded. The process does
     not wait for its threads. If `exit_handlers` is False, no exit handler runs, because a handler could wait for a
-    thread that hangs. If output is lost and `status` is 0, the status becomes 120.
+    thread that hangs. If output is lost and `status` is 0, the status becomes 120. Output to a closed pipe does not
+    count as lost.
     """
     if exit_handlers:
         atexit._run_exitfuncs()

@@ -19,15 +19,16 @@ Points = Mapping[str, Sequence[tuple[float, float, float, float]]]
 Rates are 0..1. The ends are NaN if the rate is a mean of several cells."""
 
 _Members = Mapping[str, tuple[str, float | None]]
-"""The name of the line and the x of each attack, by attack. x is None if the attack has several points in the line."""
+"""The name of the line and the x of each attack, by attack. x is None if it is in a column of the cells."""
 
 
 def curves(cells: pl.DataFrame, spec: Spec, experiment: Experiment) -> Iterator[tuple[str, Mapping[str, Points]]]:
     """Yield the x axis and the lines of each chart of an experiment. A chart has a panel of lines for each target.
 
-    The x axis is `steps`, `gradients`, `budget`, or the key of another number in recipes. A line has the attacks whose
-    recipes differ only in this number. Its rates are means over source sets, unless it is split by source set. If there
-    are black-box cells, only these are used. `cells`: the result of `experiments.averaged`.
+    The x axis is `steps`, `gradients`, `budget`, or the key of another number in recipes. For `steps` and `gradients`,
+    a line has one attack. Otherwise it has the attacks whose recipes differ only in this number. Its rates are means
+    over source sets, unless it is split by source set. If there are black-box cells, only these are used. `cells`: the
+    result of `experiments.averaged`.
     """
     used = cells.filter(relation="black") if transferred(cells) else cells
     attacks = list(dict.fromkeys(experiment.attacks))
@@ -76,7 +77,10 @@ def _families(spec: Spec, attacks: Sequence[str]) -> Mapping[str, _Members]:
 
 
 def _rest(flat: Mapping[str, Any], key: str, kind: str) -> str:
-    """Return the recipe as text without the number `key`. Attacks with equal texts differ only in this number."""
+    """Return the recipe as text without the number `key`. Attacks with equal texts differ only in this number.
+
+    For the budget, the step size is left out too.
+    """
     hidden = ("budget", "step_size") if key == "budget" else (key,)
     rest = {one: value for one, value in flat.items() if not one.startswith(hidden)}
     return json.dumps([rest, kind], sort_keys=True)

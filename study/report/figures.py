@@ -33,7 +33,7 @@ Marks also differ in shape, and lines in their dashes."""
 _MARKERS = "osD^vP*X"
 _DASHES = ("-", "--", "-.", ":")
 _DECADE, _SPREAD = 10, 0.02
-"""Limits of ratios. An axis is logarithmic if its largest value is more than _DECADE times the smallest value.
+"""Limits of ratios. The axis of gradients is logarithmic if its largest value is more than _DECADE times the smallest.
 
 A figure over RMSD is drawn only if the RMSDs differ by at least the share _SPREAD of the largest RMSD."""
 _LEGEND_LETTERS, _LEGEND_LINE = 44, 0.17
@@ -293,7 +293,8 @@ def success_by_measure(
 ) -> Figure | None:
     """Return a figure of black-box success rates over the cost (`gradients`) or over a measure of visibility.
 
-    It has one mark for each row of `found`, the result of `analysis.visibility`. `measure`: the column for the x axis.
+    It has one mark for each row of `found` that has both values. `found` has columns like the result of
+    `analysis.visibility`. `measure`: the column for the x axis.
     Return None if there are fewer than 2 or more than 2,000 marks, or if all values of the measure are equal.
     """
     name, words = MEASURES[measure]

@@ -27,7 +27,8 @@ IMAGE_KINDS: Mapping[str, str] = {
 def correct_when_clean(spec: Spec, shards: Sequence[Shard]) -> str | None:
     """Return in words which models classify every selected image correctly; None if the spec asks this of no model.
 
-    Models that joined the study later, and misclassify images that were selected before, are named as exceptions.
+    Models that joined the study later, and misclassify images that were selected before, are named as exceptions. If
+    the spec names models, they are left out instead; None if no model remains.
     """
     keep = spec.images.keep
     if keep == "all":

@@ -38,7 +38,7 @@ def _older_key(schema: dict[str, Any]) -> None:
 
 
 class Numerics(Frozen):
-    """Settings that change the rounding of floats, and with it about one pixel in 100,000. Every row records them.
+    """Settings that change the rounding of floats, and with it about one pixel in 100,000. Files of rows record them.
 
     - `batch`: images in one pass; the last pass is padded to this number. On a CPU, the number is rounded up to a
       multiple of 4, and is at most 16;
@@ -209,7 +209,7 @@ def foreign_code(precision: Precision, device: str) -> Iterator[None]:
 def restored() -> Iterator[None]:
     """Return a context that restores torch's number of threads, choice of kernels and TF32 settings at its end.
 
-    One effect of `fix` remains: glibc continues to keep freed memory.
+    Two effects of `fix` remain: glibc continues to keep freed memory, and on a GPU the environment variables stay set.
     """
     import torch
 

@@ -2,7 +2,7 @@
 
 A spec can name a user's attacks, networks and components of attacks as `<file>.py:<name>` or `<module>:<name>`. The
 driver reads the file, and the files of the same folder that the file imports. The texts of these files are sent to the
-workers. An installed module is not sent: every machine imports it by its name.
+workers. A module is not sent: every machine imports it by its name.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class UserFile:
         sources: The SHA-256 of the file and of the files that it imports from `root`, by path relative to `root`. Empty
             files are left out.
         texts: The texts of the files in `sources`, and of the file itself even if it is empty, by path relative to
-            `root`; empty for an installed module.
+            `root`; empty for a module.
     """
 
     reference: str
@@ -134,7 +134,7 @@ def find(text: str, reference: str) -> Path:
 def read(text: str, reference: str) -> UserFile:
     """Read the file or module in `text`, which has the form `<file or module>:<name>`, and the files that it imports.
 
-    Only imported files in the folder of the file are read. `reference`: the text in the spec, for messages. No code
+    Only imported files under `root` (see `UserFile`) are read. `reference`: the text in the spec, for messages. No code
     runs. Raises StudyError if the file or module does not exist.
     """
     found = _CARRIED.get().get(text)
@@ -160,7 +160,7 @@ def read(text: str, reference: str) -> UserFile:
 def run(file: UserFile, *, folder: str | None = None) -> Iterator[ModuleType]:
     """Return a context that runs a user's file as a new module and gives this module.
 
-    If `file` is an installed module, it is imported instead. In the context, an import in the file searches these
+    If `file` is a module, it is imported instead. In the context, an import in the file searches these
     places in this order: installed modules, the files in `file.texts`, Python's search path, and `folder`, if it is
     given. Modules from `file.texts` and `folder` stay imported until `forget` is called or another file runs. Only one
     file runs at a time: other threads wait. An exception of the file passes through.

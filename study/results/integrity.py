@@ -1,8 +1,9 @@
 """Finds the damaged parts of a run, and advises what to do.
 
 A part is a Parquet file whose name has the digest of its content. A part is damaged if its content does not match this
-digest. Launches, `study compact` and `study verify` check every part. Commands that only read rows check the parts only
-after a query has failed, to name the damaged part.
+digest. Launches check the parts in results/ and geometry/, `study compact` and `study judge` those in results/, and
+`study verify` all. A part of kept images is also checked when its images are used. Commands that only read rows check
+the parts only after a query has failed, to name the damaged part.
 """
 
 from __future__ import annotations

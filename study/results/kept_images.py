@@ -4,8 +4,8 @@ Each image is stored as its difference from the clean image, modulo 256: `advers
 zstd, the differences need half the space of PNGs, and are written in a tenth of the time.
 
 The images of a unit (one attack run on one shard of images) are published before the rows of the unit. So every unit
-that has rows also has its images. A launch may die after it has published the images, but before it publishes the rows.
-Then the next launch reads the images, and its targets predict them again.
+whose rows a launch writes while it keeps images also has its images. A launch may die after it has published the
+images, but before it publishes the rows. Then the next launch reads the images, and its targets predict them again.
 """
 
 from __future__ import annotations

@@ -53,8 +53,9 @@ def rejudge(folder: RunFolder, spec: Spec, new: Path) -> Rejudged:
     and the `names` of labels. If the judge is itself a model, it gets requests, up to the limits in its own settings.
     Its replies are cached in the new folder.
 
-    Raises StudyError if the run has no chat service or no selected images, or if its rows are damaged. Raises
-    StudyError also if `new` exists, or if `spec` describes other requests to the services than the run made.
+    Raises StudyError if the run is not local, has no chat service or no selected images, or if its rows are damaged.
+    Raises StudyError also if `new` exists, or if `spec` lacks a chat service of the run or describes other requests to
+    the services than the run made.
     """
     old = resume.spec_of(folder)
     judges = {name: _judge_of(name, old, spec) for name, model in old.models.items() if _talks(model.remote)}

@@ -69,7 +69,8 @@ SCHEMA = pa.schema(
   for an attack without a budget, and for a budget that is matched to another attack.
 - `gradients`: number of gradients computed for this image in the first `steps` steps.
 - `relation` of the target to the sources: `white`, `grey` or `black`, see `study.planning.relation`.
-- `top1`: the first label of `top5`. This column saves queries over many millions of rows from reading lists.
+- `top1`: the first label of `top5`, or -1 (ABSTAINED) if a voting target gave no answer. This column saves queries over
+  many millions of rows from reading lists.
 - `ssim` (at most 1) and the mean colour difference `ciede2000` (at least 0): how visible the change is, see
   `study.visibility`. Null in a search for the minimal RMSD, and for kept images of an older version of study. `ssim` is
   also null for images with a side of less than 11 pixels.
@@ -307,8 +308,8 @@ def nullable(values: NDArray[np.float64]) -> pa.Array[Any]:
 def _gradients(craft: Craft, distances: PixelDistances, steps: int) -> int | None:
     """Return the number of gradients of one image in `steps` steps; None if the number is not known.
 
-    The number that a worker counted is preferred to the number that follows from the recipe. It is not known for kept
-    images of another library's attack.
+    The number that a worker counted is preferred to the number that follows from the recipe. For another library's
+    attack, only a counted number is known.
     """
     if distances.gradients is not None or craft.recipe.external is not None:
         return distances.gradients

@@ -83,15 +83,16 @@ class VerificationReport:
 def verify(run: str | StoragePath) -> VerificationReport:
     """Read a whole run and return the report on its problems.
 
-    Raises StudyError if `run` is not a run folder, or if the storage does not answer.
+    Raises StudyError if `run` is not a run folder, if the storage does not answer, or if the journal of a compaction is
+    damaged.
     """
     folder = RunFolder(run)
     report = VerificationReport(str(folder.path))
     if not (folder.results.is_dir() or folder.spec.is_file()):
         raise no_run(folder.path, f"{folder.path} is not a run folder")
     if folder.journal.is_file():
-        report.add("note", "a compaction was interrupted; each row still counts once", folder.journal,
-                   "nothing: the next `study launch` or `study compact` finishes or undoes it")  # fmt: skip
+        report.add("note", "a compaction is not finished; each row still counts once", folder.journal, "nothing: if it "
+                   "was interrupted, the next `study launch` or `study compact` finishes or undoes it")  # fmt: skip
     if not folder.begun and not part_file.list_parts(folder.results):
         report.add("incomplete", "the launch of this run has not selected images yet", folder.path,
                    "launch the study again")  # fmt: skip
@@ -288,7 +289,7 @@ def _count(rows: pl.LazyFrame, report: VerificationReport) -> None:
         where = f"unit {first['unit']}, target {first['target']}, image {first['image']}"
         exist = "1 row exists" if twice.height == 1 else f"{twice.height} rows exist"
         report.add("damaged", f"{exist} more than once", f"{' and '.join(first[PART])}: {where}",
-                   "move all of these parts except one out of results/")  # fmt: skip
+                   "move these parts out of results/, all but one of several, and launch the study again")  # fmt: skip
 
 
 def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) -> None:

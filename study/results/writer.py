@@ -20,9 +20,9 @@ _MAX_ROWS = 50_000
 class Writer:
     """A buffer for the rows of finished units (one attack run on one shard of images each).
 
-    The buffered rows are published as one part every few seconds, or as soon as there are `_MAX_ROWS` rows. All rows of
-    a unit are in the same part. If the process dies, unpublished rows are lost, and the next launch runs their units
-    again.
+    The buffered rows are published as one part every few seconds, or as soon as there are `_MAX_ROWS` rows. The rows
+    that one call adds are in the same part. If the process dies, unpublished rows are lost, and the next launch runs
+    their units again.
     """
 
     def __init__(

@@ -75,8 +75,8 @@ def with_units(attack: Attack, plain: Mapping[str, Any]) -> dict[str, Any]:
 def _doubtful_budget(attack: Attack) -> float | None:
     """Return the largest length of the attack's budget if it is so small that it is doubtful, else None.
 
-    A doubtful length was probably meant for images scaled to 0..1. Return None for a budget rule of a user's file,
-    because such a rule has its own unit.
+    A doubtful length was probably meant for images scaled to 0..1. Return None for a budget with a `rule`, because
+    such a rule has its own unit.
     """
     if attack.budget.rule is not None:
         return None

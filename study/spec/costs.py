@@ -17,8 +17,9 @@ from study.spec.yaml_document import Document
 def with_costs(spec: Spec, document: Document) -> Spec:
     """Return the spec with all limits on gradients replaced by numbers of steps that keep these limits.
 
-    Raises StudyError, with the line, if not even one step fits, or if an attack would take different numbers of steps
-    on ensembles of different sizes.
+    Raises StudyError, with the line, if not even one step fits, if an attack would take different numbers of steps on
+    ensembles of different sizes, or if the number of gradients of an attack does not follow from its steps. Under
+    `at-cost`, also raises StudyError for an attack without steps or with several budgets.
     """
     attacks = {
         name: attack if attack.budget.gradients is None else _limited(spec, document, name, attack.budget.gradients)

@@ -15,11 +15,13 @@ DeviceChoice = Literal["auto", "gpu", "cpu"]
 
 
 class RunOptions(Frozen):
-    """Where a study runs, on how many workers, how fast, and whether it keeps images. No key changes a pixel or a row.
+    """Where a study runs, on how many workers, how fast, and whether it keeps images. No key is part of ids.
+
+    No key changes a pixel or a row, except by rounding: GPUs and processors round differently.
 
     - `shard`: number of images in one unit of work. If the number is not a multiple of `numerics.batch`, the last pass
-      is padded. Absent or `auto`: 16 on processors; on GPUs a multiple of the batch, up to 512, and small enough to
-      keep all workers busy.
+      is padded. Absent or `auto`: 16 on processors; on GPUs a multiple of the batch, up to 512 or one batch, and small
+      enough to keep all workers busy.
     - `device`: `gpu` waits for GPUs and uses nothing else; `cpu` uses processors, even if there are GPUs; `auto` uses
       GPUs if there are some when the study starts, or if the cluster's autoscaler adds some when asked.
     - `actors`: number of workers. Absent or `auto`: as many as the machines can hold; the number changes as machines
@@ -28,7 +30,7 @@ class RunOptions(Frozen):
     - `actor_mib`: memory of one worker, in MiB. Absent or `auto`: estimated from the models of the spec.
     - `models_per_actor`: number of models that one worker keeps loaded. Absent or `auto`: as many as its memory holds.
     - `keep_images`: keep adversarial images in the run folder. If a later launch adds targets, these predict the kept
-      images, and no attack runs again.
+      images, and their attacks do not run again. Searches of the minimal RMSD keep no images.
     - `attempts`: number of attempts at a unit of work before the unit counts as failed.
     - `flush_seconds`: longest time between two writes of rows.
     - `waiting_mib`: size of the adversarial images that may wait for their targets, for each worker, in MiB.

@@ -1,8 +1,8 @@
 """The spec: the parts of a study, as a user writes them in YAML.
 
 All keys that change a pixel are outside the section `run`. This section only says where a study runs, on how many
-workers and how fast. Some keys outside `run` change no pixel either, such as the paths in `images`, which only locate
-the data.
+workers and how fast, and whether it keeps images. GPUs and processors round differently. Some keys outside `run` change
+no pixel either, such as the paths in `images`, which only locate the data.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Sources(Frozen):
             "'{given}' names no source models",
             {
                 "given": str(given),
-                "accepted": "each, leave-one-out, all, {each: [a, b]}, a list such as [a, [b, c]], or elsewhere",
+                "accepted": "each, leave-one-out, all, a rule for some models such as {each: [a, b]}, a list such as "
+                "[a, [b, c]], or elsewhere",
             },
         )
 
@@ -192,7 +193,10 @@ class AtCost(Frozen):
 
 
 class Experiment(Frozen):
-    """One table or figure: attacks x sources x goals x seeds. Every target predicts the images of every attack run."""
+    """One table or figure: attacks x sources x goals x seeds. Every target predicts the images of every attack run.
+
+    With `not-family-of`, the targets may depend on the sources.
+    """
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
@@ -209,7 +213,8 @@ class Spec(Frozen):
     """A whole study.
 
     `seed` seeds the selection of images and all random draws about images. `seeds` are the seeds of the attacks: every
-    attack runs once with each of these seeds, or once with `seed` if `seeds` is absent. `format` is the format of the
+    attack runs once with each of these seeds, or once with `seed` if `seeds` is absent. An experiment can have `seeds`
+    of its own. `format` is the format of the
     run folder and its ids; the program writes this key.
     """
 

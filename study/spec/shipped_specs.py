@@ -93,7 +93,7 @@ def located(given: Path) -> Path:
         f"the spec {given} cannot be read: {missing}, and no shipped spec has that name",
         where=str(given),
         accepted=f"a YAML file, or one of {listed(known, name)}",
-        todo=f"write `{name}`, without folder and ending, for the shipped spec"
+        todo=f"write `{name}`, without `specs/` and without ending, for the shipped spec"
         if name in known
         else "`study specs` lists the shipped specs",
     )

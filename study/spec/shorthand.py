@@ -71,8 +71,7 @@ def also(*forms: Json) -> Callable[[dict[str, Any]], None]:
 def instead(*forms: Json) -> Callable[[dict[str, Any]], None]:
     """Return a function for pydantic's `json_schema_extra`, which replaces the JSON schema of a model by `forms`.
 
-    The validator of such a model accepts only values of these forms. It does not accept a mapping of the model's
-    fields.
+    The validator of such a model accepts values of these forms. The schema shows no mapping of the model's fields.
     """
 
     def replace(schema: dict[str, Any]) -> None:

@@ -191,7 +191,7 @@ class Validation:
             raise StudyError(
                 "the source models rank target labels, but this spec has no source model that predicts images",
                 where=self._document.where((*place, "targets")),
-                accepted="{rank: …, by: [<model>, …]}",
+                accepted="random, list, or {rank: …, by: [<model>, …]}",
             )
 
     def _attacks_fit(self, experiment: Experiment, place: Place) -> None:
@@ -393,7 +393,8 @@ class Validation:
                     f"the attack '{direction.attack}' cannot be the direction of a probe: such an attack must make one "
                     "image from each clean image, and must use neither other images nor another attack",
                     where=self._document.where(there),
-                    accepted="an attack with one fixed budget or no budget, without `admix` and `precomputed`",
+                    accepted="an attack with one fixed budget or no budget, without `precomputed` and without "
+                    "components that mix in other images, such as `admix`",
                 )
 
     def _finding(self, finding: Finding, place: Place) -> None:
@@ -461,7 +462,8 @@ class Validation:
             budget = self._spec.attacks[reference].budget
             if len(budget.levels) > 1 or budget.minimal is not None:
                 raise StudyError(
-                    f"'{reference}' has several budgets, so its RMSD is not a single number for each image",
+                    f"'{reference}' has several budgets or searches the minimal RMSD, so its RMSD is not a single "
+                    "number for each image",
                     where=self._document.where(("attacks", chain[chain.index(reference) - 1], "budget", "to")),
                     todo="match the budget to an attack with a single budget",
                 )

@@ -88,7 +88,9 @@ def parse(text: str, name: str, environment: Mapping[str, str] | None = None) ->
     """Read one YAML document, and expand `${NAME}` and `${NAME:-default}`.
 
     `name` is the name of the file, for messages. The variables are in `environment`; None stands for `os.environ`.
-    Raises StudyError, with the line, for broken YAML, a repeated key, a key that is not text, or an unset variable.
+    Raises StudyError, with the line, for broken YAML, a repeated key, a key that is a list or mapping, an unset
+    variable, and other things that a spec cannot have, such as tags, merge keys, control characters and very long
+    texts.
     """
     return _read(text, Document(name), os.environ if environment is None else environment)
 
@@ -144,7 +146,7 @@ def _read(text: str, document: Document, environment: Mapping[str, str] | None) 
         raise StudyError(
             f"this is not YAML: it contains the character U+{ord(text[error.position]):04X}",
             where=f"{name}, line {number}",
-            accepted="text, tabs and line ends; other characters as escapes in double quotes",
+            accepted="text, tabs and line ends, without control characters",
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise StudyError(f"this is not YAML: {first_line(error)}", where=name) from None
@@ -158,7 +160,7 @@ def _read(text: str, document: Document, environment: Mapping[str, str] | None) 
 def read(path: Path) -> Document:
     """Parse the YAML file at `path`.
 
-    Raises StudyError if the file is missing, is not UTF-8 text, or cannot be parsed.
+    Raises StudyError if the file is missing, is a folder, is not UTF-8 text, or cannot be parsed.
     """
     # Unlike os.path.isdir, Path.is_dir raises an error for a name that is too long.
     if os.path.isdir(path):

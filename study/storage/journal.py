@@ -49,7 +49,7 @@ def read(run: StoragePath) -> Journal | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{path} is damaged: {first_line(error)}",
-            todo="check results/ with `study verify`, and restore the file from a backup",
+            todo="restore the file from a backup; or move it away, and check results/ with `study verify`",
             status=1,
         ) from None
 
@@ -70,7 +70,7 @@ def repair(run: StoragePath, storage: Storage) -> None:
     """Finish or undo an interrupted compaction: remove its old parts if all new parts exist, else its new parts.
 
     Without a journal, do nothing. The caller must have claimed the run. Raises StudyError if neither all old parts nor
-    all new parts exist, or if a new part is damaged.
+    all new parts exist, or if the journal or a new part is damaged.
     """
     journal = read(run)
     if journal is None:
@@ -102,6 +102,7 @@ def _require_intact(parts: Sequence[StoragePath]) -> None:
             raise StudyError(
                 f"a part that a compaction wrote is damaged, so the old parts are not removed: {damage}",
                 where=str(part),
-                todo="move this part out of results/, so that the old parts count again; then launch or compact again",
+                todo="if results/ still has all old parts that compacting.json names, move this part out of results/, "
+                "so that the old parts count again; else restore this part from a backup; then launch or compact again",
                 status=1,
             )

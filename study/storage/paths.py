@@ -29,6 +29,6 @@ def storage_path(address: str | StoragePath) -> StoragePath:
         raise StudyError(
             f"{address} names only a bucket; a run needs a prefix in it",
             accepted="s3://bucket/prefix",
-            where="--output",
+            where="the address of the run",
         )
     return S3Path(bucket, "/".join(part for part in key.split("/") if part))

@@ -87,7 +87,7 @@ class RunFolder:
 
     @property
     def journal(self) -> StoragePath:
-        """The file that names the old and new parts of a compaction. It exists only during a compaction."""
+        """The file that names the old and new parts of a compaction. It exists until the compaction ends."""
         return self.path / journal.JOURNAL
 
     @property
@@ -159,8 +159,8 @@ class RunFolder:
         """Create the folder and reserve the run for this driver (process of a launch). Repair an unfinished compaction.
 
         Other drivers can claim the run after `release`, or after this process ends. Raises StudyError if another driver
-        has claimed the run, or if the run cannot be written. In S3, this method may have to watch the lease of another
-        driver for a minute. `say` then receives a line.
+        has claimed the run, if the run cannot be written, or if an unfinished compaction cannot be repaired. In S3,
+        this method may have to watch the lease of another driver for a minute. `say` then receives a line.
         """
         self.storage.claim(("results",), say)
         try:

@@ -116,7 +116,10 @@ def request(path: S3Path, call: Callable[[S3Store], Answer]) -> Answer:
 
 
 def client(bucket: str, retries: int = _CLIENT_RETRIES) -> S3Store:
-    """Return the client of a bucket. Raises StudyError if the package obstore is not installed."""
+    """Return the client of a bucket.
+
+    Raises StudyError if the package obstore is not installed, or if the AWS_* variables describe no store.
+    """
     try:
         import obstore  # noqa: F401 - only whether it is installed
     except ImportError:
@@ -159,7 +162,7 @@ def storage_error(path: S3Path, error: Exception) -> StudyError:
     return known_cause(path, error) or StudyError(
         f"{path}: the object store does not answer",
         where=_endpoint(),
-        todo="check the network and AWS_ENDPOINT_URL, then launch again: published results are kept",
+        todo="check the network and AWS_ENDPOINT_URL, then run the command again: published results are kept",
         status=1,
     )
 

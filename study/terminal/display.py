@@ -35,7 +35,9 @@ How = Literal["shown", "quiet", "json"]
 
 @dataclass(frozen=True)
 class Style:
-    """The style of the output. `how`: `shown` (readable text), `quiet` (only failures and repairs) or `json` (events).
+    """The style of the output. `how`: `shown` (readable text), `quiet` or `json` (events).
+
+    `quiet` shows only failures, repairs and the last line.
 
     `shared`: whether a debugger, or the Python program that launches the study, uses the same terminal. If it is True,
     there is no live view, and output of libraries is not redirected to the log.
@@ -59,9 +61,9 @@ def style(*, quiet: bool, json: bool, shared: bool = False) -> Style:
 class Display(Observer):
     """Passes all events and messages of a launch to its view (the output on the terminal), its log and its status.json.
 
-    Enter the display as a context before the spec is read, and call `attach` when the run folder is claimed. From then
-    on, the display writes the log and status.json. It also redirects output of libraries to the log, if `console` is
-    the standard output of this process and `style` is not shared.
+    Enter the display as a context, raise all errors of the launch inside it, and call `attach` when the run folder is
+    claimed. From then on, the display writes the log and status.json. It also redirects output of libraries to the log,
+    if `console` is the standard output of this process and `style` is not shared.
     """
 
     def __init__(self, console: AnyConsole, style: Style | None = None) -> None:
@@ -119,7 +121,10 @@ class Display(Observer):
         self._hear()
 
     def refused(self, error: StudyError) -> None:
-        """Write `error`, which ends the launch, to JSON events, status.json and the log, before the backend closes."""
+        """Write `error`, which ends the launch, to JSON events, status.json and the log.
+
+        If a backend hangs or dies, this is called before the backend closes.
+        """
         self._refused = error
         for one in (self._view, self._status):
             if isinstance(one, Events | StatusFile):
@@ -219,7 +224,7 @@ class Display(Observer):
             one.ended(event)
 
     def _chosen(self, how: How) -> Observer:
-        """Return the view for the style `how` and this console: JSON events, failures only, a live view, or lines."""
+        """Return the view for `how` and this console: JSON events, failures and repairs, a live view, or lines."""
         console = self._printer
         if how == "json":
             return Events(lambda: self._printer.file, self.run_state)

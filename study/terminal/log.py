@@ -33,7 +33,8 @@ def path_of(folder: RunFolder) -> Path:
 def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the values of environment variables that must not appear in the log, the longest value first.
 
-    These are the values of the variables in `named`, and of all variables whose name suggests a secret.
+    These are the values of the variables in `named`, and of all variables whose name suggests a secret. Of the latter,
+    values of fewer than six characters are left out.
     """
     found = {environment[name] for name in named if environment.get(name)}
     for name, value in environment.items():
@@ -45,8 +46,8 @@ def secrets(named: Sequence[str], environment: Mapping[str, str]) -> tuple[str, 
 class Log(Observer):
     """An observer that appends messages and events to the file at `path`.
 
-    `hidden`: texts that are replaced in the log, such as secrets. If the file cannot be written, the log calls
-    `complain` once with a message, and writes no more.
+    `hidden`: texts that `write` replaces, such as secrets. Output of C++ code reaches the file without `write`. If the
+    file cannot be written, the log calls `complain` once with a message, and writes no more.
     """
 
     def __init__(self, path: Path, hidden: tuple[str, ...], complain: Callable[[str], None]) -> None:

@@ -28,10 +28,11 @@ def path_of(folder: RunFolder) -> StoragePath:
 class StatusFile(Observer):
     """An observer that writes the state of a launch to status.json.
 
-    The file is written every 3 s (30 s in an object store), at each message before the first unit (an attack run on one
-    shard of the images), and at the end. The observer writes for the first time when the launch waits for the first
-    time. A launch with nothing to do never waits, so the status.json of the previous launch stays unchanged. If a write
-    fails, the observer calls `complain` once and writes no more. The study continues.
+    The file is written every 3 s (30 s in an object store), and at the end. Outside object stores, it is also written
+    at each message before the first unit (an attack run on one shard of the images). The observer writes for the first
+    time when the launch first waits, or when the launch fails before. A launch with nothing to do never waits, so the
+    status.json of the previous launch stays unchanged. If a write fails, the observer calls `complain` once and writes
+    no more. The study continues.
     """
 
     def __init__(

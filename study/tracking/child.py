@@ -86,7 +86,7 @@ class TrackingProcess:
         return self.ready
 
     def hurry(self) -> None:
-        """Give the process the normal priority. The driver calls this when the study's own work is done."""
+        """Give the process the normal priority, if the system allows it. The driver calls this after the study."""
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)
 

@@ -183,7 +183,7 @@ class TrackingClient(Observer):
             return
         self._restarted = True
         online = self._begin.run.online
-        how = "was not reached, so the study is tracked offline from now on" if online else "is started once more"
+        how = "failed, so the study is tracked offline from now on" if online else "is started once more"
         repaired("tracking", f"W&B {how} (details in {self._log})")
         self._begin = replace(self._begin, run=replace(self._begin.run, online=False), replay=True)
         self._start()

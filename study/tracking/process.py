@@ -3,7 +3,7 @@
     python -m study.tracking.process DESCRIPTOR
 
 DESCRIPTOR is the file descriptor of a connection to the driver. The process receives messages until `End`, or until the
-driver has ended. Its exit status is 0 if all data is written (offline) or uploaded (online).
+driver has ended. Its exit status is 0 if all logged data is written (offline) or uploaded (online).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Results(threading.Thread):
                 f"results that are not ready after {RESULTS_SECONDS:.0f} s are left out: {self._doing}, "
                 "and all later results"
             )
-        return f"{self._doing} was not uploaded: {self._error}" if self._error else ""
+        return f"{self._doing} and all later results are left out: {self._error}" if self._error else ""
 
     def run(self) -> None:
         try:

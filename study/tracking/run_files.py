@@ -30,11 +30,11 @@ class _Tracked:
 
 
 def run_id(folder: RunFolder, plan: Plan) -> str:
-    """Return the id of the W&B run of `plan`: the name of the study and eight random digits.
+    """Return the id of the W&B run of `plan`: the name of the study and eight random hexadecimal digits.
 
-    All launches of the same plan get the same id. If the plan changes, because attacks or targets were added, the
-    history starts again in another W&B run, whose id ends with `-2`, then `-3` and so on. Raises StudyError if
-    tracked.json is damaged.
+    All launches of the same plan get the same id. If the plan changes, for example because attacks, targets or images
+    were added, the history starts again in another W&B run, whose id ends with `-2`, then `-3` and so on. Raises
+    StudyError if tracked.json is damaged.
     """
     try:
         known = json_file.read(folder.tracked, _Tracked, todo="remove it: the next launch begins another W&B run")

@@ -45,7 +45,7 @@ def visibility(
 
     Both arrays are `uint8`. Row r of `adversarial` belongs to row r modulo N of `clean`. `network` is the network of
     LPIPS; without it, LPIPS is not computed. The measures are computed in float32 and rounded to 1e-5. Therefore they
-    do not depend on how many images are computed in one pass. A CPU computes each image in its own pass.
+    hardly depend on how many images are computed in one pass. A CPU computes each image in its own pass.
     """
     together = 1 if is_host(device) else _TOGETHER
     passes = list(_computed(clean, adversarial, device, together, network))

@@ -27,7 +27,7 @@ class AA(GuidedFeatures):
     this, choose targets among the labels of the study's images, and a `pool` that is large enough to contain them.
 
     - `layer`: `middle` by default. The authors choose the layer by a measurement. Other values: `stage 3` (the end of
-      the third stage), or the name of a layer.
+      the third stage), `depth 0.75`, or the name of a layer.
 
     Other code: The authors have a library of images of the target's class. From this library, they take the image with
     the most distant features. TransferAttack takes the image of its data set that has the target label. TransferAttack

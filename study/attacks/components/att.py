@@ -69,7 +69,8 @@ class TokenTuning(BackwardChange):
 
     All extremes are multiplied by min(max(`gamma` + `adapt` (1 - sqrt(v / v')), 0), 1). v is the variance of this
     block's gradient before its extremes are damped. v' is the variance of the following block's gradient after its
-    extremes are damped. In the last block, and where v' is 0, extremes are multiplied by `gamma`.
+    extremes are damped. In the last block, and where v' is 0, extremes are multiplied by `gamma`. In CaiT's class
+    attention, the layers of queries, keys and values count as three blocks.
 
     The defaults of `attention`, `qkv`, `mlp` and `kept` depend on the network. ViT, PiT, CaiT and Visformer get the
     numbers of torchattack, and other networks get the numbers for ViT. Extremes and variances are computed for each
@@ -119,8 +120,8 @@ class TokenTuning(BackwardChange):
 class _Tuned:
     """Damps the extremes of one kind of gradient (attention maps, QKV, or MLPs) in one backward pass.
 
-    The object is called once for each block of the network, from the last block to the first. `before` (N,) is the
-    variance of the damped gradient in the previous call. It is None in the first call.
+    The object is called once for each layer with such a gradient, from the last layer to the first. `before` (N,) is
+    the variance of the damped gradient in the previous call. It is None in the first call.
     """
 
     def __init__(self, gamma: float, adapt: float) -> None:
@@ -182,7 +183,7 @@ class PatchPacing(ForwardChange):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if attack.parts.get("view"):
-            yield "`att-patches` needs images that no view has changed: remove `views`"
+            yield "`att-patches` needs images that no view has changed: remove all views (`views`, `diversity`, ...)"
 
     @contextlib.contextmanager
     def applied(self, models: Mapping[str, nn.Module], draws: PassDraws) -> Iterator[None]:

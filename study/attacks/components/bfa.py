@@ -31,7 +31,7 @@ class BFA(WeightedFeatures):
     - `layer`: `authors` is Mixed_5b of Inception-v3, features.9 of Inception-v4, conv2d_4a of Inception-ResNet-v2, and
       layer2.7 of ResNet-152. In other networks, `authors` is the same as `middle`, a layer in the middle of the
       network: conv3_3 of VGG-16, as in the paper, or layer2 of ResNet-50. Other values: `middle`; `stage 2` (the end of
-      the second stage); the name of a layer;
+      the second stage); `depth 0.75`; the name of a layer;
     - `length`: an L2 norm in pixel values of 0..255. The authors have 28 for pixel values of 0..1;
     - `score`: the label's logit, as in the authors' code, or the label's probability.
 

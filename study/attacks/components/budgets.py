@@ -74,7 +74,8 @@ class _RootMeanSquare(BudgetRule):
 class RmsdBudget(_RootMeanSquare):
     """A fixed RMSD over all pixel values.
 
-    A finished image has this RMSD, up to the rounding of one pixel (Liu et al. 2017, section 3.2.1).
+    A finished image has this RMSD, up to the rounding of one pixel (Liu et al. 2017, section 3.2.1). The RMSD is
+    smaller if the range of pixel values or a zero perturbation prevents it.
     """
 
     name: ClassVar[str] = "rmsd"

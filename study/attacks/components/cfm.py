@@ -99,8 +99,8 @@ class Mixup:
         """Return the rows to mix (M,), the features to mix in (M, …), and their shares; None if no row is mixed.
 
         Call this method each time that layer `name` runs, with the layer's output `features`. The features to mix in
-        are those of other clean images at the same layer. The shares have a shape that can multiply the features of M
-        rows.
+        are those of clean images of the pool at the same layer. The shares have a shape that can multiply the features
+        of M rows.
         """
 
         from study.models.clean_features import by_channel, channels_of
@@ -127,12 +127,12 @@ class CleanFeatureMixup(FeatureMixup):
 
     Source: Byun et al. 2023, arXiv:2305.14846. Each linear layer is mixed with the probability `probability`. The same
     holds for each convolution whose output is at most as wide as the image divided by `divisor`. Mixing replaces the
-    layer's features f by (1 - a) f + a f'. f' are the features of another clean image at this layer, from one pass
-    before the attack. The share a is uniform in 0 .. `strength`, and is drawn for each channel.
+    layer's features f by (1 - a) f + a f'. f' are the features of a clean image at this layer, from one pass before the
+    attack. The share a is uniform in 0 .. `strength`, and is drawn for each channel.
 
-    Layers, other images and shares are drawn for each image, step and copy. The other images come from a pool of `pool`
-    images of the study. The study's seed determines which images are in the pool. The features of these images stay in
-    memory.
+    Layers, images to mix in, and shares are drawn for each image, step and copy. The images to mix in come from a pool
+    of `pool` images of the study, which may contain the attacked image. The study's seed determines which images are in
+    the pool. The features of these images stay in memory.
 
     Other code: The authors draw layers for a whole batch, and mix the images of the batch with each other. An image is
     then sometimes mixed with itself. The authors count the pass before the attack as one of the 300 steps. In a

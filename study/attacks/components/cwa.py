@@ -31,7 +31,7 @@ class CommonWeakness(EnsembleRule):
       gradient of model k.
 
     After each step, y is projected onto the budget. The rule returns the final y - x as the gradient. The momentum m is
-    kept from one step of the attack to the next. Models are taken in the order of their names.
+    kept from one step of the attack to the next. A study takes models in the order of their names.
 
     - `reverse`: the length of the first step in pixel values; by default epsilon / 15;
     - `size`: an L2 length in pixel values. The default is the authors' 250 for pixel values in 0..1. This length is so

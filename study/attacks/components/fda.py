@@ -28,10 +28,10 @@ class FDA(FeatureObjective):
     attack gives the same images as an untargeted attack.
 
     - `read`: the layers whose features are used. `blocks` are the outputs of all residual blocks, as in the authors'
-      code for ResNet-152. In a network without residual blocks, `blocks` are all activations that are modules (all
-      ReLUs of a VGG). In a network without such modules, such as an Inception, `blocks` are the ends of the stages.
-      Other values: `stages`, or a list of layers. For other networks, the authors' code reads 20 to 50 ReLUs and
-      concatenations;
+      code for ResNet-152, or of the layers of a DenseNet's blocks. In a network without such blocks, `blocks` are all
+      activations that are modules (all ReLUs of a VGG). In a network without such modules, such as the Inception-v3 of
+      torchvision, `blocks` are the ends of the stages. Other values: `stages`, or a list of layers. For other networks,
+      the authors' code reads 20 to 50 ReLUs and concatenations;
     - `variant`: what happens to features equal to C, for example where all features are 0. With `paper`, they are
       neither weak nor strong. With `authors`, they are strong, as in the authors' code.
 

@@ -32,7 +32,7 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
     - `depth 0.75`: the end of the stage at this relative depth: of n stages, the stage with the number ceil(0.75 n);
     - any other text: the name of a layer, which is returned without a check.
 
-    Raises StudyError if the stages of the network are not known, if it has fewer stages, or if the depth is above 1.
+    Raises StudyError if the network's stages are not known, if it has no such stage, or if the depth is 0 or above 1.
     """
     from study.models.layers.catalogue import layers_of
 
@@ -52,7 +52,7 @@ def layer_of(network: nn.Module, layer: str, method: str) -> str:
             raise StudyError(
                 f"this {type(network).__name__} ({known.family}) has no stage {number}",
                 accepted=f"stage 1 to stage {len(stages)}",
-                todo="correct the attack's `layer`",
+                todo="correct this layer in the attack",
             )
         return stages[number - 1]
     return layer

@@ -31,8 +31,8 @@ class FFT(WeightedFeatures):
 
     - `layer`: the default `depth 0.75` is the third of four stages, as in the paper. This is layer3 of a ResNet, the
       third block of a DenseNet, conv4 of a VGG, or Mixed_6e of Inception-v3. The published code takes Mixed_6b of
-      Inception-v3, and the second transition of a DenseNet. Other values: `stage 3` (the end of the third stage), or
-      the name of a layer.
+      Inception-v3, and the second transition of a DenseNet. Other values: `middle`, `stage 3` (the end of the third
+      stage), or the name of a layer.
 
     In an untargeted attack, W is A(x_first, true) + `against` A(x, true), and the sum is lowered. (The paper has no
     untargeted attack.) In TransferAttack, masked pixels of the normalised image are 0, which is the mean colour. Here,

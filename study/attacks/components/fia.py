@@ -26,7 +26,7 @@ class FIA(WeightedFeatures):
       of ResNet-152 (conv3_8). In networks that the authors did not use, `authors` is the same layer as `middle`, such
       as features.9 (Mixed_5e) of Inception-v4, or layer2 of ResNet-50. `middle` is also the authors' layer in VGG-16
       and ResNet-152. In Inception-v3, `middle` is Mixed_5d, and in Inception-ResNet-v2 it is `repeat`. Other values:
-      `stage 2` (the end of the second stage), or the name of a layer;
+      `stage 2` (the end of the second stage), `depth 0.75`, or the name of a layer;
     - `score`: the label's logit, as in the paper and the authors' code, or the label's probability, as in
       TransferAttack and torchattack;
     - `drop`: 0.3 in the paper (0.1 against defences). The default of the authors' code is 0.1.

@@ -23,7 +23,7 @@ class FeatureTuningMixup(FeatureMixup):
 
     Source: Liang et al. 2025, arXiv:2411.15553. In every pass, each layer that `cfm` may mix also gets a perturbation p
     of its features f. p has a direction t, and a length of `size` times the L2 norm of f. The features become
-    (1 - a) (f + p) + a f'. f' are the features of another clean image. If the layer is not mixed in this pass, a is 0.
+    (1 - a) (f + p) + a f'. f' are the features of a clean pool image. If the layer is not mixed in this pass, a is 0.
 
     Tuning: for every image, t starts at 0. After each pass in which the layer is mixed, t takes a step against the
     attack. The new t is t minus the gradient of the loss with respect to p. This step is our reading of the paper.

@@ -27,8 +27,8 @@ class ILA(FeatureObjective):
 
     - `layer`: `authors` is layer3 of ResNet-18, and `middle` in other networks. For these networks, the authors chose
       layers by a measurement (section 4). `middle` is layer2 of ResNet-50 and ResNet-152, conv3_3 of VGG-16, Mixed_5d
-      of Inception-v3, and Mixed_5e of Inception-v4. Other values: `stage 3` (the end of the third stage), or the name
-      of a layer;
+      of Inception-v3, and Mixed_5e of Inception-v4. Other values: `stage 3` (the end of the third stage),
+      `depth 0.75`, or the name of a layer;
     - `form`: `projection` is the inner product above, which the paper calls ILAP. `flexible` is the paper's ILAF: the
       cosine of f(x + d) - f(x) and v, plus `magnitude` times |f(x + d) - f(x)| / |v|;
     - `magnitude`: the paper calls this parameter alpha. The default 1 is the number of the authors' code.

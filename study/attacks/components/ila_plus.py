@@ -25,7 +25,7 @@ class ILAPlus(FeatureObjective):
     symbols are:
 
     - x: the clean image; d: the perturbation; f: the features at `layer`;
-    - x_t: the image of the attack's first stage after step t;
+    - x_t: the image of the attack's first stage after step t, or at its checkpoint t if it has more steps;
     - h_t: f(x_t) - f(x), divided by its L2 norm. The rows of the matrix H are the h_t;
     - r_t: the cross-entropy at x_t (for a targeted goal, the log probability of the target). The entries of the vector
       r are the r_t;
@@ -34,8 +34,8 @@ class ILAPlus(FeatureObjective):
     The attack itself starts from the clean image again.
 
     - `layer`: `middle` by default. The authors use the first block of layer3 of ResNet-50, `layer3.0`;
-    - `iterates`: the number of images x_t. The first stage must have this number of steps. Its `checkpoints` must be
-      all steps except the last;
+    - `iterates`: the number of images x_t. The first stage must give this number of images. For an image after each of
+      its steps, it has this number of steps, and `checkpoints` at all steps except the last;
     - `ridge`: lambda. By default, w has the direction for a large lambda, as in the authors' code. The paper describes
       both cases.
 

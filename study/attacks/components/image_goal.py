@@ -30,7 +30,7 @@ class ImageGoal(GuidedFeatures):
 
     - `layer`: the default `embedding` is the output of the image encoder in a zero-shot classifier such as CLIP. In
       other networks, `embedding` is the end of the last stage. Other values: `middle`, `stage 3` (the end of the third
-      stage), or the name of a layer.
+      stage), `depth 0.75`, or the name of a layer.
 
     The embedding of x_goal is computed once, for the whole image. The authors crop x_goal anew in each step, as they
     crop x + d (see the view `crop`).

@@ -33,8 +33,7 @@ class LearnedTransforms(Point):
     parameters. A chain draws its operations with these probabilities, with replacement. After each step, the policy
     gradient changes the parameters to raise the expected loss. The change is `rate` times the mean over the chains of
     J * d log p. J is the loss of a chain, and p is the probability of the chain. There are 98 operations in several
-    families, and `families` names the families to use. The family "mix" adds other images, from a pool of `pool`
-    images.
+    families, and `families` names the families to use. The family "mix" adds images from a pool of `pool` images.
 
     `variant: authors` takes the gradient of the mean of J * p, as the authors' code does. p is about 1 / 10,000, so the
     parameters stay close to 0, and the operations are drawn almost uniformly.
@@ -78,7 +77,10 @@ class LearnedTransforms(Point):
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         yield from not_innermost(self.name, attack)
         if attack.parts.get("penalty"):
-            yield "l2t takes gradients at transformed images, where a penalty has no meaning: remove `penalties`"
+            yield (
+                "l2t takes gradients at transformed images, where a penalty has no meaning: remove `penalty` and "
+                "`penalties`"
+            )
 
     def calls(self, steps: int) -> tuple[int, int]:
         return 0, self.samples * steps

@@ -39,7 +39,7 @@ class MultiAnda(Program):
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         for kind in ("point", "update", "start"):
             if attack.parts.get(kind):
-                yield f"the program multi-anda takes its own sign steps, so the attack cannot have a {kind}"
+                yield f"the program multi-anda takes its own sign steps: remove all components of kind {kind}"
 
     def cost(self, steps: int, sources: int, views: int) -> int:
         return views * steps * self.paths

@@ -32,7 +32,7 @@ class NAA(WeightedFeatures):
       of Inception-ResNet-v2, and layer2.7 of ResNet-152 (block2/unit_8 of a ResNet-152 v2). In other networks,
       `authors` means `middle`. With `middle`, the layer is, for example, layer2 of ResNet-50, conv3_3 of VGG-16,
       Mixed_5d of Inception-v3, and `repeat` of Inception-ResNet-v2. In Inception-v4 and ResNet-152, `middle` is the
-      same layer as `authors`. Other values are `stage 2`, or a layer's name;
+      same layer as `authors`. Other values are `stage 2`, `depth 0.75`, or a layer's name;
     - `score`: the quantity whose gradients are W: the label's `probability`, as in the authors' code, or the label's
       `logit`;
     - `variant`: with `authors`, as in the authors' code, normal noise is added to x for each point m of the path. The

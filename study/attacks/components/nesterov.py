@@ -27,7 +27,7 @@ class Nesterov(Point):
         if "momentum" not in attack.parts.get("update", ()):
             yield "nesterov looks ahead along the momentum, but the attack has no momentum: set `momentum`"
         if "adam" in attack.parts.get("step", ()):
-            yield "nesterov needs a sign or l2 step, not Adam"
+            yield "nesterov measures lengths in steps: use a sign or l2 step, not Adam"
 
     def gradient(self, delta: Tensor, step: StepContext, inner: Inner, state: State) -> Tensor:
         if step.momentum is None:

@@ -17,9 +17,9 @@ class Rescaled(Step):
     """Fast gradient rescaling, FGRM: factor * sign(g) * sigmoid(z), where z is log2 |g| standardised over the image.
 
     Han et al. 2023, arXiv:2307.02828, use `factor` 2. g is the gradient. To standardise log2 |g|, the mean over the
-    image is subtracted, and the difference is divided by the standard deviation. A pixel with z = 0 moves by the length
-    of a step, because sigmoid(0) is 1/2. Pixels with a zero gradient do not move, and are left out of the mean and the
-    standard deviation.
+    image is subtracted, and the difference is divided by the standard deviation. With this `factor`, a pixel with z = 0
+    moves by the length of a step, because sigmoid(0) is 1/2. Pixels with a zero gradient do not move, and are left out
+    of the mean and the standard deviation.
 
     `variant: authors` is the older rule in the authors' code. Let e be -log2 |g|, and m the largest e in each channel
     of an image. The weight of sign(g) is factor * log(1 + ceil(m - e + 1e-9) / m). This weight depends on the scale of

@@ -58,7 +58,7 @@ class SkipGradient(BackwardChange):
                 raise StudyError(
                     f"skip_gradient needs residual branches or dense layers, but none are known in "
                     f"{' + '.join(models)}",
-                    accepted="ResNet, ResNeXt, SE-ResNet, SENet, DenseNet, EfficientNet and similar networks",
+                    accepted="ResNet, ResNeXt, SE-ResNet, SENet, DenseNet, EfficientNet, ViT and similar networks",
                     todo="leave these sources out of the attack's experiments",
                 )
             yield

@@ -96,7 +96,10 @@ class SimilarFeatures(FeatureObjective):
 
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         if next(iter(attack.parts.get("view", ("su",)))) != "su":
-            yield "`objective: su` compares the two copies of the view `su`: put `su` first in `views`"
+            yield (
+                "`objective: su` compares the two copies of the view `su`: put `su` first in `views`, and all other "
+                "views, such as `diversity`, after it in `views`"
+            )
 
     def layers(self, network: nn.Module) -> Sequence[str]:
         from study.models.layers.catalogue import layers_of

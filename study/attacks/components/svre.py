@@ -33,11 +33,11 @@ class VarianceReduced(EnsembleRule):
     whole term g_k(y) - (g_k(x) - g(x)) is divided by its mean absolute value before it is added to `decay` G.
 
     The authors' code and TransferAttack compute the gradients g_k(x) again in each inner step. Here, each of these
-    gradients is computed once, with the same result. A step takes K + `inner` x K gradients, and K more with
-    `variant: authors`. The authors' code takes K + 2 x `inner` x K. The models are drawn for each step, and are the
-    same for all images. With a different draw for each image, every inner step would need the gradients of all models.
-    If views draw random numbers, the gradients at x and y use the same draws. With one model, the rule is an inner loop
-    with momentum.
+    gradients is computed once, with the same result. A step takes K + `inner` x K gradients. With `variant: authors`
+    and several models, it takes K more. The authors' code takes K + 2 x `inner` x K. The models are drawn for each
+    step, and are the same for all images. With a different draw for each image, every inner step would need the
+    gradients of all models. If views draw random numbers, the gradients at x and y use the same draws. With one model,
+    the rule is an inner loop with momentum.
     """
 
     name: ClassVar[str] = "svre"

@@ -26,14 +26,15 @@ class TAP(FeatureObjective):
     |f|^`power`. The paper has a third term, the sum of the smoothed perturbation's absolute values. This term is the
     penalty `low-frequency`. If the attack is targeted, the first term is the log probability of the target label.
 
-    - `read`: the layers. With `blocks`, the layers are all residual blocks. In a network without residual blocks, the
-      layers are all activations that are modules. In a network without such modules, the layers are the ends of the
-      stages. Other values are `stages`, or a list of layers. The paper takes all layers. The public code (of Huang et
-      al. 2019, used by TransferAttack) takes the network's children;
+    - `read`: the layers. With `blocks`, the layers are all residual blocks, or the layers of a DenseNet's blocks. In a
+      network without such blocks, the layers are all activations that are modules. In a network without such modules,
+      the layers are the ends of the stages. Other values are `stages`, or a list of layers. The paper takes all layers.
+      The public code (of Huang et al. 2019, used by TransferAttack) takes the network's children;
     - `weight` is lambda, and `power` is alpha in the paper. The public code has 0.005 and 0.5.
 
-    At a feature of 0, the gradient of T is infinite, and is replaced by 0. TransferAttack sums the distance over the
-    batch and averages the cross-entropy. The weight of the distance then depends on the size of the batch.
+    At a feature of 0, the gradient of T, which is infinite if `power` is below 1, is replaced by 0. TransferAttack sums
+    the distance over the batch and averages the cross-entropy. The weight of the distance then depends on the size of
+    the batch.
     """
 
     name: ClassVar[str] = "tap"

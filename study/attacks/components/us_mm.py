@@ -21,9 +21,9 @@ class UniformScaleMixMask(View):
     """Uniform scale and mix mask, US-MM: gradients at scale * image * ((1 - r) + 2 r x'), clipped to 0..255.
 
     Wang et al. 2023, arXiv:2311.12051. There are `scales` scales, at equal distances from `low` to `high`. Each scale
-    is combined with `masks` masks, so there are `scales` x `masks` copies. r is `mix`. x' is another image, with values
-    in 0..1. x' is drawn anew for every copy, image and step, from a pool of `pool` selected images of the study. The
-    gradient at the copy is used as the gradient at the image.
+    is combined with `masks` masks, so there are `scales` x `masks` copies. r is `mix`. x' is an image with values in
+    0..1. x' is drawn anew for every copy, image and step, from a pool of `pool` selected images of the study, which may
+    contain the image itself. The gradient at the copy is used as the gradient at the image.
 
     TransferAttack draws x' from the adversarial images of the batch, so its results depend on the batch.
     """

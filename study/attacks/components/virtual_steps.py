@@ -39,7 +39,7 @@ class VirtualSteps(Program):
     def conflicts(self, attack: AttackOutline) -> Iterator[str]:
         for kind in ("point", "update", "start"):
             if attack.parts.get(kind):
-                yield f"the program virtual-steps takes its own sign steps, so the attack cannot have a {kind}"
+                yield f"the program virtual-steps takes its own sign steps: remove all components of kind {kind}"
 
     def cost(self, steps: int, sources: int, views: int) -> int:
         return views * steps * (1 + self.auxiliary)
@@ -77,8 +77,9 @@ class VirtualSteps(Program):
 def others(own: Tensor, words: Tensor, classes: int) -> Tensor:
     """Return K different random labels for each image, int64 (N, K), none of which is the image's label in `own` (N,).
 
-    Labels are integers from 0 to `classes` - 1. Each of the random `words` (N, K) selects one label, uniformly from the
-    labels that are not yet taken. `words` are int64 and hold the bits of unsigned integers.
+    Labels are integers from 0 to `classes` - 1, and K is less than `classes`. Each of the random `words` (N, K) selects
+    one label, uniformly from the labels that are not yet taken. `words` are int64 and hold the bits of unsigned
+    integers.
     """
     import torch
 

@@ -17,7 +17,7 @@ _SHORT = 16
 _TOLD = ("budget", "steps", "step_size", "checkpoints", "made", "tune", "external")
 """The keys of a recipe that the column `parts` leaves out, because they are not parts or have their own column."""
 _USUAL = {"objective": "cross-entropy", "fusion": "probability", "step": "sign", "scales": 1}
-"""The usual values of parts. The column `parts` leaves them out, because a note below the table names them."""
+"""The usual values of parts. The column `parts` leaves them out. A note below the table names them, except `scales`."""
 
 
 def card_tables(entry: Entry) -> list[HtmlTable]:

@@ -44,7 +44,7 @@ class Line:
         correct: The success rate over the images that the target classifies correctly when clean, by target.
         mean: The mean of the black-box rates of `rates`, 0..1; None without black-box targets.
         low, high: The 95 % interval of `mean` (bootstrap over images); None without black-box targets.
-        correct_mean: The mean of the black-box rates of `correct`; None without black-box targets.
+        correct_mean: The mean of the black-box rates of `correct`; None without such rates.
         gradients: The number of gradients for one image; None if the number is not known.
         visible: The mean over images of each measure of visibility: rmsd, linf, psnr, ssim, ciede2000 and lpips. A
             measure that was not computed is None.

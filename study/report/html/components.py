@@ -75,8 +75,7 @@ class HtmlTable:
     """A table that readers of the page can sort and filter.
 
     `code` is Python code that returns the whole table. The page shows this code if only a part of the table fits. With
-    `grid`, the arrow keys move between cells. The rows in `foot` are always below the other rows, and are never sorted
-    or filtered.
+    `grid`, numbers are centred. The rows in `foot` are always below the other rows, and are never sorted or filtered.
     """
 
     title: str

@@ -55,9 +55,10 @@ _CURVE_NOTE = (
 _FEWEST_MARKS = 6
 _SEARCH_NOTE = "The share of images whose smallest successful RMSD is at most the RMSD on the x axis."
 _DESTRUCTION_NOTE = (
-    "Destruction rate: the share of successful images that a transform makes harmless. An image is successful if it "
-    "fools the model without the transform after the last step. It is harmless if the same model with the transform "
-    "classifies it correctly. A low rate means that the attack survives the transform."
+    "Destruction rate: the share of successful images that a transform makes harmless. An image is successful if, "
+    "without the transform, the model classifies the clean image correctly and the image after the last step wrongly. "
+    "It is harmless if the same model with the transform classifies it correctly. A low rate means that the attack "
+    "survives the transform."
 )
 
 
@@ -196,7 +197,7 @@ def _ensembles(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> H
 def _costs(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlTable | None:
     """Return the table of attacks at equal cost (number of gradients).
 
-    Return None if the experiment has no `at-cost`, or if there are no black-box cells.
+    Return None if the experiment has no `at-cost`, or if no black-box cell is within these costs.
     """
     experiment = data.spec.experiments[name]
     if experiment.at_cost is None:
@@ -211,7 +212,10 @@ def _costs(data: ReportData, name: str, goal: str, cells: pl.DataFrame) -> HtmlT
     if not rows:
         return None
     head = ["attack", *(f"{cost:,} gradients" for cost in experiment.at_cost.gradients)]
-    code = data.code(f"analysis.at_cost(averaged(of_experiment(cells(rows, spec), spec, {name!r})), spec, {name!r})")
+    code = data.code(
+        "from study.analysis.experiments import averaged, cells, of_experiment\n"
+        f"analysis.at_cost(averaged(of_experiment(cells(rows, spec), spec, {name!r})), spec, {name!r})"
+    )
     return HtmlTable(f"{name}, {goal}: at equal cost", head, rows, code, notes=[f"{AT_COST}."])
 
 
@@ -237,6 +241,7 @@ def _visibility(data: ReportData, name: str, goal: str, found: pl.DataFrame) -> 
         first = MISSING if one["success"] is None else TableCell(numbers[0], one["success"])
         rows.append([TableCell(called), first, *(TableCell(numbers[at], number=True) for at in columns[1:])])
     code = data.code(
+        "from study.analysis.experiments import averaged, cells, of_experiment\n"
         f"analysis.visibility(rows, averaged(of_experiment(cells(rows, spec), spec, {name!r})), spec, {name!r})"
     )
     title = f"{name}, {goal}: success, cost and visibility"

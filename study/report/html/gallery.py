@@ -125,7 +125,10 @@ def gallery(data: ReportData) -> Gallery | None:
     deltas = _deltas(data, [one.id for one in crafts], images) if kept.height else {}
     pictures, shown = _pictures(data, images, clean, deltas, crafts)
     if len(shown) < len(crafts) and deltas:
-        notes.append(f"Of {len(crafts)} attack runs, {len(shown)} are shown, to keep this file small.")
+        notes.append(
+            f"Of {len(crafts)} attack runs, the gallery shows {len(shown)}. The others have no kept images, or would "
+            "make this file too large."
+        )
     answers = _answers(data, [one.id for one in shown], images)
     cards = []
     for one in images:

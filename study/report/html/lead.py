@@ -46,8 +46,8 @@ _BEHIND = (
 class Lead:
     """The first part of the page. `asked` is a text with the question of the study.
 
-    `found` has a title and a text with the main results of each experiment and goal with rows. `rankings` has a table
-    for each of them.
+    `found` has a title and a text with the main results of the first four pairs of experiment and goal that have rows.
+    `rankings` has a table for every such pair.
     """
 
     asked: str

@@ -11,7 +11,7 @@ from study.storage.run_folder import RunFolder
 
 
 def tuned(data: ReportData) -> HtmlTable | None:
-    """Return the table of tuned parameters; None if no attack of the study has `tune`.
+    """Return the table of tuned parameters; None if no launch has tuned an attack.
 
     It has a row for each combination of values that was tried for an attack.
     """

@@ -16,7 +16,7 @@ MEAN = "black-box mean"
 
 
 Cell = TableRate | str | None
-"""A cell of a grid: a rate or a text; None if the run has no rows for it."""
+"""A cell of a grid: a rate or a text; None if the run has no rows for it, or for a mean without black-box rates."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class TableRate:
         """Return the rate, its standard deviation and its interval as texts.
 
         The standard deviation is empty if it is not known, or if the style does not print it. The interval is None if
-        the style does not print intervals.
+        it is not known, or if the style does not print intervals.
         """
         decimals = rate_decimals(self.images) if style.decimals is None else style.decimals
         interval = None

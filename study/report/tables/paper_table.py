@@ -47,8 +47,8 @@ def layouts(spec: Spec, rows: pl.LazyFrame, options: TableOptions) -> list[Layou
     """Return the tables of the experiments in `options`, one for each goal, from the rows of a run.
 
     The metric `accuracy` (1 - success) is only for untargeted images, `match` is only for targeted images, and
-    `success` is for both. Raises StudyError if an experiment, the metric or a name to print is unknown, or if `top` or
-    the number of decimals is not possible.
+    `success` is for both. Raises StudyError if an experiment or a name to print is unknown, if the metric does not
+    apply to a goal, or if `top` or the number of decimals is not possible.
     """
     for name in options.experiments:
         if name not in spec.experiments:

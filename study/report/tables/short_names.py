@@ -31,7 +31,7 @@ def legend(names: Mapping[str, str]) -> str:
 
 
 def _brief(name: str) -> str:
-    """Return the first letters and the last number of a name; the name itself if this would not be shorter."""
+    """Return the first letters and the last number of a name; the name itself if this is not two characters shorter."""
     words, number = re.match(r"[A-Za-z]*", name), re.search(r"(\d+)\D*$", name)
     short = (words[0][:_LETTERS] if words else "") + (number[1] if number else "")
     return short if short and len(short) < len(name) - 1 else name

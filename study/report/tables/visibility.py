@@ -16,7 +16,7 @@ from study.terminal.prose import say
 
 
 def print_visibility(finished: RunData, console: Console) -> bool:
-    """Print a table for each experiment and goal. Return whether the run has any rows."""
+    """Print a table for each experiment and goal. Return whether there was any table."""
     printed = False
     for table in visibility_tables(finished):
         console.print(table)
@@ -27,7 +27,7 @@ def print_visibility(finished: RunData, console: Console) -> bool:
 
 
 def visibility_tables(finished: RunData) -> Iterator[Table]:
-    """Yield the table of every experiment and goal that has rows."""
+    """Yield the table of every experiment and goal with rows. Attacks that search the minimal RMSD are left out."""
     spec = finished.spec
     found = cells(finished.rows, spec)
     for name, experiment in spec.experiments.items():

@@ -92,7 +92,7 @@ def test_a_worker_has_a_gpu_for_itself_unless_the_spec_says_otherwise():
         (
             [Machine(4)],
             Options(threads=2, workers=3),
-            "3 workers with 2 threads each need 6 cores in all, but the machines have 4",
+            "3 workers with 2 threads each do not fit: they need 6 cores in all, the machines have 4",
         ),
         ([Machine(3), Machine(3)], Options(threads=4), "needs 4 cores of one machine, but no machine has that many"),
     ],

@@ -469,7 +469,7 @@ def test_a_device_that_fails_every_call_costs_no_unit_and_is_set_aside(how):
     assert made.workers == 3
     assert made.replaced >= 1
     assert len(said) == 2
-    assert "GPU 1 of host fails calls that other actors execute" in said[0]
+    assert "GPU 1 of host fails several calls in a row" in said[0]
     assert said[1].endswith("GPU 1 of host is set aside, 3 workers from now on")
     assert clock.now < 100 / 3 * 10 + 60
 

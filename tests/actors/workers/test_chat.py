@@ -130,7 +130,7 @@ def test_slow_failing_filtering_and_dying_half_way(quiet, say, spec_file, tmp_pa
         spec = spec_file(spec_of(fake.url))
         status, printed = run_here(spec, run, "run.shard=3")
         assert status == 1, printed
-        assert "repaired: service: chat: an image is sent again" in printed
+        assert "repaired: service: chat: a request is sent again" in printed
         fake.revive()
         status, printed = run_here(spec, run, "run.shard=3")
         assert status == 0, printed
@@ -184,7 +184,7 @@ def test_more_requests_than_allowed_are_not_begun(say, spec_file, tmp_path):
         spec = spec_file(spec_of(fake.url, most=35))
         status, printed = run_here(spec, tmp_path / "run")
         assert (status, len(fake.requests)) == (1, 35), printed
-        assert "this run folder has sent 35 requests" in printed
+        assert "`most` is 35, so" in printed
         assert run_here(spec, tmp_path / "run")[0] == 1
         assert len(fake.requests) == 35
 

@@ -112,7 +112,7 @@ def test_slow_failing_and_dying_half_way(quiet, classify, spec_file, tmp_path):
         status, printed = run_here(spec, run, "run.shard=3")
         assert status == 1, printed
         assert "units are left" in printed
-        assert "repaired: service: service: an image is sent again" in printed
+        assert "repaired: service: service: a request is sent again" in printed
         failures = json.loads((run / "failures.json").read_text())["failures"]
         assert {failure["target"] for failure in failures} == {"service"}
         assert "service" in failures[0]["error"]

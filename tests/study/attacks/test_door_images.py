@@ -110,9 +110,9 @@ BAD = {
     "black": (np.zeros((1, 1, 4, 4), np.float32), {}, "these images are black", "by 255 once only"),
     "mean without std": (GOOD, {"mean": MEAN}, "belong together", ""),
     "8 bits with a mean": (np.full((1, 3, 4, 4), 9, "u1"), {"mean": MEAN, "std": STD}, "for float images", "leave out"),
-    "two numbers": (GOOD, {"mean": (0.5, 0.5), "std": STD}, "mean= cannot be (0.5, 0.5)", "a number, or 3 numbers"),
-    "words": (GOOD, {"mean": "imagenet", "std": STD}, "mean= cannot be 'imagenet'", "a number, or 3 numbers"),
-    "std of 0": (GOOD, {"mean": 0.5, "std": 0}, "std= cannot be 0", "a number, or 3 numbers"),
+    "two numbers": (GOOD, {"mean": (0.5, 0.5), "std": STD}, "mean= cannot be (0.5, 0.5)", "one for each channel (3)"),
+    "words": (GOOD, {"mean": "imagenet", "std": STD}, "mean= cannot be 'imagenet'", "one for each channel (3)"),
+    "std of 0": (GOOD, {"mean": 0.5, "std": 0}, "std= cannot be 0", "one for each channel (3)"),
     "mean of 0..255": (GOOD, {"mean": 127.5, "std": 0.5}, "mean=127.5", "divide it by 255"),
 }  # fmt: skip
 
@@ -138,7 +138,7 @@ def test_labels():
     [
         (torch.tensor([0.0, 1.0]), "dtype float32", "integers (N,)"),
         ([True, False], "dtype bool", "integers (N,)"),
-        ([1, 2, 3], "2 images, but the labels have the shape (3,)", "one label for each image"),
+        ([1, 2, 3], "images is 2, but the labels have the shape (3,)", "one label for each image"),
         (np.eye(2, 5, dtype=int), "the shape (2, 5)", "argmax(1)"),
         ([0, -1], "no class -1", "0 to 3: the model has 4 outputs"),
         ([4, 0], "no class 4", "0 to 3: the model has 4 outputs"),

@@ -44,7 +44,7 @@ def test_attacks_that_a_launch_runs_are_counted(door, spec_file):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"images": {"sample": "foolbox", "keep": "all", "count": 5000}}, ["asks for 5,000 images", "images.count"]),
+        ({"images": {"sample": "foolbox", "keep": "all", "count": 5000}}, ["needs 5,000 images", "images.count"]),
         ({"images": {"folder": "nowhere"}}, ["nowhere", "images"]),
         ({"models": {"a": "package:no_such_package"}}, ["no_such_package", "models.a"]),
         ({"models": {"a": {"network": "timm:test_resnet", "weights": "file:gone.pt"}}}, ["gone.pt", "models.a"]),

@@ -113,8 +113,8 @@ BAD = {
     "unknown id": (["n01440764", "n00000000"], ["'n00000000' is not a label of ImageNet", "line 2"]),
     "blank line": (["n01440764", "", "n01440764"], ["'' is not the label of an image", "line 2"]),
     "words": (["a b c"], ["'a b c' is not the label of an image"]),
-    "Caffe without numbers": (["cat.JPEG 3"], ["'cat.JPEG' does not end in a number of eight digits"]),
-    "Caffe twice": (["x_00000001.JPEG 3"] * 2, ["'x_00000001.JPEG' is listed twice", "line 2"]),
+    "Caffe without numbers": (["cat.JPEG 3"], ["'cat.JPEG' does not end in _ and eight digits"]),
+    "Caffe twice": (["x_00000001.JPEG 3"] * 2, ["'x_00000001.JPEG' has a number that is listed twice", "line 2"]),
     "Caffe beyond": (["x_00000001.JPEG 1000"], ["'1000' is not a label"]),
 }
 
@@ -142,7 +142,7 @@ def test_bad_folders(tmp_path):
     Image.new("RGB", (4, 4)).save(folder / "ILSVRC2012_val_00000004.png")
     refused("have the same number")
     (folder / "ILSVRC2012_val_00000004.png").rename(folder / "cat.png")
-    refused(r"cat\.png has no number")
+    refused(r"cat\.png does not end in _ and eight digits")
     for path in folder.iterdir():
         path.unlink()
     refused("has 0 images")

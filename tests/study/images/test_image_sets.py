@@ -108,7 +108,7 @@ BAD = {
     "one label": ({"folder": "x", "labels": ["a"]}, "needs two labels, but this one has 1"),
     "a rank beyond": (
         {"folder": "x", "labels": "mnist", "targets": {"rank": 10}},
-        "rank 10 does not exist among 9 other labels",
+        "rank 10 does not exist: the number of other labels is 9",
     ),
     "rank 0": ({"folder": "x", "targets": {"rank": 0}}, "greater than or equal to 1"),
     "unknown targets": ({"folder": "x", "targets": "likely"}, "'likely' is not a choice of target labels"),

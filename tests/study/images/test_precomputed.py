@@ -41,8 +41,8 @@ def test_kinds(tmp_path, case):
 BAD = {
     "missing": (["n1/x.JPEG", "n1/y.JPEG", "n1/z.JPEG"], ["x.png"], "2 of 3 images are not in", "n1/y.JPEG"),
     "another image's": (["n1/x.JPEG", "n2/x.JPEG"], ["n2/x.png"], "1 of 2 images is not in", "n1/x.JPEG"),
-    "a JPEG": (["x.JPEG", "y.JPEG"], ["x.JPEG", "y.png"], "1 of 2 images is in", "changes the pixels of the attack"),
-    "a JPEG in disguise": (["fake.JPEG"], ["fake.png"], "only in a lossy format", "fake.png"),
+    "a JPEG": (["x.JPEG", "y.JPEG"], ["x.JPEG", "y.png"], "1 of 2 images is in", "change the pixels of the attack"),
+    "a JPEG in disguise": (["fake.JPEG"], ["fake.png"], "only in a format that is not accepted", "fake.png"),
     "several": (["x.JPEG"], ["x.png", "x.bmp"], "1 of 1 images is in", "x.JPEG, as x.bmp, x.png"),
     "several folders": (["n1/x.JPEG"], ["a/x.png", "b/x.png"], "more than once", "a/x.png, b/x.png"),
     "shared": (["n1/x.JPEG", "n2/x.JPEG"], ["x.png"], "x.png may belong to n1/x.JPEG or to n2/x.JPEG", "to do"),

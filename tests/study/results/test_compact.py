@@ -44,14 +44,14 @@ def test_few_parts_with_the_same_rows(scattered, small, door):
     before = pq.read_schema(next((scattered / "results").iterdir())).metadata
     status, printed, _ = door("compact", scattered)
     assert status == 0
-    assert "4 parts merged into 1, with 4 rows" in printed.replace("\n", "")
+    assert "4 parts before, 1 after, with 4 rows" in printed.replace("\n", "")
     (part,) = (scattered / "results").iterdir()
     assert rows(scattered).equals(small[1])
     assert pl.read_parquet(part)["unit"].is_sorted()
     assert pq.read_schema(part).metadata == before
     assert verify(scattered).findings == []
     assert not (scattered / "compacting.json").exists()
-    assert "1 part merged into 1" in door("compact", scattered)[1].replace("\n", "")
+    assert "1 part before, 1 after" in door("compact", scattered)[1].replace("\n", "")
 
 
 def test_units_stay_whole_and_provenance_apart(scattered, small):

@@ -44,7 +44,7 @@ def test_a_name_is_the_shipped_spec_and_a_file_of_that_name_comes_first(tmp_path
                 "study specs",
             ],
         ),
-        ("specs/small/liu2017.yaml", ["small/liu2017 (the nearest)", "write `small/liu2017`, without folder"]),
+        ("specs/small/liu2017.yaml", ["small/liu2017 (the nearest)", "write `small/liu2017`, without `specs/`"]),
         ("mine.yaml", ["mine.yaml cannot be read", "a YAML file"]),
     ],
 )

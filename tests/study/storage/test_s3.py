@@ -146,7 +146,7 @@ def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, mo
 
 def test_compacting(door, uploaded, undisturbed):
     assert len(scanning.parts(uploaded)) == 2
-    assert "2 parts merged into 1" in door("compact", uploaded)[1].replace("\n", "")
+    assert "2 parts before, 1 after" in door("compact", uploaded)[1].replace("\n", "")
     assert rows(uploaded).equals(undisturbed)
     assert verify(uploaded).findings == []
 

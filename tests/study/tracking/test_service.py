@@ -109,7 +109,7 @@ def test_a_server_that_was_never_there(from_here, service, calm, tmp_path):
     assert status == 0, printed
     assert rows(tmp_path / "run").equals(calm)
     assert seconds < END_SECONDS + 5
-    assert "repaired: tracking: W&B was not reached, so the study is tracked offline from now on" in printed
+    assert "repaired: tracking: W&B failed, so the study is tracked offline from now on" in printed
     assert re.search(r"W&B: upload the run with: wandb sync \S+offline-run-\S+", printed)
 
 

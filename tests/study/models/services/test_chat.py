@@ -86,7 +86,7 @@ def test_what_is_no_answer(body):
         ({"send": "json"}, "'send' does not apply"),
         ({"api": "labels"}, "'model' does not apply"),
         ({"api": "voice"}, "Input should be"),
-        ({"extra": {"messages": []}}, "'messages', which the study sets"),
+        ({"extra": {"messages": []}}, "'messages', which it must not contain"),
         ({"extra": {"api_key": "x"}}, "looks like a credential"),
         ({"judge": {"prompt": "{answer} {label}"}}, "a judge without a model"),
         ({"judge": {"model": "b", "prompt": "{answer}"}}, "lacks {answer} or {label}"),

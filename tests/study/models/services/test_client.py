@@ -129,7 +129,7 @@ def test_invalid_answers_are_requested_again(service, kind):
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_invalid_answers_alone_are_an_error_and_not_stored(service, kind):
     with FakeService(garbage_every=1, garbage=[kind]) as fake:
-        with pytest.raises(StudyError, match="failed for an image after 2 attempts") as error:
+        with pytest.raises(StudyError, match="failed after 2 attempts") as error:
             service(fake.url, attempts=2).ask(IMAGES[:1])
         fake.garbage_every = 0
         assert service(fake.url).ask(IMAGES[:1]) == expected(IMAGES[:1])

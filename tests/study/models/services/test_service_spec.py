@@ -29,7 +29,7 @@ BAD = {
         for key in ("key", "token", "api_key", "access_token", "client_secret", "password", "sig_auth")
     },
     **{
-        f"header {name}": ({"headers": {name: "hidden"}}, f"the header '{name}' carries a secret")
+        f"header {name}": ({"headers": {name: "hidden"}}, f"the header '{name}' looks like a credential")
         for name in ("Authorization", "x-api-key", "Cookie", "Proxy-Authorization", "X-Token", "My-Secret")
     },
     "header that is ours": ({"headers": {"Content-Type": "a"}}, "is set by the HTTP client"),
