@@ -278,8 +278,9 @@ class Ascent:
         shapes = {tuple(one.shape) for one in found}
         if len(found) != len(attack.scored_points) or shapes != {tuple(self._origin.shape)}:
             raise StudyError(
-                f"the program '{program.name}' returned {len(found)} perturbations of the shapes {sorted(shapes)}",
-                accepted=f"{len(attack.scored_points)} perturbations of the shape {tuple(self._origin.shape)}",
+                f"the program '{program.name}' returned perturbations of a wrong number or shape: {len(found)}, with "
+                f"the shapes {sorted(shapes)}",
+                accepted=f"{len(attack.scored_points)}, with the shape {tuple(self._origin.shape)}",
             )
         for one in found:
             self.finite &= one.sum((1, 2, 3)).isfinite()
@@ -295,7 +296,8 @@ class Ascent:
         """Return the length of one step in pixel values, as a number or as a tensor (N, 1, 1, 1).
 
         A step size or learning rate in the recipe is this length. Without one, the length is 1 for a search of the
-        minimal RMSD. For every other budget, it is the length of the budget divided by the number of steps.
+        minimal RMSD. For every other budget, it is the radius (of an epsilon budget: epsilon) divided by the number of
+        steps.
         """
         attack = self._attack
         given = attack.learning_rate if attack.step == "adam" else attack.step_size

@@ -109,7 +109,10 @@ class _Sampled(torch.autograd.Function):
 
 
 def _blocks(image: Tensor, turns: Turns) -> Iterator[_Block]:
-    """Yield the blocks of the images. A grid (1, h, w, 2) has the columns and rows of `grid_sample`, from -1 to 1."""
+    """Yield the blocks of the images.
+
+    A grid (1, h, w, 2) has the columns and rows of `grid_sample`, in which the block extends from -1 to 1.
+    """
     strips, (height, width) = turns.columns.lengths.shape[1], image.shape[2:]
     down, across = (torch.arange(count, dtype=image.dtype) for count in (height, width))
     everything = slice(None)
@@ -292,7 +295,7 @@ def _hat(distance: Tensor) -> Tensor:
 def _line(lines: BlockLines, places: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the indices, int64 (n, H, W), of the other image's lines at `places` in a block, and the lines' weights.
 
-    A weight is 0 outside the block. Inside the block it is `weight`, or 1 if `weight` is None. `weight` is overwritten.
+    A weight is 0 outside the block. Inside the block it is `weight`, or 1 if `weight` is None.
     """
     last = (lines.length - 1).to(places.dtype)
     held = torch.minimum(places.clamp(min=0), last)

@@ -154,7 +154,7 @@ class Budget(Frozen):
 
     @property
     def levels(self) -> tuple[float | None, ...]:
-        """The lengths of the budget in the unit of its rule.
+        """The lengths of the budget, in the unit of the spec.
 
         The result is (None,) if the budget has no length, or if the length depends on the image or the target.
         """

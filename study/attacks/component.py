@@ -24,7 +24,7 @@ class BudgetOutline(Protocol):
 
     @property
     def levels(self) -> tuple[float | None, ...]:
-        """The lengths of the budget in the unit of its rule.
+        """The lengths of the budget, in the unit of the spec.
 
         The result is (None,) if the budget has no length, or if the length depends on the image or the target.
         """
@@ -35,8 +35,8 @@ class BudgetOutline(Protocol):
 class AttackOutline:
     """The properties of an attack that its components read to find conflicts.
 
-    `parts` has the names of the components by kind. `step_size` is None if it follows from the budget. `first` says
-    whether the attack has a first stage, whose finished images its components can use.
+    `parts` has the names of the components by kind. `step_size` is None if the spec gives none. `first` says whether
+    the attack has a first stage, whose finished images its components can use.
     """
 
     parts: Mapping[str, Collection[str]]
@@ -69,7 +69,7 @@ class HeldMemory:
 class Component(Frozen):
     """The base of all components. A subclass declares its parameters as pydantic fields.
 
-    - `kind` is one of the kinds in `study.attacks.kinds`, and `name` the word that a spec uses;
+    - `kind` is one of the kinds in `study.attacks.kinds`, or `defence`, and `name` is the word that a spec uses;
     - `version` is part of every id. Increase it when the component gives other pixels than before for the same
       parameters, because a computation, a default or a random draw has changed. A new parameter whose default changes
       nothing needs no new version, and changes no id;

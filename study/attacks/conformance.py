@@ -6,7 +6,8 @@ A component passes if
 - the gradients are finite;
 - the attack takes the number of gradients that the component declares;
 - images keep the budget, if the component is a program or a budget's rule;
-- the networks are the same after the attack as before.
+- the networks are the same after the attack as before;
+- a GPU, if there is one, gives nearly the same images.
 """
 
 from __future__ import annotations
@@ -65,9 +66,10 @@ class CheckResult:
 def check(component: Component, networks: Sequence[str] = NETWORKS, size: int = 48) -> Iterator[CheckResult]:
     """Yield the result of each check of a component, in an attack of three steps with epsilon 8.
 
-    `networks` are references of networks. The networks get random weights, and images of `size` x `size` pixels. An
-    ensemble rule uses all networks, other components only the first. Raises StudyError if a network cannot be built, or
-    if the component does not fit into the attack.
+    A budget rule replaces the epsilon. If the first run of the attack fails, no further check is made. `networks` are
+    references of networks. The networks get random weights, and images of `size` x `size` pixels. An ensemble rule uses
+    all networks, other components only the first. Raises StudyError if a network cannot be built, or if the component
+    does not fit into the attack.
     """
     numerics.fix(1)
     count = len(networks) if isinstance(component, EnsembleRule) else 1
@@ -98,8 +100,8 @@ def _with_weights(reference: str, size: int) -> Classifier:
 def counted(models: Sequence[nn.Module]) -> Iterator[dict[str, int]]:
     """Count the images in all passes through `models` within the `with` block.
 
-    The dictionary that is yielded has two counts. `gradients` counts images of passes with a gradient, `forwards`
-    images of passes without a gradient. An image counts once for each pass.
+    The dictionary that is yielded has two counts. `gradients` counts the images of backward passes, `forwards` those of
+    forward passes without a gradient. An image counts once for each pass.
     """
     found = {"gradients": 0, "forwards": 0}
 
@@ -192,7 +194,7 @@ class _Trial:
         state = _generators()
         again = self._crafted(range(len(_LABELS)))
         if not np.array_equal(first, again):
-            return CheckResult(check, "another seed of the global generators gives other images: use `draws`")
+            return CheckResult(check, "another seed of the global generators gave other images: use `draws`")
         if state != _generators():
             return CheckResult(check, "it draws from a global generator of Python, numpy or torch: use `draws`")
         return CheckResult(check)
@@ -205,7 +207,9 @@ class _Trial:
             if not np.array_equal(part, first[rows]):
                 wrong = [row for row, one in zip(rows, part, strict=True) if not np.array_equal(one, first[row])]
                 return CheckResult(
-                    check, f"with other images in the batch, {len(wrong)} of {len(rows)} images have other pixels"
+                    check,
+                    f"with other images in the batch, or in another order, pixels differ in {len(wrong)} of "
+                    f"{len(rows)} images",
                 )
         return CheckResult(check)
 
@@ -261,7 +265,7 @@ class _Trial:
     def _budget(self) -> CheckResult:
         check = "a program keeps the budget"
         if self._attack.program is None:
-            return CheckResult(check, skipped="the loop projects every step")
+            return CheckResult(check, skipped="the component is no program: the loop itself keeps the budget")
         batches = perturbations(
             self._models,
             self._attack,
@@ -366,10 +370,10 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _state(model: nn.Module) -> Mapping[str, object]:
-    """Return everything that a component could change in a network, by the name of the module or the parameter.
+    """Return what the test compares in a network, by the name of the module or the parameter.
 
-    For a module, this is its class, hooks, attributes and mode. For a parameter or buffer, this is the sum of its
-    values, whether it requires a gradient, and whether it has one.
+    For a module, this is its class, the numbers of its hooks, the names of its attributes, and its mode. For a
+    parameter or buffer, this is the sum of its values, whether it requires a gradient, and whether it has one.
     """
     found: dict[str, object] = {}
     for name, module in model.named_modules():

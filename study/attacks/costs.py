@@ -23,7 +23,7 @@ def steps_within(attack: Attack, gradients: int, sources: int) -> int:
             accepted="attacks with steps; no `external` or `precomputed` attacks, and no searches of the minimal RMSD",
         )
     if not attack.steps:
-        raise StudyError("this attack has no steps, so it takes no gradients")
+        raise StudyError("this attack has no steps, so no number of steps follows from its gradients")
     allowed = gradients * sources
     if attack.gradients(1, sources) > allowed:
         return 0
@@ -66,7 +66,7 @@ def fitting_steps(name: str, attack: Attack, costs: Sequence[int], sizes: Collec
     if not steps:
         least = max(-(-attack.gradients(1, size) // size) for size in sizes)
         raise StudyError(
-            f"one step of '{name}' takes {least} gradients per source model, and only {costs[-1]} are allowed",
+            f"one step of '{name}' takes {least} gradients per source model, and the limit is {costs[-1]}",
             where=where,
             accepted=f"{least} or more",
         )

@@ -68,7 +68,8 @@ def to_pixels(
     `images`: tensor or array, with the dtype, device, range and normalisation of `images`. The results of torchvision's
     `ToTensor` and `Normalize` on 8-bit images are restored bit for bit.
 
-    Raises StudyError for other types, shapes, dtypes and ranges, for values that are not finite, and for black images.
+    Raises StudyError for other types, shapes, dtypes and ranges, for values that are not finite, for black images, and
+    for a `mean` or `std` that does not fit. `uint8` images accept neither.
     """
     _check_type(images)
     _check_shape(tuple(images.shape))
@@ -117,10 +118,10 @@ def to_labels(
         )
     if given.shape != (count,):
         raise StudyError(
-            f"there are {count} images, but the labels have the shape {given.shape}",
+            f"the number of images is {count}, but the labels have the shape {given.shape}",
             where="labels",
             accepted=f"({count},): one label for each image",
-            todo="take labels.argmax(1) of probabilities or of one-hot labels" if given.ndim == 2 else None,
+            todo="take labels.argmax(1) of one-hot labels, or labels[:, 0] of one column" if given.ndim == 2 else None,
         )
     found = given.astype(np.int64)
     wrong = found[(found < 0) | (found >= (math.inf if classes is None else classes))]
@@ -228,7 +229,7 @@ def _check_range(pixels: NDArray[np.float64], *, normalised: bool) -> None:
             f"these images are black: their largest value is {high:.4g}, where 0 is black and 1 is white",
             where="images",
             accepted=_ACCEPTED,
-            todo="divide images in 0..255 by 255 once only",
+            todo="divide images in 0..255 by 255 once only; if you give mean= and std=, check them",
         )
 
 
@@ -244,9 +245,9 @@ def _statistic(name: str, given: Statistic | None, channels: int) -> NDArray[np.
         values = np.asarray(_array(given) if isinstance(given, Tensor) else given, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
         values = np.zeros(0)
-    accepted = f"a number, or {channels} numbers, for images in 0..1"
+    accepted = f"a finite number, or one for each channel ({channels}), for images in 0..1; a std is above 0"
     if len(values) not in (1, channels) or not np.isfinite(values).all() or (name == "std" and (values <= 0).any()):
-        what = f"{name}= cannot be {given!r} for images with {channels} channels"
+        what = f"{name}= cannot be {given!r} (number of channels: {channels})"
         raise StudyError(what, where=name, accepted=accepted)
     if (np.abs(values) > 1).any():
         raise StudyError(

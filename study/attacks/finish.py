@@ -43,7 +43,7 @@ def finish(
     - no budget: to the nearest pixel value, inside the pixel box;
     - epsilon: to the nearest pixel value, inside the pixel box and never beyond epsilon;
     - RMSD: the perturbation is scaled until the image, clipped and rounded, has this RMSD (Liu et al. 2017, section
-      3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows;
+      3.2.1). If the pixel box prevents it, the image has the largest RMSD that the box allows in this direction;
     - L2: to the nearest pixel value if the result is within the norm. Otherwise the perturbation is scaled as for an
       RMSD, but never beyond the norm;
     - another rule: the perturbation is projected, and `within` rounds it so that the image is within the radius.

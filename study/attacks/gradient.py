@@ -29,8 +29,9 @@ class BatchGradients:
     """The gradients of one batch of images.
 
     Model parameters get no gradient, and no autograd graph is kept after a call. A pass holds at most `max_pass_images`
-    images. A pass is larger than the batch only if the attack has several views. Such a pass holds a constant number of
-    views of the whole batch, and gradients are summed in a constant order. If the device runs out of memory,
+    images. Only if one loss depends on all views may a pass exceed this limit: it then holds one image with all its
+    views. A pass is larger than the batch only if the attack has several views. The numbers of images and views in the
+    passes depend only on the settings, and gradients are summed in a constant order. If the device runs out of memory,
     `max_pass_images` is halved for the rest of the attack. This changes rounding, as another batch size does.
     """
 

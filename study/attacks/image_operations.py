@@ -2,7 +2,7 @@
 
 An operation has a family, such as "rotate", and several amounts; each image draws one amount. Images with operations of
 one family are changed together, in a few kernels. Permutations, rotations and shifts gather pixels. Resizing is a
-product with two matrices. On every device, gathers and products sum in a fixed order.
+product with two matrices. On every device, these gathers and products give the same bits in every run.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Operation:
     - shuffle: the number of strips. The image is cut into strips of random lengths along one axis. Each strip is cut
       into the same number of pieces along the other axis. Strips and pieces are shuffled;
     - translate: the fraction of its size by which the image moves down and to the right. Uncovered pixels become zero;
-    - resize: the size of a frame divided by the size of the image. The image is resized to a random size up to the size
-      of the frame, and put at a random place in the frame, which is zero elsewhere. The frame is resized back
-      (bilinear);
+    - resize: the size of a frame divided by the size of the image. The image is resized to a random size, from its own
+      size to just below that of the frame. It is put at a random place in the frame, which is zero elsewhere. The frame
+      is resized back (bilinear);
     - crop: the fraction of the size that is kept around the centre. The crop is resized to the whole size (bilinear);
     - scale: the factor that multiplies the image;
     - mask: the number of blocks along each axis of a grid. One random block becomes zero;

@@ -90,7 +90,8 @@ class View(Component):
     def common(self, image: Tensor) -> Tensor | None:
         """Return what `make` needs for every copy of `image` (N, C, H, W), without a gradient, or None.
 
-        It is computed once for all copies of an image. `make` finds it in `given.common`.
+        It is computed once for all copies of one `image`; a later view of the attack gets each copy of an earlier view
+        as an image of its own. `make` finds it in `given.common`.
         """
         return None
 
@@ -409,7 +410,7 @@ class Start(Component):
     def perturbation(self, origin: Tensor, budget: BudgetOutline, rmsd: Tensor | None, draws: Draws) -> Tensor:
         """Return the first perturbation, float (N, C, H, W) like `origin`. The loop projects it onto the budget.
 
-        `rmsd` (N,) holds each image's radius if the budget is an L2 norm or an RMSD.
+        `rmsd` (N,) holds each image's radius; None if the budget has no radius, as with an epsilon.
         """
         raise NotImplementedError
 

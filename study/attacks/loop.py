@@ -60,8 +60,9 @@ class ImageBatch:
 class Engine:
     """How and where gradients are computed. These settings change the rounding of a gradient, and nothing else.
 
-    `batch` is the number of images in one pass; the last pass is padded. For attacks with several views, a pass has up
-    to `max_pass_images` images. By default, this is 16 on a CPU; on a GPU it is 256, or `batch` if `batch` is larger.
+    `batch` is the number of images in one pass; on a CPU, `batch_size` makes it 4, 8, 12 or 16. The last pass is
+    padded. For attacks with several views, a pass has up to `max_pass_images` images. By default, this is 16 on a CPU;
+    on a GPU it is 256, or `batch` if `batch` is larger.
     """
 
     batch: int
@@ -81,7 +82,7 @@ class Engine:
         return max(self.batch_size, self.max_pass_images or numerics.max_view_pass(self.batch, self.device))
 
     def largest(self, copies: int) -> int:
-        """Number of images in the largest pass of an attack with `copies` views of each image."""
+        """Number of images in the largest pass of an attack with `copies` views of each image, as `largest_pass`."""
         return largest_pass(self.batch_size, copies, self.pass_limit)
 
 
@@ -115,7 +116,7 @@ class Conditions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class AttackOnImages:
-    """An attack with its models, images and engine: everything that determines the adversarial images.
+    """An attack with its models, images and engine: all that determines the images, except radii of a matched budget.
 
     `key` identifies the attack run; together with an image's id, it keys all random numbers. `names` are the models'
     names, because the weights of models and the parameters of components may be given by model. `pool` holds the images
@@ -392,6 +393,6 @@ def _refuse_broken(given: ImageBatch, rows: Sequence[int], finite: NDArray[np.bo
     if broken:
         raise StudyError(
             f"the gradient of {', '.join(broken)} is not finite",
-            todo="check the source model's weights and preprocessing; no row of this unit (the attack on one shard) "
-            "was written",
+            todo="check the source model's weights and preprocessing, and components of your own; in a run, no row of "
+            "this unit (the attack on one shard) was written",
         )

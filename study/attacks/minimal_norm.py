@@ -51,8 +51,8 @@ def minimal_rmsd(
     """Search the minimal RMSD for each of N images along its ray. Return where each search ends.
 
     `rays`, float32 (2, N, C, H, W), are the clean images, and then the directions from them. Each call of `predict`
-    gets the images at `batch` levels. If `device` is a GPU, the images are computed there, and `predict` gets tensors
-    instead of arrays.
+    gets the images at up to `batch` levels. If `device` is a GPU, the images are computed there, and `predict` gets
+    tensors instead of arrays.
     """
     ended, moved, labels, probabilities, sizes, silent = [], [], [], [], [], []
     for image, label, clean, direction in zip(search.images, search.labels, rays[0], rays[1], strict=True):

@@ -26,7 +26,10 @@ _SEALED = ("sha256", "declared")
 
 
 _CUSTOM = ("parts", "budget", "reference")
-"""The types of validation errors that the project defines itself. Pydantic has no messages for these types."""
+"""The types of the project's own validation errors that parameters of a component may cause.
+
+Pydantic has no messages for these types.
+"""
 
 
 class Declared(Frozen):

@@ -104,7 +104,8 @@ def views_per_pass(images: int, max_pass_images: int) -> int:
 def largest_pass(images: int, copies: int, max_pass_images: int) -> int:
     """Return the number of images in the largest pass of a batch of `images` images with `copies` views each.
 
-    Each view counts as an image.
+    Each view counts as an image. If one loss depends on all views of an image, a pass may be larger: it has at least
+    `copies` images.
     """
     return min(max_pass_images, images * min(copies, views_per_pass(images, max_pass_images)))
 

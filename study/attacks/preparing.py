@@ -52,7 +52,7 @@ class Preparing:
         return {name: full(one.detach()) for name, one in found.items()}, logits
 
     def feature_gradients(self, image: Tensor, loss: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        # Parameters require no gradient. The image must require one, so that the features require one too.
+        # Parameters may require no gradient. The image must require one, so that the features require one too.
         with self._pass():
             with captured(module_of(self.model), self.names) as found:
                 logits = forward(self.model, image.detach().requires_grad_(True), self.precision)

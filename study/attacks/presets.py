@@ -1,6 +1,6 @@
 """Presets: attacks of the literature as keys of a recipe, with their paper and the authors' parameters.
 
-Each file in `preset_files/` has the presets of one paper. These are the keys of a preset:
+Each file in `preset_files/` has the presets of one paper. Some keys of a preset:
 
 - `joins` lists the keys that the preset adds to a combination: `mi+di+sgm` is `mi` with the keys that `di` and `sgm`
   list;
@@ -89,10 +89,11 @@ def combinations() -> Mapping[str, str]:
 
 
 def preset(name: str) -> Preset | None:
-    """Return the preset of this name, or the combination of presets joined with `+`; None if a name is unknown.
+    """Return the preset of this name, or the combination of presets joined with `+`.
 
-    A combination has all keys of its first preset. Each further preset adds the keys that its `joins` names. Lists of
-    components are concatenated, without repetition.
+    Return None if a name is unknown, or if a preset after the first one has no `joins`. A combination has all keys
+    of its first preset. Each further preset adds the keys that its `joins` names. Lists of components are concatenated,
+    without repetition.
     """
     single = presets()
     if name in single:

@@ -1,7 +1,7 @@
 """An attack as data (a recipe): the components that the attack loop combines, and their parameters.
 
-All lengths are in pixel values, 0..255. A recipe does not name models, images or goals; the experiments of a spec name
-them.
+All lengths are in pixel values, 0..255. A recipe does not say on which models and images and with which goals it runs;
+the experiments of a spec do.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ class Attack(Frozen):
             (not adam and self.learning_rate is not None, "a learning_rate belongs to `step: adam`; use step_size"),
             (
                 not adam and self.step_size is None and not self.assembly.budget.in_pixel_values and self.steps > 0,
-                "without a budget, a sign or l2 step needs a step_size"
+                "without a budget, every step except adam needs a step_size"
                 if budget.kind == "none"
-                else f"no step size follows from the budget '{budget.kind}': a sign or l2 step needs a step_size",
+                else f"no step size follows from the budget '{budget.kind}': every step except adam needs a step_size",
             ),
             (
                 self.precomputed is not None
@@ -205,11 +205,11 @@ class Attack(Frozen):
             (
                 self.external is not None
                 and self.model_copy(update={"external": None, "budget": Budget()}) != Attack.model_construct(steps=0),
-                "an attack of another library accepts only `external`, `arguments` and `epsilon`: remove other keys",
+                "an attack by `external` or `python` accepts only `arguments` and `epsilon`: remove other keys",
             ),
             (
                 self.external is not None and (budget.kind not in ("none", "epsilon") or len(budget.levels) > 1),
-                "an attack of another library accepts one `epsilon` or no budget",
+                "an attack by `external` or `python` accepts one `epsilon` or no budget",
             ),
             (
                 self.steps == 0 and self.start is None and self.precomputed is None and self.external is None,
@@ -225,7 +225,7 @@ class Attack(Frozen):
             ),
             (
                 budget.minimal is not None and (adam or self.step_size is not None),
-                "the search of the minimal RMSD needs `step: sign` or `step: l2`, without a step_size",
+                "the search of the minimal RMSD needs a step other than `adam`, without a step_size",
             ),
             (
                 list(self.checkpoints) != sorted(set(self.checkpoints))
@@ -343,7 +343,10 @@ class Attack(Frozen):
 
     @property
     def automatic_step_size(self) -> float | None:
-        """The step size epsilon / steps that follows from a single epsilon; None if no step size follows."""
+        """The step size epsilon / steps that follows from a single epsilon.
+
+        None for another budget, for several lengths, for `step: adam`, and without steps.
+        """
         (level, *more) = self.budget.levels
         if self.step == "adam" or self.budget.epsilon is None or level is None or more or not self.steps:
             return None

@@ -1,4 +1,4 @@
-"""The components that specs can name: the project's own, those of installed packages, and those of a user's file.
+"""The components with names: the project's own, those of installed packages, and those that a user's script registers.
 
 Components are parts of attacks, or defences in front of targets. A package provides components by an entry point of the
 group `study.components`. The entry point names a module; the import of this module registers its components.

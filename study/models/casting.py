@@ -1,8 +1,8 @@
 """Copy a network, and cast the copy's weights to bfloat16 once. Autocast alone would cast weights in every pass.
 
 The copy must run within `torch.autocast`. There, its results have the same bits as the results of the original network.
-Operations follow PyTorch's rules for autocast: convolutions and matrix products run in bfloat16; norms, softmax and
-sums run in float32.
+Operations follow PyTorch's rules for autocast: convolutions and matrix products run in bfloat16. On a GPU, layer norms,
+softmax and sums run in float32.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _TORCHVISION = (
 )
 
 _TORCHVISION_V2 = ("resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2")
-"""Networks for which torchvision also has weights of a later training recipe. Their short names end in `_v2`."""
+"""Networks for which torchvision also has weights of a later training recipe: short names that end in `_v2`."""
 
 _TIMM = {
     "senet154": "legacy_senet154.in1k",

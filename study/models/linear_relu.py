@@ -27,7 +27,8 @@ def linear_relus(model: nn.Module, after: str) -> Iterator[None]:
     through all ReLUs that run after the layer, and are not scaled.
 
     Raises StudyError if a branch does not start at its block's input. Raises StudyError in a forward pass if no ReLU
-    runs after the layer `after` (inside a branch, if the network has residual branches).
+    runs after the layer `after` (inside a branch, if the network has residual branches), or if no module of a block
+    reads the block's input.
     """
     network = network_of(model)
     branches = [branch for branch in layers_of(model).blocks if not branch.dense]

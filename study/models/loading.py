@@ -228,7 +228,7 @@ def _fitting(model: Model, labels: LabelSet) -> str | None:
 def _built(model: Model, labels: LabelSet, called: str, *, allow_code: bool) -> tuple[nn.Module, str]:
     """Return the network, and the text that identifies it in the digest.
 
-    Weights from a file or a package are not loaded yet.
+    Weights from files or a package are not loaded yet, except in a zero-shot classifier.
     """
     kind, value = model.weights_kind, model.weights_value
     given = canonical(model.arguments)

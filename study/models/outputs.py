@@ -69,7 +69,7 @@ def wrong_width(called: str, model: Model, labels: LabelSet, found: int) -> Stud
     return StudyError(
         f"{called} does not classify into {whose}: it has {found} outputs",
         accepted=accepted,
-        todo="choose weights for these labels",
+        todo="choose weights for these labels, or let `classes` name all outputs",
     )
 
 

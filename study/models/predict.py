@@ -78,9 +78,9 @@ def predict(
     `pixels` are an array on the host, or a tensor on `device`, which several models can share. `pixels` may contain
     several versions of all images, one version after the other. `images` are the ids of the images of one version.
 
-    Each forward pass has `batch` images at most. All passes have the same size, and the last pass is padded. The
-    network computes in `precision`, and the softmax of its logits is computed in float32. With `whole`, the result has
-    the probabilities of all labels.
+    `numerics.pass_size` derives the number of images in a forward pass from `batch`. All passes have the same size, and
+    the last pass is padded. The network computes in `precision`, and the softmax of its logits is computed in float32.
+    With `whole`, the result has the probabilities of all labels.
 
     If the device's memory is too small, the size of the passes is halved, which changes rounding. Raises StudyError if
     memory is too small for one image, or if a probability is not finite. The message has the `name` of the model and

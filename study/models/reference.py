@@ -235,12 +235,12 @@ class Model(Frozen):
             if kind not in WEIGHTS or not (value or alone) or (kind == "random" and not value.isdecimal()):
                 raise rejected(
                     f"'{self.weights}' does not name weights",
-                    "zoo:<tag>, file:<path>, {set: <pattern>}, package:<name>, random:<seed>",
+                    "zoo:<tag>, file:<path>, {set: <pattern>}, package:<name>, random:<seed>, or own with python:…",
                 )
             if kind == "package" and PACKAGES.get(value) != network:
                 raise rejected(f"the package '{value}' contains no weights of {network}", names(PACKAGES, value))
         if self.sha256 is not None and kind not in ("file", "package"):
-            raise rejected("sha256 needs a weights file, but this model has no weights file", "weights: file:<path>")
+            raise rejected("sha256 needs a weights file, but this model has none, or several", "weights: file:<path>")
 
     @property
     def zoo(self) -> str:

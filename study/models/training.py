@@ -107,7 +107,7 @@ def train(
     bytes. `say` receives loss and accuracy after every epoch.
 
     Raises StudyError if the data is not in MNIST's format, if a weights file exists already, or if training diverges. A
-    failed or interrupted training writes no file.
+    failed or interrupted training of a network writes no file. Files of networks that were trained before it stay.
     """
     courses = [
         _Course(network, epochs, batch, learning_rate or _first_rate(network), seed, threads, adversarial)

@@ -46,8 +46,9 @@ def virtual_dense(model: nn.Module, weights: Weights, at: Literal["map", "scores
     The second run changes the gradients. Let b be the number of blocks after a block, so that the last block has b = 0.
     The gradient of a map (or of its scores) becomes `attention` times itself, plus `added` times a sum. Each later
     block has a term in this sum: `decay`^b times the block's recorded gradient. The gradient of an MLP branch's input
-    changes in the same way, with `mlp` in place of `attention`. At the class token, the gradient of an MLP branch's
-    input also gets `added` times `decay` times the class token's gradient after the last block.
+    changes in the same way, with `mlp` in place of `attention`. At the class token (and at distillation and register
+    tokens), the gradient of an MLP branch's input also gets `added` times `decay` times this token's gradient after the
+    last block.
 
     Raises StudyError if the network is not a transformer of equal blocks. Raises StudyError in a backward pass if the
     loss does not depend on the logits.
@@ -71,7 +72,7 @@ class _Blocks:
     """The parts of a network of equal blocks.
 
     `maps` and `mlps` are the names of the attention maps and of the first layers of the MLP branches, in the order of
-    the blocks. `last` is the name of the last block. `prefix` is the number of class tokens.
+    the blocks. `last` is the name of the last block. `prefix` is `Patches.prefix`.
     """
 
     maps: Sequence[str]

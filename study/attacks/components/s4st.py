@@ -36,6 +36,7 @@ class BlockScaling(View):
     """
 
     name: ClassVar[str] = "s4st"
+    version: ClassVar[int] = 2
 
     copies: Annotated[int, Field(ge=1, le=10_000)] = 1
     probability: Annotated[float, Field(ge=0, le=1)] = 0.9
@@ -53,7 +54,7 @@ class BlockScaling(View):
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         import torch
 
-        first = given.draws.integers(2, "change").tolist()
+        first = given.draws.integers(2, "choice").tolist()
         chosen = [BASIC[which % len(BASIC)] if chance / 2**64 < self.change else IDENTITY for chance, which in first]
         image = applied(image, chosen, given.draws, "change", given.pool)
         edges = sum(self.blocks) - 2

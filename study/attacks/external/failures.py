@@ -20,7 +20,8 @@ def failure(name: str, error: BaseException, home: Path | None = None) -> StudyE
     return StudyError(
         f"{name} failed: {type(error).__name__}: {first_line(error)}",
         where=place_in(error, lambda file: _foreign(file) and home is not None and _lies_in(file, home), _foreign),
-        todo="correct the attack's arguments or code; no row of this unit (the attack on one shard) was written",
+        todo="correct the attack's arguments or code; in a run, no row of this unit (the attack on one shard) "
+        "was written",
     )
 
 

@@ -1,4 +1,4 @@
-"""Adapter for attacks of the package foolbox. Each call has one budget, and foolbox clips the images to this budget."""
+"""Adapter for attacks of the package foolbox. If a call has a budget, foolbox clips the images to this budget."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
 
 
 def craft(call: ExternalCall) -> Tensor:
-    """Run the attack, and return its images (N, C, H, W), clipped to the budget.
+    """Run the attack, and return its images (N, C, H, W), clipped to the budget if there is one.
 
     The criterion follows from the goal: misclassification, or classification as the target label.
     """

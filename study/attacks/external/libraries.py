@@ -35,15 +35,16 @@ class Adapter(Protocol):
     ) -> None:
         """Raise StudyError for an unknown attack or argument, or an unsupported goal or number of sources.
 
-        `targeted` is True for a targeted goal. `sources` is the number of source models. `epsilon` is the L-infinity
-        budget for images in 0..1. The check needs no model, and attacks no image.
+        Also raise it if an argument or a budget is missing. `targeted` is True for a targeted goal. `sources` is the
+        number of source models. `epsilon` is the L-infinity budget for images in 0..1. The check needs no model, and
+        attacks no image of a study.
         """
 
     def craft(self, call: ExternalCall) -> Tensor:
         """Run the attack on one batch, and return its images (N, C, H, W), which should be in 0..1.
 
-        The attack is built anew in each call. Exceptions of the attack are not caught. Callers must have called `check`
-        before.
+        The attack is built anew in each call. Some exceptions of the attack become StudyErrors, the others are not
+        caught. Callers must have called `check` before.
         """
 
 

@@ -71,7 +71,7 @@ def check_external(
     These errors are:
 
     - a missing library or file;
-    - an unknown attack or argument;
+    - an unknown attack or argument, or a missing argument or budget;
     - several sources, or a targeted goal, if the attack does not support them;
     - a user's file without permission (`allow_code` is False).
 
@@ -108,16 +108,17 @@ def run_external(
 ) -> ExternalImages:
     """Attack the images in `given`, and return the adversarial images in the same order.
 
-    One call of the attack gets a batch of `engine.batch` images. `models` take pixels in 0..255; the attack gets images
-    in 0..1. `networks` are the names of the models' networks in their zoos, such as `resnet50`. Some attacks find
-    layers by these names. `epsilon` is the L-infinity budget in pixel values. If the attack's arguments have no budget,
-    the attack gets `epsilon` as its own budget. The attack's images are rounded to whole pixel values, and projected
-    onto `epsilon` and 0..255. Before each call, the global generators of `random`, numpy and torch are seeded with
-    `seed_of(key, ids of the batch)`. After the call, the generators have their earlier states again. The models are not
-    changed.
+    One call of the attack gets a batch of up to `engine.batch` images. `models` take pixels in 0..255; the attack gets
+    images in 0..1. `networks` are the names of the models' networks in their zoos, such as `resnet50`. Some attacks
+    find layers by these names. `epsilon` is the L-infinity budget in pixel values. If the attack's arguments have no
+    budget, an attack that takes an L-infinity budget gets `epsilon`. The attack's images are rounded to whole pixel
+    values, and projected onto `epsilon` and 0..255. Before each call, the global generators of `random`, numpy and
+    torch are seeded with `seed_of(key, ids of the batch)`. After the call, the generators have their earlier states
+    again. The models are not changed.
 
     Raises StudyError in the cases of `check_external`. Also raises StudyError if the attack fails; the error then names
-    the attack's file and line. Also raises StudyError if the attack does not return finite images of the same shape.
+    the attack's file and line. Also raises StudyError if the attack does not return finite images of the same shape
+    near 0..1, and if memory runs out.
     """
     check_external(external, [goal], len(models), epsilon=epsilon, allow_code=allow_code)
     called = tuple(networks) or tuple(_name_of(model) for model in models)
@@ -198,7 +199,7 @@ def _within_memory(call: Callable[[], Value], passes: Passes, external: External
         raise too_little(
             found,
             f"the device has too little memory for {len(batch.images)} images in one call of {external.external}",
-            todo="lower numerics.batch, which changes ids, or use a device with more memory",
+            todo="lower the batch (in a spec numerics.batch, which changes ids), or use a device with more memory",
         )
     return found
 
@@ -231,7 +232,8 @@ def _returned(external: External, call: ExternalCall, images: Sequence[str], pre
     if broken:
         raise StudyError(
             f"{external.external} returned values that are not finite for {', '.join(broken)}",
-            todo="check the attack and the source's weights; no row of this unit (the attack on one shard) was written",
+            todo="check the attack and the source's weights; in a run, no row of this unit (the attack on one shard) "
+            "was written",
         )
     if float(found.abs().max()) > _MOST:
         raise StudyError(

@@ -31,7 +31,7 @@ def surrogate(model: nn.Module, passes: Passes) -> nn.Sequential:
     network, whose layers have the names of its zoo (`surrogate[1].layer2`). Any other model is copied whole. The passes
     through the copy are added to `passes`. Every image counts, and each view of an image counts too. The gradient of an
     image counts if a backward pass reaches the input of the copy. Passes are not counted if an attack calls the
-    network's layers one by one. Weights require no gradient.
+    network's layers one by one. The weights of a classifier require no gradient.
     """
     if isinstance(model, Classifier):
         first: nn.Module = NetworkInput(model)
@@ -101,7 +101,7 @@ def _watch(network: nn.Module, passes: Passes) -> None:
         passes.forwards += len(seen)
         if not torch.is_grad_enabled() or not seen.is_floating_point():
             return None
-        # Libraries expect that all features have a gradient. Weights require no gradient here, so the input must
+        # Libraries expect that all features have a gradient. Weights may require no gradient, so the input must
         # require one. The hook is on a view or copy of the input, because a hook on the input itself would also
         # count other passes.
         seen = seen.view_as(seen) if seen.requires_grad else seen.detach().requires_grad_(True).clone()

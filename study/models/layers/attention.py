@@ -45,7 +45,8 @@ def attentions(network: nn.Module) -> tuple[Attention, ...]:
     """Return the attention modules of `network`, in the network's order.
 
     A module counts as attention if it has the class name of an attention, and layers for queries, keys and values.
-    Raises StudyError for a module that has such a class name, but no known layers for queries, keys and values.
+    Raises StudyError for any other module with such a class name, unless its class is in `_GATES`, it has no children,
+    or it contains an attention.
     """
     found = known_attentions(network)
     known = {attention.name for attention in found}
@@ -105,7 +106,7 @@ def _adds_bias(module: nn.Module) -> bool:
 
 
 def functional_weights(module: nn.Module) -> Iterator[Tensor]:
-    """Yield the weights with which an attention module computes queries, keys and values without running a layer."""
+    """Yield the weights that an attention module uses for queries, keys and values if it runs no layer for them."""
     if isinstance(module, nn.MultiheadAttention):
         if module.in_proj_weight is not None:
             yield module.in_proj_weight

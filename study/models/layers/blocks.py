@@ -25,10 +25,10 @@ class Branch:
         name: Dotted name of `end`.
         start: Dotted name of the module whose input is x. This is the block itself, or, in a transformer's block, the
             first module of the branch.
-        skip: Dotted name of the module whose output is added in place of x (a downsampling); None if there is no such
-            module.
-        identity: Whether x itself is added. If this is false and `skip` is None, the block changes x by functions, and
-            no module returns the value of the skip connection.
+        skip: Dotted name of the module whose output is added in place of x (usually a downsampling); None if there is
+            no such module.
+        identity: Whether x is added without a module; false for a dense layer. If this is false and `skip` is None in
+            another block, the block changes x by functions, and no module returns the value of the skip connection.
         family: The block's family. The authors' code of the Skip Gradient Method distinguishes these families.
     """
 

@@ -13,7 +13,8 @@ def middle_layer(model: nn.Module, method: str, name: str | None = None) -> str:
     """Return `name`, or the name of a default layer if `name` is None.
 
     The default is the layer that the authors of `method` chose for this network. If they chose none, the default is the
-    middle layer. `model` is a classifier or a network. Raises StudyError if `model` has no layer `name`.
+    middle layer. `model` is a classifier or a network. Raises StudyError if `model` has no layer `name`, or if the
+    default is the middle layer and the network's stages are not known.
     """
     if name is not None:
         layer(model, name)

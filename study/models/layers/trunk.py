@@ -15,8 +15,8 @@ def trunk_of(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the blocks, activations and max-poolings at a network's top level, in the network's order.
 
     Modules inside a container (`nn.Sequential`, `nn.ModuleList`) also belong to the top level, such as the activations
-    and poolings of a VGG. A single convolution or batch norm is left out, because an activation follows it. Raises
-    StudyError if the top level has no block, activation or max-pooling.
+    and poolings of a VGG. A single convolution, batch norm or linear layer is left out. Raises StudyError if the top
+    level has no block, activation or max-pooling.
     """
     network, layers = network_of(model), layers_of(model)
     activations = {one.name for one in layers.activations}

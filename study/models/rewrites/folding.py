@@ -32,7 +32,7 @@ def fold(network: nn.Module, example: Tensor, *, keep: Collection[str] = ()) -> 
     The network is changed in place. `example` is an input of the network, (N, 3, S, S) after preprocessing, on the
     network's device and in its dtype. One forward pass of `example` shows the order of modules. A batch norm is folded
     if nothing else reads the convolution's output, and if the pass calls both modules exactly once. Neither of the two
-    modules may share parameters, have hooks, have two names in the network, or be named in `keep`.
+    modules may share parameters, have forward hooks, have two names in the network, or be named in `keep`.
 
     Folded convolutions have new parameters with the same dtype, device and memory format, which require no gradient.
     All modules keep their names. A batch norm becomes an `nn.Identity`. A batch norm with an activation, as in timm,

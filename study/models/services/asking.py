@@ -79,7 +79,7 @@ class Asking:
         Without a limit `queries`, the service gets all versions. With this limit, it gets at most the first `queries`
         versions of each adversarial image, one after the other, and no further version after a success of the attack.
         The answer for the last version that the service got is then also the answer for all later versions. Raises
-        StudyError as `Service.ask` does.
+        StudyError as `Service.ask` does, or if a judging model fails.
         """
         most = self._remote.queries
         if most is None or question.clean_names is None or not len(images):

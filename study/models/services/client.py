@@ -1,4 +1,4 @@
-"""The client of one service. It respects limits, repeats failed requests, and sends no image or text twice."""
+"""The client of one service. It respects limits, repeats failed requests, and keeps all answers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Service:
     """
 
     def __init__(self, name: str, remote: Remote, *, secret: Secret | None, cache: Path) -> None:
-        """Open the cache. Raises StudyError if the cache is damaged, or if a required credential is missing."""
+        """Open the cache. Raises StudyError if the cache cannot be used, or if a required credential is missing."""
         if remote.credentials is not None and secret is None:
             raise StudyError(f"{name} needs a credential", todo=f"export {remote.credentials.env}=…")
         self.sent = self.cached = 0
@@ -94,8 +94,9 @@ class Service:
         Every answer is written to the cache before it is used. If all attempts for an image fail, no further image is
         sent, and StudyError is raised. The service then counts as down. Until the service answers again, later calls
         make only one attempt for each image. If a repeated request would also fail, StudyError is raised without
-        further attempts. Interrupted is raised if `stop` returns true. Before any error is raised, the requests that
-        were sent already are finished, because their answers may cost money.
+        further attempts. StudyError is also raised if `most` requests were sent, or if the cache cannot be used.
+        Interrupted is raised if `stop` returns true before all answers are there. Before any error is raised, the
+        requests that were sent already are finished, because their answers may cost money.
         """
         return self._replies(list(images), stop)
 
@@ -159,7 +160,8 @@ class Service:
     async def _answer(self, client: httpx.AsyncClient, question: bytes | str, halt: asyncio.Event) -> str:
         """Send one question, repeatedly until an attempt succeeds, and return the answer.
 
-        Raises StudyError if all attempts fail, and Halted as soon as `halt` is set.
+        Raises StudyError if all attempts fail or no further attempt is allowed, and Halted if `halt` is set while it
+        waits for an attempt.
         """
 
         async def attempt() -> str:
@@ -192,8 +194,9 @@ class Service:
         """Count a request on disk before it is sent. Raises StudyError if the count has already reached `most`."""
         if not self._cache.count_request(most):
             raise StudyError(
-                f"this run folder has sent {most:,} requests to {self._name}, the largest number that `most` allows",
-                todo="raise `most` of this service and launch again: the study stays the same, and answers are kept",
+                f"`most` is {most:,}, so this run folder may send no further request to {self._name}",
+                todo="raise `most` of this service or judge, and launch again: the study stays the same, and answers "
+                "are kept",
                 status=1,
             )
 
@@ -203,14 +206,15 @@ class Service:
         return max(usual, min(_failure(state).wait, self._remote.most_wait))
 
     def _report(self, state: RetryCallState) -> None:
-        repaired("service", f"{self._name}: an image is sent again: {_failure(state).reason}")
+        repaired("service", f"{self._name}: a request is sent again: {_failure(state).reason}")
 
     def _give_up(self, state: RetryCallState) -> str:
         self._down = True
         attempts = f"{state.attempt_number} attempts" if state.attempt_number > 1 else "1 attempt"
         raise StudyError(
-            f"{self._name} at {self._remote.address} failed for an image after {attempts}: {_failure(state).reason}",
-            todo="check that the service is up and launch again, or raise attempts, timeout or most_wait",
+            f"{self._name} at {self._remote.address} failed after {attempts}: {_failure(state).reason}",
+            todo="check that the service is up and that its answers fit the spec, and launch again; or raise attempts, "
+            "timeout or most_wait",
             status=1,
         )
 

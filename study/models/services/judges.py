@@ -41,7 +41,10 @@ class SentenceReader(Protocol):
 
 
 class Keywords:
-    """A reader that finds the names of all labels of a study, as whole words. If names overlap, the longest counts."""
+    """A reader that finds the names of all labels of a study, as whole words.
+
+    If names overlap, the one that begins first counts. Of names that begin at the same word, the longest counts.
+    """
 
     def __init__(self, own_names: OwnNames, labels: LabelSet) -> None:
         known: dict[str, list[str]] = {}
@@ -58,7 +61,7 @@ class Keywords:
     def names(self, sentences: Sequence[str], asked: Asked) -> list[tuple[str, ...]]:
         return [self._in(sentence) for sentence in sentences]
 
-    @functools.lru_cache(maxsize=100_000)  # noqa: B019 - one object in a process
+    @functools.lru_cache(maxsize=100_000)  # noqa: B019 - few objects in a process
     def _in(self, sentence: str) -> tuple[str, ...]:
         found = (name for one in self._pattern.findall(plain(sentence)) for name in self._known[one])
         return tuple(dict.fromkeys(found))
@@ -74,7 +77,7 @@ class Second:
     def names(self, sentences: Sequence[str], asked: Asked) -> list[tuple[str, ...]]:
         """Return the names as `SentenceReader.names` does, but only for the labels in question.
 
-        Raises StudyError if the model replies neither yes nor no, or does not answer.
+        Raises StudyError if the model replies neither yes nor no, replies both, or does not answer.
         """
         pairs = [(s, label) for s, labels in zip(sentences, asked, strict=True) for label in labels if s.strip()]
         pairs = list(dict.fromkeys(pairs))

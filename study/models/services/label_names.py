@@ -52,7 +52,8 @@ def check_names(own_names: OwnNames, labels: LabelSet) -> None:
 def read_own_names(path: Path) -> dict[str, Any]:
     """Return the names for labels in a YAML or JSON mapping, or in a CSV file with lines label,name[,name…].
 
-    Names and labels are not checked here. Raises StudyError if the file cannot be read, or has a label twice.
+    Names and labels are not checked here. Raises StudyError if the file cannot be read, has another form, or has a
+    label twice.
     """
     accepted = "a .yaml or .json mapping, {label: name} or {label: [name, name]}; or a .csv file with lines label,name"
     try:

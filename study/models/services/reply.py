@@ -34,7 +34,8 @@ def read(body: str, remote: Remote) -> Reply:
     """Return the best `remote.top` labels in the JSON text `body`, the highest score first.
 
     Labels with equal scores, or without scores, keep the order of the answer. Raises UnexpectedAnswer if `body` is not
-    JSON, if a path does not exist in the answer, if a label is not text, or if a score is not a finite number.
+    JSON, if a path does not exist in the answer, if a label is empty or not text, if a score is not a finite number, or
+    if the numbers of labels and scores differ.
     """
     data = parsed(body)
     labels = follow(data, remote.labels)

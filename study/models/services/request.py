@@ -134,7 +134,10 @@ def _request(remote: Remote, question: bytes | str, secret: Secret | None) -> tu
 
 
 def _image(remote: Remote, png: bytes, headers: httpx.Headers) -> dict[str, Any]:
-    """Return the content of a request about an image, for `api: labels`. The content's type is added to `headers`."""
+    """Return the content of a request about an image, for `api: labels`.
+
+    The content's type is added to `headers`, except for a form, whose type httpx adds.
+    """
     if remote.send == "png":
         headers["Content-Type"] = "image/png"
         return {"content": png}
@@ -157,12 +160,14 @@ def _check_status(response: httpx.Response, name: str, remote: Remote, secret: S
         what += f", a redirect to {target or 'no address'}"
         todo = "if you trust the address of the redirect, write it as url: it would receive the credential"
     elif status in (401, 403) and remote.credentials is None:
-        todo = "add `credentials: {env: NAME}` to the service"
+        todo = "add `credentials: {env: NAME}` to the service (or to its judge, if a judge with its own url answered)"
     elif status in (401, 403) and remote.credentials is not None:
         todo = f"check that the environment variable {remote.credentials.env} holds a valid credential"
     else:
         advice = _CHAT_ADVICE if remote.api == "chat" else _STATUS_ADVICE
-        todo = advice.get(status, "compare url, send, field, extra and headers with what the service documents")
+        todo = advice.get(
+            status, "compare url, extra, headers and (with api: labels) send and field with its documentation"
+        )
     raise StudyError(what, todo=todo, status=1)
 
 

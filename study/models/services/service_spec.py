@@ -70,7 +70,9 @@ class Credentials(Frozen):
     @model_validator(mode="after")
     def _header_or_query(self) -> Credentials:
         if self.query is not None and (self.header is not None or self.prefix):
-            raise rejected("a credential is sent in a header or in the address, not in both", "header, or query")
+            raise rejected(
+                "a credential is sent in a header or in the address, not in both", "header and prefix, or query"
+            )
         if self.query == "" or (self.header is not None and not _HEADER.fullmatch(self.header)):
             raise rejected(
                 "`header` or `query` of the credential is not a valid name", "header: Authorization, or query: key"
@@ -85,7 +87,8 @@ class Judge(Frozen):
 
     Without `model`, an answer names a label if it contains one of the label's words, or one of the further names that
     the service's `names` has for the label. Only whole words count, in upper or lower case, singular or plural. If such
-    words overlap, only the longest counts ("hot dog" does not name the label dog).
+    words overlap, only those that begin first count, and of these only the longest ("hot dog" does not name the label
+    dog).
 
     With `model`, a second chat model decides whether the answer names the true label or the target label. `url` is the
     address of this model (default: the address of the service, with the service's credentials). `prompt` is the
@@ -155,8 +158,8 @@ class Remote(Frozen):
 
     `rate` is the largest number of requests per second. `parallel` is the largest number of requests at the same time.
     `timeout` is the time limit in seconds for a complete answer. A failed request is repeated until it was sent
-    `attempts` times. The first pause is `backoff` seconds. Each further pause is twice as long, up to `most_wait`
-    seconds.
+    `attempts` times. The first pause is about `backoff` seconds. Each further pause is about twice as long, or as long
+    as the service asks, up to `most_wait` seconds.
 
     `most` is the largest number of requests for the whole run folder. Each request is counted before it is sent. A
     launch that may need more requests than `most` sends no request at all.
@@ -211,7 +214,7 @@ class Remote(Frozen):
     @field_validator("url", mode="after")
     @classmethod
     def _address(cls, url: str) -> str:
-        accepted = "http:// or https://, a host, and a path: https://example.org/v1/classify"
+        accepted = "http:// or https://, a host, and a path, without spaces and #: https://example.org/v1/classify"
         try:
             parts = urlsplit(url)
             whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -235,11 +238,13 @@ class Remote(Frozen):
             if not isinstance(name, str) or not _HEADER.fullmatch(name):
                 raise rejected("`headers` has a name that is not valid in HTTP", "letters, digits and -")
             if _carries_secrets(name):
-                raise rejected(f"the header '{name}' carries a secret", f"{_ADVICE}; header: {name}")
+                raise rejected(f"the header '{name}' looks like a credential", f"{_ADVICE}; header: {name}")
             if _SET_BY_CLIENT.fullmatch(name.lower()):
                 raise rejected(f"the header '{name}' is set by the HTTP client", "headers that the service defines")
             if isinstance(value, str) and not (value.isascii() and value.isprintable() and value == value.strip()):
-                raise rejected(f"the header '{name}' is not one line of plain text", "printable ASCII")
+                raise rejected(
+                    f"the header '{name}' is not one line of plain text", "printable ASCII, no spaces at the ends"
+                )
         if len({name.lower() for name in given}) < len(given):
             raise rejected("`headers` has the same name twice", "each name once; upper and lower case count as equal")
         return given
@@ -287,14 +292,16 @@ class Remote(Frozen):
             json.loads(text, object_pairs_hook=lambda pairs: keys.extend(key for key, _ in pairs))
         except (TypeError, ValueError):
             raise rejected(
-                "`extra` has a value that JSON cannot hold", "text, finite numbers, lists, mappings"
+                "`extra` has a value that JSON cannot hold", "text, finite numbers, true, false, null, lists, mappings"
             ) from None
         for key in keys:
             if _SECRET_FIELDS.fullmatch(re.sub(r"[\W_]", "", key.lower())):
                 raise rejected(f"`extra` contains '{key}', which looks like a credential", _ADVICE)
         taken = sorted({"model", "messages", "stream", "n"} & self.extra.keys())
         if self.api == "chat" and taken:
-            raise rejected(f"`extra` contains '{taken[0]}', which the study sets", "temperature, max_tokens, seed, …")
+            raise rejected(
+                f"`extra` contains '{taken[0]}', which it must not contain", "temperature, max_tokens, seed, …"
+            )
         if self.api == "labels" and self.send == "json":
             try:
                 self.object_with("")
@@ -351,7 +358,7 @@ class Remote(Frozen):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the fields that determine answers. Rate, retries, judge and credential are left out."""
+        """The SHA-256 of the fields that determine answers. Headers, limits, judge and credential are left out."""
         if self.api == "chat":
             return digest("remote", self.url, self.api, self.model, self.prompt, self.extra)
         return digest("remote", self.url, self.send, self.field, self.extra, self.labels, self.scores, self.top)

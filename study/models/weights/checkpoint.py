@@ -35,7 +35,7 @@ _STARTS = (
     ),
     (b"\x1f\x8b", "compressed with gzip", "decompress it, and use the file inside"),
 )
-"""For each kind of file that has no weights: the first bytes (in lower case), a description, and advice."""
+"""For each kind of file that is refused: the first bytes (in lower case), a description, and advice."""
 
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 """The function that a pickle calls to create a number of numpy. Its module differs between numpy 1 and numpy 2."""
@@ -70,7 +70,7 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 def read(path: Path) -> Any:
     """Read a .safetensors or torch file. The content of the file decides the format, not its name.
 
-    Raises StudyError if the file has no weights, or has code besides the weights; the message says what the file is.
+    Raises StudyError if the file cannot be read, is of another kind, or has code besides the weights.
     """
     return _read(path, values=True)
 
@@ -125,7 +125,7 @@ def _safetensors(path: Path, *, values: bool) -> dict[str, torch.Tensor]:
 
 
 def _on_meta(found: Any) -> Any:
-    """Return `found` with the same nested mappings, and with all tensors on the meta device."""
+    """Return `found`, with the tensors in its nested mappings on the meta device."""
     if isinstance(found, torch.Tensor):
         return torch.empty(found.shape, dtype=found.dtype, device="meta")
     if isinstance(found, Mapping):

@@ -37,7 +37,7 @@ _WAIT_SECONDS = 1.0
 _MAX_WAIT_SECONDS = 60.0
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 _PROGRESS_BYTES = 2**20
-"""An attempt that downloads at least this number of bytes does not count as a failure."""
+"""An attempt that adds at least this number of bytes to those that are kept does not count as a failure."""
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _OTHERWISE = "or give `weights: file:<path>`"
 _ELSEWHERE = f"fetch the weights on a machine that can reach the host and copy the cache here, {_OTHERWISE}"
@@ -107,8 +107,8 @@ def ensure_downloaded(model: Model) -> None:
 def fetch_all(models: Mapping[str, Model], *, say: Say = _ignore, progress: Progress = _ignore) -> list[Fetched]:
     """Fetch the weights of all `models` in this order, and return a result for each file. Each file is fetched once.
 
-    `models` maps names to models. After a failure, the remaining files are still fetched. At the end, a StudyError that
-    names all failures is raised.
+    `models` maps names to models. Models for which `weights_file` returns None are left out. After a failure, the
+    remaining files are still fetched. At the end, a StudyError that names all failures is raised.
     """
     from study.models.zoos import ZOOS
 
@@ -203,7 +203,8 @@ class _Download:
     def run(self) -> None:
         """Repeat attempts, with growing pauses, until the file is complete.
 
-        Raises StudyError after five failures in a row. An attempt that downloads at least 1 MiB resets this count.
+        Raises StudyError after five failures in a row, or if the host does not provide the file. An attempt that adds
+        at least 1 MiB to the bytes that are kept resets this count.
         """
         import httpx
 

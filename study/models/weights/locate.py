@@ -63,8 +63,9 @@ class WeightsFile:
 def weights_file(model: Model) -> WeightsFile | None:
     """Return the file of a model's weights.
 
-    None for random weights, weights that the user's code loads, sets of files, services, and models that only add a
-    transform to another model. Raises StudyError if the zoo does not have the network or the weights.
+    None for random weights, weights that the user's code loads, sets of files, services, models that only add a
+    transform to another model, and weights that only open_clip or transformers itself can find. Raises StudyError if
+    the zoo does not have the network or the weights.
     """
     if model.network is None:
         return None
@@ -102,7 +103,7 @@ def state(model: Model) -> str:
 
     The words are `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `set`, `random`, `own` (loaded
     by the user's code), `service`, `transform` (another model of the spec has the weights), and `none` (a network
-    without weights).
+    without weights, or with weights that only open_clip or transformers itself can find).
     """
     if model.network is None:
         return "service" if model.remote is not None else "transform"

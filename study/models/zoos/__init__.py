@@ -18,7 +18,7 @@ class Zoo(Protocol):
         """Return the names of the zoo's networks, without tags."""
 
     def renamed(self, network: str) -> str | None:
-        """Return the new name, with a tag, of a network that the zoo has renamed; None for all other networks."""
+        """Return the new name, often with a tag, of a network that the zoo has renamed; None for all other networks."""
 
     def tags(self, network: str) -> Sequence[str]:
         """Return the names of a network's weights."""

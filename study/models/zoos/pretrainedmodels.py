@@ -1,4 +1,4 @@
-"""The zoo pretrainedmodels by Cadene, which some papers used. The host of half of its weights no longer exists."""
+"""The zoo pretrainedmodels by Cadene, which some papers used. The host of two thirds of its weights is gone."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from study.models.classifier import Preprocessing
 from study.models.towers import Towers
 
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""The name of the interpolation for each of Pillow's constants."""
+"""The names of interpolations for constants of Pillow. All other constants count as bicubic."""
 _FOLDER = "folder"
 
 

@@ -61,7 +61,7 @@ def test_each_block_is_scaled_by_its_own_factor():
         found = view_of(BlockScaling(), image, step)
         for row in range(6):
             draws = Draws(row, "s4st")
-            _, which = draws.words(2, "change", step)
+            _, which = draws.words(2, "choice", step)
             own = StepDraws(Streams(KEY, [IDS[row]]), "s4st", "cpu", step)
             first = applied(image[row : row + 1], [BASIC[which % 9]], own, "change")
             order, *words = draws.words(1 + 3 + 24, "blocks", step)
