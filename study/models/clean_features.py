@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from study.errors import StudyError
 from study.models.layer_outputs import Change, changed_outputs, normalised
 from study.models.layers.catalogue import layers_of
-from study.models.layers.named import network_of
+from study.models.layers.named import layer, network_of
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,16 @@ class CleanFeatures:
 
     `features` has, for each name of a layer, a tuple with one tensor (number of images, …) for each run of the layer in
     a forward pass. `norms` are the names of those layers that a batch norm follows. For these layers, the tensors are
-    the outputs of the norm.
+    the outputs of the norm. `linear` are the names of the linear layers.
     """
 
     features: Mapping[str, tuple[Tensor, ...]]
     norms: frozenset[str]
+    linear: frozenset[str]
+
+    def axis_of_channels(self, name: str, features: Tensor) -> int:
+        """Return the axis of the channels of a layer's output: 1 in (N, C, H, W) of a convolution, else the last."""
+        return 1 if features.ndim == 4 and name not in self.linear else features.ndim - 1
 
     @contextmanager
     def changed(self, model: nn.Module, change: Change) -> Iterator[None]:
@@ -42,10 +47,12 @@ def clean_features(model: nn.Module, images: Tensor, divisor: float) -> CleanFea
     """
     layers = layers_of(model)
     widest = images.shape[-1] / divisor
+    linear = frozenset(name for name in layers.weighted if isinstance(layer(model, name), nn.Linear))
     held: dict[str, list[Tensor]] = {}
 
     def keep(name: str, output: Tensor) -> Tensor:
-        if output.ndim < 4 or output.shape[-1] <= widest:
+        # A linear layer may have outputs (N, H, W, C), whose last axis is no width.
+        if name in linear or output.ndim < 4 or output.shape[-1] <= widest:
             held.setdefault(name, []).append(output.detach().clone())
         return output
 
@@ -59,12 +66,8 @@ def clean_features(model: nn.Module, images: Tensor, divisor: float) -> CleanFea
             accepted="networks of convolutions and linear layers",
             todo="choose a smaller divisor, or another network",
         )
-    return CleanFeatures({name: tuple(found) for name, found in held.items()}, norms & held.keys())
-
-
-def channels_of(features: Tensor) -> int:
-    """Return the axis of the channels: 1 in (N, C, H, W), the last axis in (N, C) and (N, tokens, C)."""
-    return 1 if features.ndim == 4 else features.ndim - 1
+    features = {name: tuple(found) for name, found in held.items()}
+    return CleanFeatures(features, norms & held.keys(), linear & held.keys())
 
 
 def by_channel(values: Tensor, features: Tensor, axis: int) -> Tensor:

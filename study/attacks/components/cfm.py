@@ -17,6 +17,8 @@ from study.devices.copies import uploaded
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from study.models.clean_features import CleanFeatures
+
 
 class FeatureMixup(ForwardChange):
     """The base of clean feature mixup (`cfm`) and of feature tuning mixup (`ftm`), with their common parameters.
@@ -56,7 +58,7 @@ class FeatureMixup(ForwardChange):
         assert pool is not None, "an attack with a component that declares `others` has a pool"
         example = next(model.parameters())
         clean = clean_features(model, uploaded(pool.pixels, example.device).float(), self.divisor)
-        mixup = Mixup(self, number, draws, clean.features)
+        mixup = Mixup(self, number, draws, clean)
         begin = network_of(model).register_forward_pre_hook(mixup.begin)
         with begin, clean.changed(model, self.mixing(mixup)):
             yield
@@ -80,13 +82,13 @@ class Mixup:
         component: FeatureMixup,
         number: int,
         draws: PassDraws,
-        clean: Mapping[str, tuple[Tensor, ...]],
+        clean: CleanFeatures,
     ) -> None:
         self.draws = draws
         self._number = number
         self._component = component
         self._clean = clean
-        self._places = {name: place for place, name in enumerate(clean)}
+        self._places = {name: place for place, name in enumerate(clean.features)}
         self._words = np.zeros((0, 0), dtype=np.uint64)
         self._runs: dict[str, int] = {}
 
@@ -103,7 +105,7 @@ class Mixup:
         of M rows.
         """
 
-        from study.models.clean_features import by_channel, channels_of
+        from study.models.clean_features import by_channel
 
         run = self._runs.get(name, 0)
         self._runs[name] = run + 1
@@ -111,9 +113,10 @@ class Mixup:
         rows = np.flatnonzero(words[:, 0] < self._component.probability * 2.0**64)
         if not len(rows):
             return None
-        clean = self._clean[name][run % len(self._clean[name])]
+        runs = self._clean.features[name]
+        clean = runs[run % len(runs)]
         partners = (words[rows, 1] % np.uint64(len(clean))).astype(np.int64)
-        axis = channels_of(features) if self._component.variant == "paper" else 1
+        axis = self._clean.axis_of_channels(name, features) if self._component.variant == "paper" else 1
         drawn = self.draws.uniform(self._component, (features.shape[axis],), f"shares.{self._number}.{name}")
         shares = self._component.strength / 2 * (drawn + 1)
         chosen = uploaded(rows, features.device)
@@ -141,6 +144,7 @@ class CleanFeatureMixup(FeatureMixup):
     """
 
     name: ClassVar[str] = "cfm"
+    version: ClassVar[int] = 2
 
     def mixing(self, mixup: Mixup) -> Any:
         def change(name: str, features: Tensor) -> Tensor:

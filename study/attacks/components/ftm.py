@@ -37,6 +37,7 @@ class FeatureTuningMixup(FeatureMixup):
     """
 
     name: ClassVar[str] = "ftm"
+    version: ClassVar[int] = 2
     alone: ClassVar[bool] = True
 
     size: Annotated[float, Field(ge=0, le=1)] = 0.01

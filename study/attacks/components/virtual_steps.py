@@ -10,6 +10,7 @@ from pydantic import Field
 from study.attacks.component import AttackOutline
 from study.attacks.kinds import Program, ProgramContext
 from study.attacks.registry import register
+from study.errors import StudyError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,12 @@ class VirtualSteps(Program):
         import torch
 
         classes = min(given.forward(given.origin, model).shape[-1] for model in range(given.models))
+        if self.auxiliary >= classes:
+            raise StudyError(
+                f"virtual-steps takes gradients for {self.auxiliary} other labels of each image, but a model has "
+                f"only {classes} labels",
+                accepted=f"auxiliary: up to {classes - 1}",
+            )
         delta = torch.zeros_like(given.origin)
         found: dict[int, Tensor] = {}
         stops = {steps for steps, _ in given.points}

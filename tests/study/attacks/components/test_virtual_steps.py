@@ -12,6 +12,7 @@ from torch.nn import functional
 from study.attacks import Attack
 from study.attacks.components.virtual_steps import others
 from study.attacks.presets import keys_of
+from study.errors import StudyError
 from tests.study.attacks.components.written_out import GOALS, LABELS, PIXELS, SIGN, attacked, clip, gradient, streams
 
 
@@ -66,3 +67,11 @@ def test_checkpoints_are_prefixes(small_images):
 def test_it_refuses_what_it_would_ignore(more):
     with pytest.raises(ValueError, match="takes its own sign steps"):
         Attack.model_validate(keys_of("va-i", more))
+
+
+def test_more_labels_than_the_models_have_are_refused(small_images):
+    with pytest.raises(StudyError, match="for 10 other labels of each image, but a model has only 10 labels") as raised:
+        attacked(
+            PIXELS, "va-i", {"steps": 1, "program": {"virtual-steps": {"auxiliary": 10}}}, small_images, "untargeted"
+        )
+    assert raised.value.accepted == "auxiliary: up to 9"
