@@ -393,9 +393,8 @@ def _noise(image: Tensor, chosen: _Chosen) -> Tensor:
 
 
 def _low_pass(image: Tensor, chosen: _Chosen) -> Tensor:
-    size, cosines = image.shape[-1], _cosines(image.shape[-1])
-    lows = [cosines[: size - int(part * size)] for part in chosen.amounts]
-    matrices = [(low.T @ low).astype(np.float32) for low in lows]
+    size = image.shape[-1]
+    matrices = [_lower(size, size - int(part * size)) for part in chosen.amounts]
     return _multiplied(image, matrices, matrices)
 
 
@@ -403,6 +402,13 @@ def _channels(image: Tensor, chosen: _Chosen) -> Tensor:
     drawn = chosen.draws.uniform(image.shape[1:2], f"{chosen.stream}.channels")[_index(chosen.rows, image)]
     chance = _numbers(chosen.amounts, image)[:, None]
     return image * ((drawn >= 2 * chance - 1) / (1 - chance))[:, :, None, None]
+
+
+@functools.lru_cache(maxsize=256)
+def _lower(size: int, kept: int) -> NDArray[np.float32]:
+    """Return the matrix (size, size) that keeps only the `kept` lowest frequencies of the cosine transform of a line."""
+    low = _cosines(size)[:kept]
+    return (low.T @ low).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)
