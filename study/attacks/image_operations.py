@@ -406,7 +406,7 @@ def _channels(image: Tensor, chosen: _Chosen) -> Tensor:
 
 @functools.lru_cache(maxsize=256)
 def _lower(size: int, kept: int) -> NDArray[np.float32]:
-    """Return the matrix (size, size) that keeps only the `kept` lowest frequencies of the cosine transform of a line."""
+    """Return the matrix (size, size) that keeps the `kept` lowest frequencies of the cosine transform of a line."""
     low = _cosines(size)[:kept]
     return (low.T @ low).astype(np.float32)
 
