@@ -21,6 +21,7 @@ from study.analysis.rates import succeeded
 from study.errors import StudyError
 from study.images import decoding
 from study.images.image_sets import candidates
+from study.images.labels import ABSTAINED, LabelSet
 from study.images.selection import Selected
 from study.planning.relation import MARKS
 from study.report.html.components import HtmlTable, text_cells
@@ -272,7 +273,14 @@ def _clean_and_adversarial(data: ReportData, row: Mapping[str, Any]) -> tuple[st
         return ", ".join(row["clean_names"] or ["–"]), row["sentence"] or "–"
     if row["names"] is not None:
         return ", ".join(row["clean_names"] or ["–"]), ", ".join(row["names"] or ["–"])
-    labels = data.spec.labels
-    clean = "–" if row["clean_top1"] is None else labels.words(row["clean_top1"])[0]
-    now = "–" if row["top1"] is None else f"{labels.words(row['top1'])[0]} ({100 * row['top5_prob'][0]:.0f} %)"
+    clean, now = (_top1_in_words(row[key], data.spec.labels) for key in ("clean_top1", "top1"))
+    if row["top1"] not in (None, ABSTAINED):
+        now += f" ({100 * row['top5_prob'][0]:.0f} %)"
     return clean, now
+
+
+def _top1_in_words(top1: int | None, labels: LabelSet) -> str:
+    """Return the predicted label as text. A voting target may have abstained: -1 is then no index of a label."""
+    if top1 is None:
+        return "–"
+    return "abstains" if top1 == ABSTAINED else labels.words(top1)[0]
