@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from study.analysis.intervals import interval_of_rate
 from study.attacks.recipe import Attack
+from study.defences.transforms import summary
 from study.report.board.lines import BoardTable, Entry, Line, board_tables
 from study.report.board.page import CORRECT, MEAN, BoardPart, page
 from study.report.board.protocol import facts, model_digest
@@ -64,9 +65,7 @@ def _models(entry: Entry) -> HtmlTable:
     rows = []
     for name, model in spec.models.items():
         role = " and ".join(role for role, used in (("source", name in sources), ("target", name in targets)) if used)
-        behind = (
-            "" if model.transform is None else ", ".join(f"{kind} {value:g}" for kind, value in model.transform.stages)
-        )
+        behind = "" if model.transform is None else summary(model.transform)
         made = model.network or (f"service {model.remote.address}" if model.remote else f"{model.model}")
         right = entry.data.clean.get(name)
         clean = "–"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import shutil
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from rich.console import Console
 
 from study.analysis.bootstrap import interval_of_mean
@@ -19,10 +21,13 @@ from study.analysis.intervals import interval_of_rate
 from study.analysis.rates import hits
 from study.commands.board import print_board, print_card
 from study.errors import StudyError
+from study.report.board.card import card_tables
 from study.report.board.formats import COLUMNS
 from study.report.board.lines import Entry, board_tables
 from study.report.board.protocol import differences, facts
 from study.results.run_reader import open_run
+from study.spec.loading import load
+from tests.conftest import TINY
 
 
 def board(runs, to=None, experiments=()):
@@ -161,3 +166,16 @@ def test_a_card(many_run, tmp_path):
     _Balanced().feed((tmp_path / "card.html").read_text())
     print_card(str(many_run), Console(file=io.StringIO()), tmp_path / "card.md")
     assert (tmp_path / "card.md").read_text().strip() in text.strip()
+
+
+def test_a_card_tells_stages_that_are_components(tiny_run, tmp_path, spec_file):
+    spec = yaml.safe_load(TINY)
+    changed = {
+        "b-smoothed": {"model": "b", "transform": {"smoothing": 63.75}},
+        "b-both": {"model": "b", "transform": [{"jpeg": 75}, {"smoothing": {"draws": 9}}]},
+    }
+    # Of a spec alone: these models have no rows in the run.
+    data = dataclasses.replace(open_run(str(tiny_run)), spec=load(spec_file({"models": spec["models"] | changed})).spec)
+    models = card_tables(Entry("run", str(tiny_run), data))[1]
+    defences = {row[0].text: row[3].text for row in models.rows}
+    assert defences == {"a": "–", "b": "–", "c": "–", "b-smoothed": "smoothing", "b-both": "jpeg 75, smoothing draws 9"}
