@@ -27,10 +27,10 @@ _NUMBERS = ("budget", "steps", "step_size", "checkpoints", "learning_rate", "tun
 """Keys of an attack that do not decide its method: two attacks of one method may differ in these keys."""
 
 _NORMS = {"epsilon": "an L-infinity budget", "l2": "an L2 budget", "rmsd": "an RMSD (root mean square deviation)"}
-_TOLD = ("step", "budget", "steps", "step_size", "learning_rate", "checkpoints", "first")
+_TOLD = ("budget", "steps", "step_size", "learning_rate", "checkpoints", "first")
 """Keys of an attack that the sentence on the attack describes in words. All other keys are listed in the sentence."""
 
-_USUAL = {"objective": "cross-entropy", "fusion": "probability"}
+_USUAL = {"objective": "cross-entropy", "fusion": "probability", "step": "sign"}
 """The usual values of some keys of an attack. One sentence states these values for all attacks."""
 _RULES = {"each": "each source model alone", "leave-one-out": "ensembles of all source models but one",
           "all": "the ensemble of all source models", "elsewhere": "models outside this study"}  # fmt: skip
@@ -62,9 +62,10 @@ def paragraphs(finished: RunData, computed: Sequence[Arithmetic], releases: Sequ
     yield f"{_images(finished)} {_models(finished)}"
     used = dict.fromkeys(name for experiment in spec.experiments.values() for name in experiment.attacks)
     yield " ".join(_attack(name, spec.attacks[name]) for name in used) + (
-        " Attacks increase the cross-entropy of the true label (targeted: decrease that of the target label), and "
-        "average the probabilities of several source models, unless another objective or fusion is named. Adversarial "
-        "images are rounded to 8-bit values within the budget before a target sees them."
+        " Attacks increase the cross-entropy of the true label (targeted: decrease that of the target label), average "
+        "the probabilities of several source models, and step along the sign of the gradient, unless another "
+        "objective, fusion or step is named. Adversarial images are rounded to 8-bit values within the budget before a "
+        "target sees them."
     )
     yield " ".join(_experiment(name, spec, one) for name, one in spec.experiments.items())
     yield _numbers(spec)
@@ -149,11 +150,7 @@ def _models(finished: RunData) -> str:
         )  # fmt: skip
         made = model.network or ("" if model.remote is None else _service(model.remote))
         weights = f", weights {model.weights}" if model.weights else ""
-        changed: Any = None
-        if model.transform is not None:
-            plain = model.transform.model_dump(mode="json", exclude_none=True)
-            changed = summary(model.transform) if model.transform.parts else plain
-        behind = f", behind {shown(changed).strip('()')}" if changed else ""
+        behind = "" if model.transform is None else f", behind {summary(model.transform)}"
         digest = str(finished.models.get(name, {}).get("digest", ""))[:12]
         said.append(f"{name} ({made}{weights}{behind}; {role}{f'; digest {digest}' if digest else ''})")
     return f"The models are {listed(said)}."
@@ -171,16 +168,27 @@ def _service(remote: Remote) -> str:
 def _attack(name: str, attack: Attack) -> str:
     """Return a sentence on an attack: its paper, parts, budget and steps."""
     found = preset_of(name, attack)
-    papers = [] if found is None else list(dict.fromkeys(_paper(one) for one in found.split("+")))
+    # A preset's own name may contain `+`, as `ila++` does.
+    joined = () if found is None else (found,) if found in presets.presets() else found.split("+")
+    papers = list(dict.fromkeys(_paper(one) for one in joined))
     cited = f" ({'; '.join(papers)})" if papers else ""
     called = f"{name}{cited}" if found in (None, name) else f"{name} is {found}{cited}; it"
     if attack.precomputed is not None:
         return f"The images of {name} were made outside this study."
     if attack.external is not None:
         return f"{called} is {attack.external.external} {attack.external.version or ''} with {_budget(attack)}."
-    more = {key: value for key, value in parts(attack).items() if key not in _TOLD and value != _USUAL.get(key)}
-    detail = "".join(f", {key} {shown(value)}" for key, value in more.items())
-    return f"{called} has {_budget(attack)} and {_steps(attack)}{detail}."
+    # Targets see the checkpoints of an attack. Those of a first stage are for the components of the second stage.
+    first = "" if attack.first is None else f"; its first stage has {_stage(attack.first, 'read')}"
+    return f"{called} has {_stage(attack, 'scored')}{first}."
+
+
+def _stage(attack: Attack, use: str) -> str:
+    """Return the budget, the steps and the parts of one stage. `use`: what happens to the images at its checkpoints."""
+    told = (*_TOLD, "step") if attack.step == "adam" else _TOLD
+    more = {key: value for key, value in parts(attack).items() if key not in told and value != _USUAL.get(key)}
+    return f"{_budget(attack)} and {_steps(attack, use)}" + "".join(
+        f", {key} {shown(one)}" for key, one in more.items()
+    )
 
 
 def _paper(preset: str) -> str:
@@ -208,17 +216,17 @@ def _range(given: Range) -> str:
     return f"from {given.start:g} to {given.to:g} in steps of {given.by:g}"
 
 
-def _steps(attack: Attack) -> str:
+def _steps(attack: Attack, use: str) -> str:
     if not attack.steps:
         return "no step"
-    size = attack.learning_rate if attack.step == "adam" else attack.step_size
+    size = attack.learning_rate if attack.step == "adam" else attack.step_size or attack.automatic_step_size
     count = f"{attack.steps:,} step{'s' if attack.steps > 1 else ''}"
     if attack.step == "adam":
         count += f" of Adam with learning rate {size:g}"
     elif size is not None:
         count += f" of {size:.4g}"
     if attack.checkpoints:
-        count += f", scored after {listed([str(stop) for stop, _ in attack.scored_points])}"
+        count += f", {use} after {listed([str(stop) for stop, _ in attack.scored_points])}"
     return count
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
+import yaml
 
 from study import __version__
 from study.attacks import presets
 from study.attacks.recipe import Attack
-from study.commands.methods import preset_of
+from study.commands.methods import paragraphs, preset_of
 from study.results.run_reader import open_run
+from study.spec.loading import load
+from tests.conftest import TINY
 
 
 def test_the_paragraphs_of_a_run(door, tiny_run):
@@ -51,6 +56,46 @@ def test_other_numbers_of_a_part_are_the_same_method():
     assert preset_of("x", Attack.model_validate(presets.keys_of("sgm", {"skip_gradient": {"gamma": 0.9}}))) == "sgm"
     assert preset_of("x", Attack.model_validate(presets.keys_of("mi+di", {"diversity": {"high": 1.3}}))) == "mi+di"
     assert preset_of("x", Attack.model_validate({"step": "l2", "epsilon": 8, "momentum": 1, "scales": 3})) is None
+
+
+ATTACKS = {
+    "squares": {"step": "l2", "budget": {"epsilon": 8}, "steps": 5, "step_size": 10},
+    "gi": {"preset": "gi"},
+    "ila": {"preset": "ila"},
+    "ila++": {"preset": "ila++"},
+}
+SENTENCES = (
+    "squares has an L-infinity budget of 8 (pixel values 0..255) and 5 steps of 10, step l2.",
+    "gi (Wang et al. 2022, arXiv:2211.11236) has an L-infinity budget of 16 (pixel values 0..255) and 15 steps of 1.6, "
+    "momentum 1, step (gi (warmup 5, factor 10, variant paper)).",
+    "ila (Huang et al. 2019, arXiv:1907.10823) has an L-infinity budget of 16 (pixel values 0..255) and 10 steps of "
+    "1.6, objective (ila (layer authors, form projection, magnitude 1)); its first stage has an L-infinity budget of "
+    "16 (pixel values 0..255) and 10 steps of 1.6.",
+    "ila++ (Guo et al. 2022, arXiv:2203.10723) has an L-infinity budget of 16 (pixel values 0..255) and 50 steps of 1, "
+    "objective (ila++ (layer middle, iterates 10)); its first stage has an L-infinity budget of 16 (pixel values "
+    "0..255) and 10 steps of 1.6, read after 1, 2, 3, 4, 5, 6, 7, 8, 9 and 10.",
+)
+TRANSFORMED = {
+    "b-several": {"model": "b", "transform": [{"jpeg": 75}, {"blur": 1}]},
+    "b-smoothed": {"model": "b", "transform": {"smoothing": {"draws": 9}}},
+}
+
+
+def test_every_stage_of_an_attack_and_of_a_transform_is_told(tiny_run, spec_file):
+    """Of a spec alone: nothing of this has rows in the run."""
+    spec = yaml.safe_load(TINY)
+    spec |= {"models": spec["models"] | TRANSFORMED, "attacks": ATTACKS}
+    spec["experiments"] = {"one": {"attacks": list(ATTACKS), "sources": ["a"]}}
+    finished = dataclasses.replace(open_run(str(tiny_run)), spec=load(spec_file(spec)).spec)
+    images, attacks, *_ = paragraphs(finished, [], [])
+    assert attacks == " ".join(SENTENCES) + (
+        " Attacks increase the cross-entropy of the true label (targeted: decrease that of the target label), average "
+        "the probabilities of several source models, and step along the sign of the gradient, unless another "
+        "objective, fusion or step is named. Adversarial images are rounded to 8-bit values within the budget before a "
+        "target sees them."
+    )
+    assert ", behind jpeg 75, blur 1; target)" in images
+    assert ", behind smoothing draws 9; target)" in images
 
 
 def test_no_run(door, tmp_path):
