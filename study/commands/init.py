@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -68,11 +69,7 @@ def write_spec(path: Path, options: InitOptions, say: Callable[[str], None], ask
             f"{path} exists already", where=str(path), todo="name another file, or overwrite it with --force"
         )
     text = starter(_Questions(ask, say, str(path)).complete(options))
-    try:
-        _read(text, str(path))
-    except StudyError as error:
-        error.where = "the options or answers"
-        raise
+    _read(text, str(path), "the options or answers")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -127,6 +124,13 @@ class _Questions:
         )
         known = replace(known, count=count, models=models, attacks=attacks, targeted=options.targeted)
         if not any(map(_has_epsilon, attacks)):
+            if options.epsilon not in (None, OWN):
+                raise StudyError(
+                    f"no attack of this spec has an epsilon: {', '.join(attacks)}",
+                    where="--epsilon",
+                    accepted="an epsilon for attacks that have one, such as mi (`study attacks` shows their budgets)",
+                    todo="leave out --epsilon, or name such an attack with --attack",
+                )
             return known
         question = "budget: epsilon in pixel values 0..255, e.g. 8 or 8/255, or `preset` to keep each preset's budget"
         epsilon = self._answer(question, options.epsilon, OWN, lambda answer: self._epsilon(answer, known))
@@ -148,7 +152,7 @@ class _Questions:
                     self._say(f"  {line}")
 
     def _study(self, answer: str) -> str:
-        self._resolved(replace(_DEFAULTS, study=answer))
+        self._resolved(replace(_DEFAULTS, study=answer), "the name of the study")
         return answer
 
     def _images(self, answer: str, known: InitOptions, *, typed: bool) -> tuple[InitOptions, int | None]:
@@ -171,7 +175,7 @@ class _Questions:
                 where="--images",
                 accepted=f"a folder of images; `FOLDER, LIST.csv`; or {SAMPLE}",
             )
-        file = self._resolved(chosen)
+        file = self._resolved(chosen, "--images")
         found = len(candidates(file.spec.images, file.spec.seed))
         if not found:
             raise StudyError(f"{folder} holds no images", where="--images", accepted="JPEG, PNG and similar files")
@@ -187,7 +191,7 @@ class _Questions:
         if not given:
             raise StudyError("no model is named", where="--model", accepted=names(SHORT_NAMES))
         references = tuple(f"package:{one}" if one in PACKAGES else one for one in given)
-        file = self._resolved(replace(known, models=references))
+        file = self._resolved(replace(known, models=references), "--model")
         # Only a model library such as timm knows the names of its models. The library is imported for this check only
         # if a user answers questions, because the import takes seconds.
         if self._ask is not None and any(":" in one for one in given):
@@ -200,16 +204,26 @@ class _Questions:
     def _epsilon(self, answer: str, known: InitOptions) -> str | None:
         if answer == OWN:
             return None
-        file = self._resolved(replace(known, epsilon=answer))
-        check_units(file.spec.attacks, file.document)
+        self._resolved(replace(known, epsilon=answer), "--epsilon")
         return answer
 
-    def _resolved(self, options: InitOptions) -> SpecFile:
-        return _read(starter(options), self._name)
+    def _resolved(self, options: InitOptions, where: str) -> SpecFile:
+        return _read(starter(options), self._name, where)
 
 
-def _read(text: str, name: str) -> SpecFile:
-    return resolve(documents.parse(text, name, environment={}))
+def _read(text: str, name: str, where: str) -> SpecFile:
+    """Return the spec in `text`. `name` is the path of its file.
+
+    Raises StudyError for an invalid spec. The error has `where` as its place instead of a line of the file, because the
+    file is not written yet.
+    """
+    try:
+        file = resolve(documents.parse(text, name, environment={}))
+        check_units(file.spec.attacks, file.document)
+    except StudyError as error:
+        error.where = where
+        raise
+    return file
 
 
 def _count(answer: str, found: int | None) -> int:
@@ -260,7 +274,7 @@ def starter(options: InitOptions) -> str:
         f"  count: {options.count or 8}",
         "",
         "models:                            # sources and targets; more kinds: docs/models.md",
-        *(f"  {_name(model)}: {_quoted(model)}" for model in options.models),
+        *(f"  {name}: {_quoted(model)}" for name, model in _named(options.models).items()),
         "",
         "attacks:                           # presets; change values in the braces, e.g. {steps: 20}",
         *(f"  {attack}: {_keys(attack, options.epsilon)}" for attack in options.attacks),
@@ -286,6 +300,16 @@ def starter(options: InitOptions) -> str:
 def _keys(attack: str, epsilon: str | None) -> str:
     """Return the keys of an attack as YAML: `{epsilon: …}` if `epsilon` is given and the preset has one, else `{}`."""
     return "{}" if epsilon is None or not _has_epsilon(attack) else f"{{epsilon: {epsilon}}}"
+
+
+def _named(references: Sequence[str]) -> dict[str, str]:
+    """Return the references of models by their names in the spec. A repeated short name gets a number: `resnet50-2`."""
+    named: dict[str, str] = {}
+    for reference in references:
+        short = _name(reference)
+        numbered = (f"{short}-{number}" for number in itertools.count(2))
+        named[next(name for name in itertools.chain([short], numbered) if name not in named)] = reference
+    return named
 
 
 def _name(reference: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -82,6 +83,48 @@ def test_an_option_is_not_asked_for_and_a_wrong_one_ends_the_command(tmp_path):
         with pytest.raises(StudyError):
             asked(tmp_path / "y.yaml", {"": []}, wrong)
     assert not (tmp_path / "y.yaml").exists()
+
+
+def test_two_models_of_one_network_have_two_names(tmp_path):
+    models = ("resnet50", "timm:resnet50.a1_in1k", "timm:resnet50.tv_in1k")
+    given = InitOptions(models=models, attacks=("mi",))
+    write_spec(tmp_path / "x.yaml", given, lambda line: None, None)
+    found = load(tmp_path / "x.yaml").spec.models
+    assert list(found) == ["resnet50", "resnet50-2", "resnet50-3"]
+    assert [one.network for one in found.values()] == [
+        "torchvision:resnet50", "timm:resnet50.a1_in1k", "timm:resnet50.tv_in1k"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("epsilon", ["lots", "8"])
+def test_an_epsilon_that_no_attack_can_have_is_refused(tmp_path, epsilon):
+    given = InitOptions(models=("resnet50",), attacks=("optimization", "fg-minimal"), epsilon=epsilon)
+    with pytest.raises(StudyError) as error:
+        write_spec(tmp_path / "x.yaml", given, lambda line: None, None)
+    assert str(error.value) == (
+        "no attack of this spec has an epsilon: optimization, fg-minimal\n"
+        "  where:    --epsilon\n"
+        "  accepted: an epsilon for attacks that have one, such as mi (`study attacks` shows their budgets)\n"
+        "  to do:    leave out --epsilon, or name such an attack with --attack"
+    )
+    assert not (tmp_path / "x.yaml").exists()
+    write_spec(tmp_path / "x.yaml", dataclasses.replace(given, epsilon="preset"), lambda line: None, None)
+    assert load(tmp_path / "x.yaml").spec.attacks["optimization"].budget.kind == "none"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"epsilon": "lots"}, "--epsilon"),
+        ({"epsilon": "0.03"}, "--epsilon"),
+        ({"study": "a/b"}, "the name of the study"),
+    ],
+)
+def test_no_message_names_a_line_of_a_file_that_is_not_written(tmp_path, wrong, where):
+    given = InitOptions(**{"models": ("resnet50",), "attacks": ("mi",), **wrong})
+    with pytest.raises(StudyError) as error:
+        write_spec(tmp_path / "x.yaml", given, lambda line: None, None)
+    assert error.value.where == where
 
 
 def test_a_folder_of_another_machine_may_be_given_as_an_option(door, tmp_path):
