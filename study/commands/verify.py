@@ -29,8 +29,9 @@ def print_verification(run: str, console: Console, *, as_json: bool) -> int:
 
 def lines(report: VerificationReport) -> list[str]:
     """Return the report as lines of text: counts, then each problem with its place and what to do, then the verdict."""
-    expected = "" if report.expected is None else f" of {report.expected:,}"
-    shown = f"{report.pairs:,}{expected} (unit, target) {'pair' if report.pairs == 1 else 'pairs'}"
+    there = "" if report.expected is None else f"{report.pairs:,} of "
+    pairs = report.pairs if report.expected is None else report.expected
+    shown = f"{there}{counted(pairs, '(unit, target) pair')}"
     probes = ""
     if report.probes_expected is not None:
         probes = f", {report.probes:,} of {counted(report.probes_expected, 'probe unit')}"

@@ -48,7 +48,8 @@ def check(report: VerificationReport) -> None:
     report.probes, report.probes_expected = len(there & set(wanted)), len(wanted)
     missing = [one for one in wanted if one not in there]
     if missing:
-        what = f"{len(missing)} of {len(wanted)} units of probes have no rows"
+        noun, have = "unit" if len(wanted) == 1 else "units", "has" if len(missing) == 1 else "have"
+        what = f"{len(missing)} of {len(wanted)} {noun} of probes {have} no rows"
         report.add("incomplete", what, f"such as {missing[0]}", "launch the study again to run the missing units")
 
 

@@ -56,7 +56,11 @@ def test_a_missing_part(door, run):
     parts(run, "line")[0].unlink()
     status, found, printed = kinds(door, run)
     assert (status, found) == (1, {"incomplete"})
-    assert "of 4 units of probes have no rows" in printed
+    what = [one["what"] for one in json.loads(printed)["findings"]]
+    assert what == ["1 of 4 units of probes has no rows"]
+    parts(run, "cosine")[0].unlink()
+    what = [one["what"] for one in json.loads(kinds(door, run)[2])["findings"]]
+    assert what == ["2 of 4 units of probes have no rows"]
 
 
 def test_a_changed_bit(door, run):
