@@ -224,7 +224,7 @@ def _trend(name: str, columns: Sequence[pl.DataFrame], order: Sequence[Any], fal
 
 
 def _destruction(check: Destruction, reader: Reader) -> Statement:
-    sides, missing = [], []
+    sides, missing, reasons = [], [], []
     for selection in (check.lower, check.than):
         transformed = select(reader.spec, selection)
         plains = {
@@ -233,7 +233,7 @@ def _destruction(check: Destruction, reader: Reader) -> Statement:
             if (plain := without_transform(reader.spec, one.target)) is not None
         }
         if not plains:
-            missing.append("no target has a transform, or the spec lacks the same models without the transform")
+            reasons.append("no target has a transform, or the spec lacks the same models without the transform")
             continue
         wrong = reader.hit(1)
         right = pl.when(pl.col("clean_top1") == pl.col("label")).then(wrong)
@@ -257,7 +257,7 @@ def _destruction(check: Destruction, reader: Reader) -> Statement:
         )
         sides.append(joined)
     cells = _differences(sides[1], sides[0], check.cells) if len(sides) == 2 else ()
-    return Statement("above", check.by, cells, missing=_reasons(missing))
+    return Statement("above", check.by, cells, missing=(*dict.fromkeys(reasons), *_reasons(missing)))
 
 
 def _cosine(check: Cosine, reader: Reader) -> Statement:

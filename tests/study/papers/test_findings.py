@@ -350,6 +350,19 @@ def test_destruction(lower, than, said):
     assert found["effect"] == pytest.approx((than - lower) / 50)
 
 
+def test_destruction_without_a_transform_says_so_and_no_more():
+    check = {key: {"experiment": "files", "attacks": "mi", "targets": "b"} for key in ("lower", "than")}
+    found = verdict(shown("a", "mi", "b", first(50)), spec_with(claim={"destruction": check}))
+    assert found["verdict"] == "undecided"
+    assert found["reason"] == "no target has a transform, or the spec lacks the same models without the transform"
+    check["lower"] |= {"targets": "blurred"}
+    found = verdict(shown("a", "mi", "b", first(50)), spec_with(claim={"destruction": check}))
+    assert found["reason"] == (
+        "no target has a transform, or the spec lacks the same models without the transform; "
+        "rows are missing: mi on a against blurred"
+    )
+
+
 @pytest.mark.parametrize(("mean", "said"), [(0.01, "replicated"), (0.3, "not replicated"), (0.1, "undecided")])
 def test_cosine(mean, said):
     draw = np.random.default_rng(1)
