@@ -119,9 +119,9 @@ class Asymmetric(CellCheck):
 class Monotone(CellCheck):
     """The claim that the success rate rises or falls along a sequence of points.
 
-    The claim holds under two conditions. First, a straight line fitted to the success rates changes by more than `by`
-    from the first to the last point. Second, the success rate does not clearly change in the other direction between
-    two adjacent points.
+    The claim holds in a cell under two conditions. First, a straight line fitted to the success rates changes by more
+    than `by` from the first to the last point. Second, the success rate does not clearly change in the other direction
+    between two adjacent points. With `holds: average`, only the first condition counts, for the average of cells.
 
     `along` names what differs between the points. It can be `sources`, `attack` or `target`; then `order` lists the
     points. It can also be `steps`, `budget`, or a numeric key of the recipes, such as `skip_gradient.gamma`; then
