@@ -14,11 +14,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from rich.console import Console
 
+from study.geometry import store as probe_store
+from study.geometry.plan import GeometryPlan
 from study.planning import resume
 from study.planning.plan import Plan
 from study.process.output import reader_has_gone
 from study.report.failures import failures_of_last_launch
 from study.results import scanning
+from study.results.kept_images import KeptImages
 from study.storage import json_file, part_file
 from study.storage.no_run import no_run
 from study.storage.run_folder import RunFolder
@@ -100,16 +103,18 @@ def print_status(
 
 
 def status(folder: RunFolder) -> dict[str, Any]:
-    """Return the state of a run as a dict. Raises StudyError if there is no run.
+    """Return the state of a run as a dict.
+
+    Raises StudyError if there is no run, or if a probe of its spec does not fit its selected images.
 
     Keys:
 
     - `folder`: the path of the run folder.
     - `running`: whether a launch runs.
     - `launch`: the content of the status.json that the last launch wrote; None if there is none.
-    - `experiments`: for each experiment, the number of finished units (`done`) and of all units (`units`). While a
-      launch runs attacks or probes, these are the numbers of the launch, for each experiment or each probe. Otherwise
-      they are counted from the rows.
+    - `experiments`: for each experiment and each probe, the number of finished units (`done`) and of all units
+      (`units`), counted from the rows. While a launch runs attacks or probes, these are the numbers of the launch, for
+      each experiment or each probe.
     - `failures`: the number of failures in failures.json, which a launch rewrites, except if a signal stops it.
     - `left_alone`: a message about ignored files in the folder of the Parquet files; None if there are none.
     """
@@ -165,19 +170,26 @@ def _age(launch: dict[str, Any]) -> float:
 
 
 def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
-    """Return the number of finished units and of all units of each experiment. A finished unit has all its rows."""
+    """Return the number of finished units and of all units of each experiment, and of each probe.
+
+    A finished unit has all its rows and, if the run keeps images, its images.
+    """
     selection = resume.selected(folder)
     assert selection is not None, "a run that has begun has selected its images"
     digests = {name: model["digest"] for name, model in selection.models.items()}
     plan = Plan(resume.spec_of(folder), digests, selection.shards)
-    found = {name: {"done": 0, "units": 0} for name in plan.spec.experiments}
+    found = {name: {"done": 0, "units": 0} for name in (*plan.spec.experiments, *plan.spec.geometry)}
     for craft in plan.crafts.values():
         for name in craft.experiments:
             found[name]["units"] += len(plan.shards)
             found[name]["done"] += len(plan.shards)
-    for unit in plan.units(scanning.done(folder.path)):
+    for unit in plan.units(scanning.done(folder.path), kept=KeptImages(folder).units):
         for name in unit.craft.experiments:
             found[name]["done"] -= 1
+    finished = probe_store.done(folder.path, plan.spec.geometry)
+    for probe in GeometryPlan(plan.spec, digests, selection.shards).units():
+        found[probe.name]["units"] += 1
+        found[probe.name]["done"] += probe.id in finished[probe.name]
     return found
 
 

@@ -18,6 +18,15 @@ from rich.console import Console
 from study.commands.status import StatusOptions, print_status
 from study.errors import StudyError
 from tests.conftest import rows
+from tests.study.conftest import SMALL
+
+PROBED = f"""
+{SMALL.replace("flush_seconds: 0", "flush_seconds: 0, keep_images: true")}
+geometry:
+  line: {{probe: intervals, along: {{gradient_of: a}}, distances: {{to: 2, by: 1}}, models: [b]}}
+  flat: {{probe: intervals, along: {{gradient_of: a}}, distances: {{to: 1, by: 1}}, models: [b], images: 1}}
+"""
+"""Two units of an attack, each with a part of kept images, and three of probes."""
 
 
 @pytest.fixture
@@ -78,6 +87,37 @@ def test_a_killed_run_counts_what_its_rows_say(run, dead):
     assert "launch the study again to continue" in said
     counts = re.findall(r"^  (?:single|ensembles) +(\d+)/(?:72|18) units$", said, re.MULTILINE)
     assert sum(map(int, counts)) == rows(run)["unit"].n_unique() == 45
+
+
+@pytest.fixture
+def probed(finished, tmp_path):
+    """A copy of a finished study with probes and kept images."""
+    shutil.copytree(finished(PROBED), tmp_path / "probed")
+    return tmp_path / "probed"
+
+
+def test_probes_are_units_too(door, probed):
+    assert printed(probed).splitlines() == [
+        f"{probed}: complete, 5 units",
+        "  all   2/2 units",
+        "  line  2/2 units",
+        "  flat  1/1 units",
+    ]
+    shutil.rmtree(probed / "geometry" / "line")
+    assert printed(probed).splitlines() == [
+        f"{probed}: incomplete, 60 % of 5 units done; launch the study again to continue",
+        "  all   2/2 units",
+        "  line  0/2 units",
+        "  flat  1/1 units",
+    ]
+    found = json.loads(door("status", probed, "--json")[1])
+    assert found["experiments"]["line"] == {"done": 0, "units": 2}
+
+
+def test_a_unit_without_its_kept_images_is_unfinished(probed):
+    part, _ = sorted((probed / "kept").rglob("*.parquet"))
+    part.unlink()
+    assert f"{probed}: incomplete, 80 % of 5 units done" in printed(probed)
 
 
 def test_a_run_at_work_here(run):
