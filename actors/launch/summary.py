@@ -41,7 +41,8 @@ def summarise(
     if counts := display.repairs:
         display.say(repairs.summary(counts))
     if outcome.interrupted is not None:
-        return replace(stopped(launch.options, display, outcome.interrupted), left=plan.left(launch.folder))
+        ended = stopped(launch.options, display, outcome.interrupted)
+        return replace(ended, left=plan.left(launch.folder), failures=len(outcome.failures))
     display.settle()
     print_so_far(launch.spec, plan.selection, launch.folder, display.console)
     left, failures = plan.left(launch.folder), outcome.failures
@@ -89,7 +90,7 @@ def stopped(options: LaunchOptions, display: Display, status: int) -> Ended:
     """
     display.settle()
     display.verdict(stopped_message(options.command()))
-    return Ended(status, None, 0, 0.0)
+    return Ended(status, None, display.failures, 0.0)
 
 
 def _print_cost(display: Display, device: str, device_share: float) -> None:

@@ -162,6 +162,11 @@ class Display(Observer):
         return self.run_state.seconds_crafting
 
     @property
+    def failures(self) -> int:
+        """Number of failures of attack units, or of single targets of them, in this launch."""
+        return self.run_state.set_aside
+
+    @property
     def repairs(self) -> dict[str, int]:
         """Number of repairs in this launch, by kind."""
         self._hear()
