@@ -29,7 +29,13 @@ def print_run(run: str, console: Console, *, visible: bool = False, clean_correc
         if visible
         else print_matrices(finished, console, clean_correct=clean_correct)
     )
-    if not shown:
+    if not shown and visible and not finished.rows.head(1).collect().is_empty():
+        say(
+            console,
+            f"{run} has rows, but no table of visibility, which leaves out attacks that search the minimal RMSD. "
+            f"Their rates and RMSDs: study show {run}",
+        )
+    elif not shown:
         say(console, f"{run} has no rows yet")
     elif len(environments) > 1:
         kinds = "; ".join(map(str, environments))
