@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from study.papers import paper_comparison
-from study.papers.run_comparison import cell_texts, compare_run, papers_of, provenance, reasons
+from study.papers.run_comparison import OTHER_IMAGES, cell_texts, compare_run, papers_of, provenance, reasons
 from study.report.html.components import MISSING, HtmlTable, TableCell, number_cell, text_cells
 from study.report.html.report_data import ReportData
 
@@ -21,7 +21,7 @@ class PaperResults:
     Attributes:
         name: The paper's short name.
         title: The paper's title.
-        images: A sentence about the images of the paper and of the run.
+        images: Sentences about the images of the paper and of the run.
         summary: A table with the agreement for each published table; None without tables.
         tables: Two items for each published table. The first is the table of compared numbers; None without any. The
             second is a title, and a table of the reasons why numbers are not compared; None if all are compared.
@@ -58,11 +58,18 @@ def _paper(name: str, compared: pl.DataFrame, origin: Mapping[str, Any]) -> Pape
     return PaperResults(
         name,
         origin["paper"],
-        f"Images of the paper: {origin['images']['there']}. This run has {origin['images']['here']} images of its own.",
+        _images(name, names, origin["images"]),
         _summary(paper_comparison.summary(compared).filter(pl.col("table").is_in(names))),
         [(_numbers(one), _not_compared(one)) for one in tables],
         HtmlTable("Weights", ["model", "weights", "digest"], weights) if weights else None,
     )
+
+
+def _images(paper: str, tables: Sequence[str], images: Mapping[str, Any]) -> str:
+    other = [f"Table {table} of the paper: {OTHER_IMAGES[paper, table]}." for table in tables
+             if (paper, table) in OTHER_IMAGES]  # fmt: skip
+    here = f"This run has {images['here']:,} images, which may be other images than the paper's."
+    return " ".join([f"Images of the paper: {images['there']}.", *other, here])
 
 
 def _numbers(table: pl.DataFrame) -> HtmlTable | None:

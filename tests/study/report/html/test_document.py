@@ -17,6 +17,7 @@ from PIL import Image
 
 from study.analysis.experiments import averaged
 from study.errors import StudyError
+from study.papers.run_comparison import OTHER_IMAGES
 from study.report.html import components, gallery
 from study.report.html.document import write
 from study.report.html.report_data import read_report_data
@@ -339,8 +340,9 @@ def test_findings_and_geometry(tmp_path, spec_file):
     assert {one.name for one in (tmp_path / "figures").glob("geometry-*.svg")} >= {"geometry-angles-matrix.svg"}
 
 
-def test_report_and_study_compare_agree(tmp_path, spec_file, door):
-    """Both find the cosines of a probe."""
+def test_report_and_study_compare_agree(tmp_path, spec_file, door, monkeypatch):
+    """Both find the cosines of a probe, and tell which images are compared."""
+    monkeypatch.setitem(OTHER_IMAGES, ("liu2017", "33"), "two images of cats")
     small = {"resnet152": ("timm:test_resnet", 1), "vgg16": ("timm:test_efficientnet", 2)}
     changes = {
         "models": {
@@ -352,10 +354,17 @@ def test_report_and_study_compare_agree(tmp_path, spec_file, door):
     }
     status, printed = run_here(spec_file(changes), tmp_path / "run")
     assert status == 0, printed
+    assert "images used for table 33 of the paper: two images of cats" in door("compare", tmp_path / "run")[1]
     status, said, error = door("compare", tmp_path / "run", "--json")
     assert status == 0, error
     compared = [one for one in json.loads(said)["cells"] if one["comparable"]]
     assert {frozenset((one["sources"], one["target"])) for one in compared} >= {frozenset(small)}
-    tables = Tables(written(tmp_path / "run", tmp_path)).tables
+    page = written(tmp_path / "run", tmp_path)
+    assert (
+        "Images of the paper: 100 ILSVRC 2012 validation images that its five models classify correctly. "
+        "Table 33 of the paper: two images of cats. "
+        "This run has 6 images, which may be other images than the paper&#39;s."
+    ) in page
+    tables = Tables(page).tables
     shown = {(line[1][0], line[2][0]): line[5][0] for line in tables["Table 33: cosine"][1:]}
     assert shown == {(one["sources"], one["target"]): f"{one['ours']:.2f}" for one in compared}
