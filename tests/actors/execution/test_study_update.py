@@ -421,16 +421,16 @@ def set_key(*place, to):
 
 
 REFUSED = {
-    "another seed": (set_key("seed", to=4), "seed is 3 there and 4 here"),
-    "another size": (set_key("images", "size", to=40), "images.size is 32 there and 40 here"),
+    "another seed": (set_key("seed", to=4), "seed is 3 there, and 4 in this spec"),
+    "another size": (set_key("images", "size", to=40), "images.size is 32 there, and 40 in this spec"),
     "another fit": (set_key("images", "fit", to="squash"), "images.fit"),
     "another rule": (set_key("images", "keep", to="correct-for-all"), "images.keep"),
     "fewer images": (set_key("images", "count", to=2), "images.count is 2, but 4 images are already selected"),
     "another model": (set_key("models", "a", "weights", to="random:9"), 'models.a.weights is "random:1" there'),
     "another attack": (set_key("attacks", "optimization", "steps", to=3), "attacks.optimization.steps is 2 there"),
-    "other numerics": (set_key("numerics", "batch", to=2), "numerics.batch is 1 there and 2 here"),
+    "other numerics": (set_key("numerics", "batch", to=2), "numerics.batch is 1 there, and 2 in this spec"),
     "another precision": (set_key("numerics", "precision", to="tf32"), 'numerics.precision is "float32" there'),
-    "another study": (set_key("study", to="other"), 'study is "growing" there and "other" here'),
+    "another study": (set_key("study", to="other"), 'study is "growing" there, and "other" in this spec'),
 }
 
 
@@ -453,7 +453,7 @@ def test_a_model_that_comes_back_as_another_is_refused(grow):
 
     grow(new_target)
     grow()
-    with pytest.raises(StudyError, match=r'models.c.weights is "random:3" there and "random:4" here'):
+    with pytest.raises(StudyError, match=r'models.c.weights is "random:3" there, and "random:4" in this spec'):
         grow(other)
     assert "already complete" in grow(new_target)[1]
     assert json.loads((grow.folder / "models.json").read_text()).keys() == {"a", "b", "c"}

@@ -90,5 +90,5 @@ def test_later_launches_and_readers_take_what_stands_in_the_folder(spec, tmp_pat
     (tmp_path / "again.yaml").write_text(loading.load(spec, more).spec.text())
     assert run_reader.open_run(str(folder), tmp_path / "again.yaml").spec.numerics.precision == "tf32"
     other = loading.load(spec, ["numerics.precision=float32", *more])
-    with pytest.raises(StudyError, match=r'numerics\.precision is "tf32" there and "float32" here'):
+    with pytest.raises(StudyError, match=r'numerics\.precision is "tf32" there, and "float32" in this spec'):
         resume.same_study(other, RunFolder(folder))

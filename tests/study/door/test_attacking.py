@@ -131,7 +131,7 @@ def test_another_librarys_attack(model, small_images):
         (lambda model, x: study.attack("mi")(model, x, LABELS, mean=[0.5] * 3), "only one of them is given"),
         (lambda model, x: study.attack("mi")(model, x, LABELS, std=0.5), "only one of them is given"),
         (lambda model, x: study.attack("mi")(model, x / 255, LABELS, mean=0.5), "only one of them is given"),
-        (lambda model, x: study.attack("mi")(model, x, LABELS[:2]), "6 images"),
+        (lambda model, x: study.attack("mi")(model, x, LABELS[:2]), "the number of images is 6"),
         (lambda model, x: study.attack("mi")(torch.nn.Flatten(0).eval(), x, LABELS), "logits (N, classes)"),
     ],
 )  # fmt: skip

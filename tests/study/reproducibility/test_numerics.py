@@ -57,8 +57,9 @@ def crafted(keys, precision, watched=None):
 
 def test_tf32_reaches_the_network_and_no_pixel_algebra(monkeypatch):
     """DI's matrices are `bmm`, TI's kernel is a `convolution`; the network has `addmm` and, backwards, `mm`."""
-    # On a CPU, DI has no matrices.
-    monkeypatch.setattr("study.attacks.components.diversity.is_host", lambda device: False)
+    # On a CPU, DI has no matrices, and TI no convolution.
+    for component in ("diversity", "kernel"):
+        monkeypatch.setattr(f"study.attacks.components.{component}.is_host", lambda device: False)
     watched = Operations()
     crafted(keys_of("mi+di+ti", {"steps": 2}), "tf32", watched)
     assert watched.allowed["addmm"] == watched.allowed["mm"] == {(True, True)}

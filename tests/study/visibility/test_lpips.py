@@ -105,7 +105,7 @@ def test_rows_have_it(reference, spec_file, tmp_path, door):
     assert (status, "already complete" in printed) == (0, True)
     # The rows of a run have one network.
     other = reference("squeeze")[1]
-    with pytest.raises(StudyError, match=r'visibility.lpips.network is "alex" there and "squeeze" here'):
+    with pytest.raises(StudyError, match=r'visibility.lpips.network is "alex" there, and "squeeze" in this spec'):
         run_here(spec_file(spec(other, "squeeze"), "other.yaml"), run)
 
 

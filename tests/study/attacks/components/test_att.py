@@ -106,7 +106,7 @@ def test_it_takes_one_gradient_before_the_steps():
 
 
 def test_views_and_other_networks_are_refused():
-    with pytest.raises(ValueError, match="remove `views`"):
+    with pytest.raises(ValueError, match="remove all views"):
         Attack.model_validate(keys_of("att", {"scales": 2}))
     with pytest.raises(StudyError, match="att does not apply to this ResNet: it has no attention"):
         small.ours(small.source(small.resnet(), 32), keys_of("att", {"steps": 1}), small.images(32))
