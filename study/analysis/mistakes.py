@@ -27,10 +27,10 @@ def agreements(rows: pl.LazyFrame, *, by: Sequence[str] = _KEYS) -> pl.DataFrame
       denominator is 0.
 
     `same_mistake` is defined as in Liu et al. 2017, tables 9, 26 and 27. In the rows of a targeted attack, the target
-    label also counts as wrong. If a voting target gives no answer, this also counts as a wrong label. Remote services
-    are left out, because they have their own labels. In a search for the minimal RMSD, every target has its own
-    adversarial image. Then two targets are compared on an image only if both searches ended at the same budget. Raises
-    StudyError if `by` contains `target`.
+    label also counts as wrong. If a voting target gives no answer, this counts as wrong, but as no label: two targets
+    without an answer do not agree. Remote services are left out, because they have their own labels. In a search for
+    the minimal RMSD, every target has its own adversarial image. Then two targets are compared on an image only if both
+    searches ended at the same budget. Raises StudyError if `by` contains `target`.
     """
     check_keys(rows, by)
     if "target" in by:
@@ -103,5 +103,7 @@ _COUNTS = ("images", "agree", "both_wrong", "same_wrong")
 def _counts(place: int, pair: tuple[str, str], labels: dict[str, str]) -> list[pl.Expr]:
     one, other, label = pl.col(labels[pair[0]]), pl.col(labels[pair[1]]), pl.col("label")
     wrong = (one != label) & (other != label)
-    found = ((one.is_not_null() & other.is_not_null()), one == other, wrong, wrong & (one == other))
+    # A voting target that gives no answer has -1 in place of a label.
+    equal = (one == other) & (one >= 0)
+    found = ((one.is_not_null() & other.is_not_null()), equal, wrong, wrong & equal)
     return [count.sum().alias(f"{name} {place}") for name, count in zip(_COUNTS, found, strict=True)]

@@ -65,3 +65,17 @@ def test_pairs_without_common_mistakes(by_hand):
     assert analysis.agreements(by_hand()).is_empty()
     with pytest.raises(StudyError, match="target"):
         analysis.agreements(rows, by=("target",))
+
+
+def test_two_targets_without_an_answer_do_not_agree(by_hand):
+    """A voting target that abstains has the label -1: a wrong answer, but not the same label as another's -1."""
+    silent = [-1, -1, -1, -1, -1]
+    rows = by_hand(
+        {"target": "t", "top5": silent}, {"target": "u", "top5": silent},
+        {"target": "t", "image": "y"}, {"target": "u", "image": "y"},
+        {"target": "t", "image": "z", "top5": silent}, {"target": "u", "image": "z"},
+    )  # fmt: skip
+    found = {(row["first"], row["second"]): row for row in analysis.agreements(rows, by=()).to_dicts()}
+    pair = found["t", "u"]
+    assert [pair[name] for name in ("images", "agree", "both_wrong", "same_wrong")] == [3, 1, 3, 1]
+    assert found["t", "t"]["agree"] == 1
