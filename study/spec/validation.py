@@ -66,7 +66,8 @@ class Validation:
                 if spec.models[target].source_only:
                     raise self._only_a_source(target, (*place, "targets", *among, index), "cannot be a target")
             self._sources(experiment.sources, (*place, "sources"))
-            if not spec.targets(experiment):
+            # `_kin` checks whether `not-family-of` leaves a target.
+            if not spec.predicting:
                 raise StudyError(
                     "no model is left as a target: all models of this spec are sources only",
                     where=self._document.where(place),
@@ -331,7 +332,8 @@ class Validation:
         for one in spec.source_sets(experiment):
             if not spec.targets(experiment, one):
                 raise StudyError(
-                    f"no target is left for {_sources_in_words(one)}: `not-family-of` leaves out all models",
+                    f"no target is left for {_sources_in_words(one)}: `not-family-of` leaves out all models"
+                    + (" in `among`" if asked.among else ""),
                     where=self._document.where(place),
                     todo="add a model of another family, or name the targets in a list",
                 )

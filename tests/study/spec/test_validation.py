@@ -1,0 +1,58 @@
+"""Checks across the parts of a spec: each message says what is wrong, and what it calls accepted is accepted."""
+
+from __future__ import annotations
+
+import pytest
+
+from study.errors import StudyError
+from study.spec.loading import resolve
+from study.spec.yaml_document import parse
+
+MODELS = """
+  resnet18: {}
+  resnet50: {}
+"""
+KINDS = """
+  only: {network: resnet18, role: source}
+  plain: resnet50
+  behind: {model: plain, transform: [{jpeg: 75}]}
+  box: {remote: {url: "http://127.0.0.1:9/", send: json}}
+"""
+"""A model of each kind: only a source, source and target, and two that are only targets."""
+
+
+def refused(*, models=KINDS, images="keep: all", attacks="mi", experiment="sources: [plain]", geometry="{}"):
+    text = f"""
+study: checked
+images: {{sample: foolbox, size: 64, count: 4, {images}}}
+models: {models}
+geometry: {geometry}
+experiments:
+  x: {{attacks: [{attacks}], {experiment}}}
+"""
+    with pytest.raises(StudyError) as caught:
+        resolve(parse(text, "spec"))
+    return caught.value
+
+
+def test_all_models_of_one_family_leave_no_target():
+    error = refused(models=MODELS, experiment="sources: each, targets: {not-family-of: sources}")
+    assert error.what == "no target is left for the sources resnet18: `not-family-of` leaves out all models"
+    assert error.where == "spec, line 10, experiments.x.targets"
+    assert error.todo == "add a model of another family, or name the targets in a list"
+
+
+def test_all_models_of_among_are_left_out():
+    error = refused(models=MODELS, experiment="sources: each, targets: {not-family-of: sources, among: [resnet18]}")
+    assert error.what == (
+        "no target is left for the sources resnet18: `not-family-of` leaves out all models in `among`"
+    )
+
+
+def test_sources_only_leave_no_target():
+    for targets in ("", ", targets: {not-family-of: sources}"):
+        error = refused(
+            models="{only: {network: resnet18, role: source}}", experiment=f"sources: each{targets}", images="keep: all"
+        )
+        assert error.what == "no model is left as a target: all models of this spec are sources only"
+        assert error.todo == "add a model without `role: source`"
