@@ -244,9 +244,11 @@ class Validation:
         if plain is not None:
             raise StudyError(
                 f"'{attack}' draws from a set of weights, but the source '{plain}' has no set",
+            with_sets = [name for name, model in models.items() if model.has_set]
                 where=where,
-                accepted=names(name for name, model in models.items() if model.has_set)
-                or "a model with `weights: {set: folder/*.safetensors}` and `role: source`",
+                accepted=names(with_sets)
+                if with_sets
+                else "a model with `weights: {set: folder/*.safetensors}` and `role: source`",
                 todo="name the sources of this experiment: `sources: [<model with a set>]`",
             )
 

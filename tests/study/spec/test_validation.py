@@ -56,3 +56,15 @@ def test_sources_only_leave_no_target():
         )
         assert error.what == "no model is left as a target: all models of this spec are sources only"
         assert error.todo == "add a model without `role: source`"
+
+
+def test_a_set_of_weights_is_described_if_no_model_has_one():
+    error = refused(models=MODELS, attacks="lgv", experiment="sources: each")
+    assert error.what == "'lgv' draws from a set of weights, but the source 'resnet18' has no set"
+    assert error.accepted == "a model with `weights: {set: folder/*.safetensors}` and `role: source`"
+
+
+def test_a_model_with_a_set_of_weights_is_named():
+    models = '{a: resnet50, lots: {network: resnet18, weights: {set: "w/*.safetensors"}, role: source}}'
+    error = refused(models=models, attacks="lgv", experiment="sources: [a]")
+    assert error.accepted == "lots"
