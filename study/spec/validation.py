@@ -62,9 +62,10 @@ class Validation:
                 self._attack_or_preset(attack, (*place, "attacks", index))
             for index, target in enumerate(experiment.targets.named if experiment.targets else ()):
                 among = () if experiment.targets is None or experiment.targets.models else ("among",)
-                self._known(target, spec.models, "model", (*place, "targets", *among, index))
+                there = (*place, "targets", *among, index)
+                self._known(target, spec.models, "model", there, accepted=spec.predicting)
                 if spec.models[target].source_only:
-                    raise self._only_a_source(target, (*place, "targets", *among, index), "cannot be a target")
+                    raise self._only_a_source(target, there, "cannot be a target", spec.predicting)
             self._sources(experiment.sources, (*place, "sources"))
             # `_kin` checks whether `not-family-of` leaves a target.
             if not spec.predicting:
@@ -168,19 +169,20 @@ class Validation:
 
     def _images(self) -> None:
         images, place = self._spec.images, ("images",)
+        predicting = [name for name in self._spec.predicting if self._spec.models[name].remote is None]
         named = [("keep", images.keep)] if isinstance(images.keep, tuple) else []
         if isinstance(images.targets, Ranked) and images.targets.by:
             named.append(("targets", images.targets.by))
         for key, models in named:
             for index, model in enumerate(models):
-                self._known(model, self._spec.models, "model", (*place, key, index))
+                self._known(model, self._spec.models, "model", (*place, key, index), accepted=predicting)
                 if self._spec.models[model].source_only:
-                    raise self._only_a_source(model, (*place, key), "cannot select images or rank labels")
+                    raise self._only_a_source(model, (*place, key), "cannot select images or rank labels", predicting)
                 if self._spec.models[model].remote is not None:
                     raise StudyError(
                         f"'{model}' is a remote service, which does not use the label set of this study",
                         where=self._document.where((*place, key)),
-                        accepted=names(one for one, other in self._spec.models.items() if other.remote is None),
+                        accepted=names(predicting),
                     )
         if images.keep == "correct-for-sources" and self._spec.sources() and not self._spec.predicting_sources():
             raise StudyError(
@@ -242,9 +244,9 @@ class Validation:
         used = dict.fromkeys(name for sources in self._spec.source_sets(experiment) for name in sources)
         plain = next((name for name in used if not models[name].has_set), None)
         if plain is not None:
+            with_sets = [name for name, model in models.items() if model.has_set]
             raise StudyError(
                 f"'{attack}' draws from a set of weights, but the source '{plain}' has no set",
-            with_sets = [name for name, model in models.items() if model.has_set]
                 where=where,
                 accepted=names(with_sets)
                 if with_sets
@@ -252,15 +254,15 @@ class Validation:
                 todo="name the sources of this experiment: `sources: [<model with a set>]`",
             )
 
-    def _only_a_source(self, name: str, place: Place, what: str) -> StudyError:
+    def _only_a_source(self, name: str, place: Place, what: str, accepted: Collection[str]) -> StudyError:
         """Return the error for a model with `role: source` where a prediction is needed.
 
-        `what` says what the model cannot do.
+        `what` says what the model cannot do. `accepted` are the models that are accepted instead.
         """
         return StudyError(
             f"'{name}' can only be a source (`role: source`): it predicts nothing, so it {what}",
             where=self._document.where(place),
-            accepted=names(self._spec.predicting),
+            accepted=names(accepted),
         )
 
     def _name(self, name: str, what: str, place: Place) -> None:
@@ -276,12 +278,15 @@ class Validation:
                 accepted=f"up to 100 letters, digits, {marks}; the first is a letter or digit",
             )
 
-    def _known(self, name: str, known: Collection[str], what: str, place: Place) -> None:
+    def _known(
+        self, name: str, known: Collection[str], what: str, place: Place, *, accepted: Collection[str] | None = None
+    ) -> None:
+        """Check that `name` is in `known`. The message shows `accepted`, the names that may stand here; None: all."""
         if name not in known:
             raise StudyError(
                 f"there is no {what} named '{name}'",
                 where=self._document.where(place),
-                accepted=names(known, name),
+                accepted=names(known if accepted is None else accepted, name),
             )
 
     def _attack_or_preset(self, name: str, place: Place) -> None:
@@ -292,11 +297,12 @@ class Validation:
         self._known(name, known, "attack", place)
 
     def _sources(self, sources: Sources, place: Place) -> None:
+        candidates = [name for name, model in self._spec.models.items() if not model.target_only]
         for index, name in enumerate(sources.among or ()):
-            self._known(name, self._spec.models, "model", (*place, sources.rule, index))
+            self._known(name, self._spec.models, "model", (*place, sources.rule, index), accepted=candidates)
         for index, one in enumerate(sources.sets):
             for inner, name in enumerate(one):
-                self._known(name, self._spec.models, "model", (*place, index, inner))
+                self._known(name, self._spec.models, "model", (*place, index, inner), accepted=candidates)
         for name in dict.fromkeys((*(sources.among or ()), *(name for one in sources.sets for name in one))):
             model = self._spec.models[name]
             if model.target_only:
@@ -306,7 +312,6 @@ class Validation:
                     where=self._document.where(place),
                     todo=f"use '{name}' as a target only",
                 )
-        candidates = [name for name, model in self._spec.models.items() if not model.target_only]
         if not candidates and sources.rule != "elsewhere":
             raise StudyError(
                 "no model of this spec has gradients",
@@ -364,20 +369,23 @@ class Validation:
         """Check that a probe's models have gradients, and that its attacks make one image from each clean image."""
         named = [("models", probe.models or ())]
         named += [(key, one.named) for key in ("along", "across") if (one := getattr(probe, key)) is not None]
+        with_gradients = [name for name, model in self._spec.models.items() if not model.target_only]
+        predicting = [name for name in with_gradients if not self._spec.models[name].source_only]
         for key, models in named:
+            accepted = predicting if key == "models" else with_gradients
             for name in models:
-                self._known(name, self._spec.models, "model", (*place, key))
+                self._known(name, self._spec.models, "model", (*place, key), accepted=accepted)
                 model = self._spec.models[name]
                 if key == "models" and model.source_only:
-                    raise self._only_a_source(name, (*place, key), "cannot be in a probe")
+                    raise self._only_a_source(name, (*place, key), "cannot be in a probe", accepted)
                 if model.target_only:
                     why = "is a remote service" if model.remote else "has a transform"
                     raise StudyError(
                         f"'{name}' {why}, but a probe needs gradients and logits of a network",
                         where=self._document.where((*place, key)),
-                        accepted=names(one for one, other in self._spec.models.items() if not other.target_only),
+                        accepted=names(accepted),
                     )
-        if probe.models is None and all(one.target_only or one.source_only for one in self._spec.models.values()):
+        if probe.models is None and not predicting:
             raise StudyError(
                 "no model of this spec has gradients",
                 where=self._document.where(place),

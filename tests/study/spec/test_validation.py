@@ -68,3 +68,43 @@ def test_a_model_with_a_set_of_weights_is_named():
     models = '{a: resnet50, lots: {network: resnet18, weights: {set: "w/*.safetensors"}, role: source}}'
     error = refused(models=models, attacks="lgv", experiment="sources: [a]")
     assert error.accepted == "lots"
+
+
+@pytest.mark.parametrize("key", ["keep: [{}]", "targets: {{rank: 2, by: [{}]}}"])
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        ("only", "'only' can only be a source"),
+        ("box", "'box' is a remote service"),
+        ("zzz", "there is no model named 'zzz'"),
+    ],
+)
+def test_models_that_select_images(key, model, what):
+    """What a message calls accepted is accepted in this place, for an unknown model too."""
+    error = refused(images=key.format(model))
+    assert error.what.startswith(what)
+    assert error.accepted == "plain, behind"
+
+
+@pytest.mark.parametrize(
+    ("probe", "model", "accepted"),
+    [
+        ("{{probe: gradient-cosine, models: [{}]}}", "only", "plain"),
+        ("{{probe: gradient-cosine, models: [{}]}}", "behind", "plain"),
+        ("{{probe: gradient-cosine, models: [{}]}}", "box", "plain"),
+        ("{{probe: gradient-cosine, models: [{}]}}", "zzz", "plain"),
+        ("{{probe: regions, along: {{gradient_of: {}}}, extent: 60, points: 21}}", "box", "only, plain"),
+        ("{{probe: regions, along: {{gradient_of: {}}}, extent: 60, points: 21}}", "zzz", "only, plain"),
+    ],
+)
+def test_models_of_probes(probe, model, accepted):
+    error = refused(geometry=f"{{p: {probe.format(model)}}}")
+    assert f"'{model}'" in error.what
+    assert error.accepted == accepted
+
+
+def test_models_of_experiments():
+    assert refused(experiment="sources: [plain], targets: [only]").accepted == "plain, behind, box"
+    assert refused(experiment="sources: [plain], targets: [zzz]").accepted == "plain, behind, box"
+    for sources in ("[zzz]", "[[plain, zzz]]", "{each: [zzz]}"):
+        assert refused(experiment=f"sources: {sources}").accepted == "only, plain"
