@@ -146,8 +146,16 @@ def _with_presets(document: Document, given: Any) -> Any:
                 accepted=f"`{name}: {{}}`, or a mapping with the keys of a recipe",
             )
         keys = dict(keys)
-        preset = keys.pop("preset", name if presets.preset(name) else None)
+        own = name if presets.preset(name) else None
+        preset = keys.pop("preset", own)
         if preset is None and not keys.keys() & {"step", "start", "program", "external", "python", *PRECOMPUTED_KEYS}:
+            if own is not None:
+                raise StudyError(
+                    f"`preset: null` means that '{name}' has no preset, but the attack has no `step` either",
+                    where=document.where((*place, "preset")),
+                    todo=f"remove `preset: null`, so that '{name}' has the numbers of the preset '{name}'; or give it "
+                    "`step`",
+                )
             raise unknown_preset(
                 name,
                 what=f"'{name}' is not the name of a preset, and the attack has neither `preset` nor `step`",
