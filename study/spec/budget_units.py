@@ -46,12 +46,13 @@ def check_attack(attack: Attack, document: Document, place: Place) -> None:
     there = _place(document, place, kind)
     if longest is not None and not _says_its_unit(_at(document, there)):
         moves = "moves no pixel" if kind in ("epsilon", "l2") and longest < 1 else "is probably not what you mean"
-        raise _too_short(f"{_NAMES[kind]} of {longest:g} {moves}", longest, document, there)
+        what = f"{_NAMES[kind]} of {_digits(longest)} {moves}"
+        raise _too_short(what, longest, _DOUBTFUL[kind], document, there)
     size, there = _doubtful_step(attack), (*place, "step_size")
     if size is not None and not _says_its_unit(_at(document, there)):
         steps = "step" if attack.steps == 1 else "steps"
-        what = f"a step size of {size:g} in {attack.steps:,} {steps} moves no pixel"
-        raise _too_short(what, size, document, there)
+        what = f"a step size of {_digits(size)} in {attack.steps:,} {steps} moves no pixel"
+        raise _too_short(what, size, _SMALLEST_PATH / attack.steps, document, there)
     if attack.first is not None and isinstance(_at(document, (*place, "first")), dict):
         check_attack(attack.first, document, (*place, "first"))
 
@@ -141,13 +142,23 @@ def _says_its_unit(written: Any) -> bool:
     return isinstance(written, str)
 
 
-def _too_short(what: str, length: float, document: Document, place: Place) -> StudyError:
+def _too_short(what: str, length: float, doubtful: float, document: Document, place: Place) -> StudyError:
+    """Return the error for a length that is too short. Numbers up to `doubtful` are refused at this place."""
     scaled = 255 * length
     near = round(scaled)
-    meant = f"{near}" if abs(scaled - near) < 0.05 else f"{scaled:.4g}"
+    meant = _digits(scaled, 4) if near == 0 or abs(scaled - near) >= 0.05 else f"{near}"
+    if float(meant) <= doubtful:
+        # As a number, this length would be refused too.
+        meant = f"{meant}/255"
+    given = _digits(length)
     return StudyError(
         f"{what}: lengths are in pixel values of 0..255 here, and images are rounded to whole pixel values",
         where=document.where(place),
         accepted="lengths in pixel values, such as 8 (which may also be written as 8/255)",
-        todo=f"write {meant} if {length:g} is for images scaled to 0..1, or {length:g}/255 if it is in pixel values",
+        todo=f"write {meant} if {given} is for images scaled to 0..1, or {given}/255 if it is in pixel values",
     )
+
+
+def _digits(number: float, most: int = 6) -> str:
+    """Return a number with at most `most` significant digits and without an exponent, such as 0.00001."""
+    return f"{Decimal(f'{number:.{most}g}'):f}"

@@ -66,3 +66,48 @@ def test_the_spec_of_a_run_folder_is_launched_again(spec_file, tmp_path):
 
 def _one(attack: str) -> dict[str, object]:
     return {"one": {"attacks": [attack], "sources": ["b"]}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "what", "todo"),
+    [
+        (
+            {"epsilon": 0.00001},
+            "an epsilon of 0.00001 moves no pixel",
+            "write 0.00255/255 if 0.00001 is for images scaled to 0..1, or 0.00001/255 if it is in pixel values",
+        ),
+        (
+            {"step_size": 0.0001},
+            "a step size of 0.0001 in 10 steps moves no pixel",
+            "write 0.0255/255 if 0.0001 is for images scaled to 0..1, or 0.0001/255 if it is in pixel values",
+        ),
+        (
+            {"step_size": 0.001},
+            "a step size of 0.001 in 10 steps moves no pixel",
+            "write 0.255 if 0.001 is for images scaled to 0..1, or 0.001/255 if it is in pixel values",
+        ),
+        (
+            {"budget": {"l2": 0.03}},
+            "an L2 norm of 0.03 moves no pixel",
+            "write 7.65/255 if 0.03 is for images scaled to 0..1, or 0.03/255 if it is in pixel values",
+        ),
+        (
+            {"epsilon": 0.0314},
+            "an epsilon of 0.0314 moves no pixel",
+            "write 8 if 0.0314 is for images scaled to 0..1, or 0.0314/255 if it is in pixel values",
+        ),
+    ],
+)
+def test_what_the_message_advises_is_accepted(keys, what, todo, spec_file):
+    def with_keys(given):
+        return spec_file({"attacks": {"x": {"preset": "mi", "step_size": 0.9} | given}, "experiments": _one("x")})
+
+    with pytest.raises(StudyError) as caught:
+        load(with_keys(keys))
+    assert caught.value.what.startswith(f"{what}: lengths are in pixel values")
+    assert caught.value.todo == todo
+    ((key, given),) = keys.items()
+    for word in (todo.split()[1], todo.split(", or ")[1].split()[0]):
+        # The message shows a number without quotes, which YAML reads as a number.
+        length = yaml.safe_load(word)
+        load(with_keys({key: {"l2": length} if isinstance(given, dict) else length}))
