@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from study.attacks.registry import parameters_of
@@ -27,13 +29,21 @@ _KINDS = {
     "finite_number": "a finite number",
 }
 
+_SIZES = {
+    "too_short": ("at least", "min_length", "entry", "entries"),
+    "too_long": ("at most", "max_length", "entry", "entries"),
+    "string_too_short": ("at least", "min_length", "character", "characters"),
+    "string_too_long": ("at most", "max_length", "character", "characters"),
+}
+"""For pydantic's errors about the size of a list or a text: words for the message, and the key of the bound."""
+
 
 def first_error(error: ValidationError, document: Document, model: type[BaseModel]) -> StudyError:
     """Return the first of pydantic's errors as a StudyError, which also tells how many other errors there are.
 
     In a union, pydantic reports an error for each branch. All errors about one value count as one error.
     """
-    found = error.errors(include_url=False)
+    found = _in_fitting_branches(error.errors(include_url=False), document)
     # Report unknown keys before missing keys: a misspelt key is often the reason why another key is missing.
     found.sort(key=lambda detail: detail["type"] == "missing")
     place = _place(found[0], document)
@@ -46,17 +56,39 @@ def first_error(error: ValidationError, document: Document, model: type[BaseMode
     return first
 
 
+def _in_fitting_branches(found: list[ErrorDetails], document: Document) -> list[ErrorDetails]:
+    """Return the errors without those that only say that a mapping or a list has the wrong kind, if others say more.
+
+    In a union, pydantic reports an error for each branch. If one branch accepts the kind of a value, the errors of this
+    branch say what is wrong inside the value, and those of the other branches say nothing.
+    """
+    placed = [(one, _place(one, document)) for one in found]
+
+    def fits(place: Place) -> bool:
+        """Whether another branch accepts the kind of the value at `place`."""
+        return any(
+            other[: len(place)] == place and (other != place or not _of_wrong_kind(one)) for one, other in placed
+        )
+
+    return [one for one, place in placed if not (_of_wrong_kind(one) and fits(place))]
+
+
+def _of_wrong_kind(detail: ErrorDetails) -> bool:
+    """Whether an error says that a mapping or a list stands where a value of another kind is needed."""
+    return detail["type"] in (*_KINDS, "literal_error") and isinstance(detail["input"], dict | list)
+
+
 def _translated(found: list[ErrorDetails], place: Place, document: Document, model: type[BaseModel]) -> StudyError:
     detail, where = found[0], document.where(place)
     key = _key(place)
     if detail["type"] == "extra_forbidden":
-        known = _parameters(place[:-1]) or _fields(model, place[:-1])
-        return _unknown_key(str(place[-1]), known, _section(place, model), where)
+        known = _parameters(place[:-1]) or _fields(model, detail["loc"][:-1])
+        return _unknown_key(str(detail["loc"][-1]), known, _section(place, model), where)
     if detail["type"] == "missing":
         return StudyError(
             f"the key '{detail['loc'][-1]}' is missing",
             where=where,
-            accepted=names(_parameters(place) or _fields(model, place)),
+            accepted=names(_parameters(place) or _fields(model, detail["loc"][:-1])),
         )
     written = _unquoted(found, place, document)
     if written is not None:
@@ -79,6 +111,8 @@ def _unknown_key(given: str, known: list[str], section: str, where: str) -> Stud
 
     If another library calls one of our keys by this name, the error names our key.
     """
+    # `arguments` is a key of an attack, but unknown without `external`.
+    known = [name for name in known if name != given]
     found = other_names.key(given, section)
     ours = found.ours.partition(":")[0] if found is not None else ""
     if found is None or ours not in known:
@@ -107,9 +141,12 @@ def _accepted(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
     if detail["type"] == "literal_error":
         return str(context["expected"]).replace("'", "")
-    if detail["type"] == "too_short":
-        least = int(context["min_length"])
-        return "at least one entry" if least == 1 else f"at least {least} entries"
+    if detail["type"] in _SIZES:
+        bound, key, one, several = _SIZES[detail["type"]]
+        number = int(context[key])
+        return f"{bound} one {one}" if number == 1 else f"{bound} {number} {several}"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"a text that matches {context['pattern']}"
     if detail["type"] in _KINDS:
         return _KINDS[detail["type"]]
     message = str(detail["msg"])
@@ -119,13 +156,14 @@ def _accepted(detail: ErrorDetails) -> str:
 def _unquoted(found: list[ErrorDetails], place: Place, document: Document) -> str | None:
     """Return an unquoted word that YAML has not read as text, although the spec needs text; None if there is none.
 
-    The word is at `place`, or inside the value at `place` if this value is a short form.
+    The word is at `place`, or inside the value at `place` if this value is a part of a short form. A short form has
+    fewer keys than pydantic's location.
     """
     if any(one["type"] == "string_type" for one in found) and place in document.unquoted:
         return document.unquoted[place]
-    given = found[0]["input"]
+    given, short = found[0]["input"], len(found[0]["loc"]) > len(place)
     for known, written in document.unquoted.items():
-        inside = len(known) > len(place) and known[: len(place)] == place
+        inside = short and known[: len(place)] == place
         if inside and found[0]["type"] in ("string_type", "tuple_type") and _at(known, document) is given:
             return written
     return None
@@ -157,7 +195,8 @@ def _shown(value: Any) -> str:
 def _place(detail: ErrorDetails, document: Document) -> Place:
     """Return the part of an error's location that exists in the document.
 
-    Pydantic's location may also have names of branches of a union, which are left out.
+    Pydantic's location may also have names of branches of a union, and keys that the user wrote in a short form. They
+    are left out.
     """
     place: Place = ()
     data = document.data
@@ -165,27 +204,33 @@ def _place(detail: ErrorDetails, document: Document) -> Place:
         inside = (isinstance(data, dict) and part in data) or (
             isinstance(data, list) and isinstance(part, int) and part < len(data)
         )
-        if not inside:
-            break
-        place, data = (*place, part), data[part]
+        if inside:
+            place, data = (*place, part), data[part]
     return place
 
 
-def _fields(model: type[BaseModel], place: Place) -> list[str]:
-    """Return the keys that the model class at `place` accepts."""
+def _fields(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """Return the keys that the class at pydantic's location `loc` accepts, as a spec writes them."""
     annotation: Any = model
-    for part in place:
+    for part in loc:
         inner = _model_in(annotation)
-        if inner is not None and isinstance(part, str) and part in inner.model_fields:
-            annotation = inner.model_fields[part].annotation
-        else:
+        if inner is None:
             arguments = typing.get_args(annotation)
             annotation = arguments[-1] if arguments else Any
+        else:
+            # A part that is no key is the name of a branch of a union, which leads to no other class.
+            field = _by_key(inner).get(str(part)) or inner.model_fields.get(str(part))
+            annotation = annotation if field is None else field.annotation
     inner = _model_in(annotation)
     if inner is None:
         return []
-    extra = ["epsilon", "preset"] if "budget" in inner.model_fields else []
-    return [*inner.model_fields, *extra]
+    extra = ["epsilon", "gradients", "preset", "python", "arguments"] if "budget" in inner.model_fields else []
+    return [*_by_key(inner), *extra]
+
+
+def _by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a class by their keys in a spec, such as `at-cost` for the field `at_cost`."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _parameters(place: Place) -> list[str]:
