@@ -151,9 +151,9 @@ def compare(
     if new_devices and not other_devices:
         raise _another_device(folder, new_devices[0], known)
     for one in now:
-        for other in known or now:
+        for other in (*known, *now):
             if one.on_gpu == other.on_gpu and one.environment != other.environment:
-                raise _other_environment(folder, one, other, bool(known))
+                raise _other_environment(folder, one, other, other in known)
     new = [one for one in now if one not in known]
     if new:
         written = [{**asdict(one), "digest": one.digest} for one in (*known, *new)]

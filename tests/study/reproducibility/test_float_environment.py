@@ -118,6 +118,23 @@ def test_a_cluster_with_two_kinds_of_gpu_is_said_and_may_go_on_with_either(folde
     assert said(folder, A100) == said(folder, H100) == []
 
 
+def test_new_gpus_are_compared_with_each_other_too(folder):
+    """The record has only rows of a CPU, on which variables of GPUs have no effect."""
+    said(folder, PLAIN)
+    other = replace(H100, environment=H100.environment | {"NVIDIA_TF32_OVERRIDE": "0"})
+    with pytest.raises(StudyError) as caught:
+        said(folder, H100, other, other_devices=True)
+    both = {"NVIDIA_TF32_OVERRIDE=0", "no NVIDIA_TF32_OVERRIDE"}
+    assert caught.value.what in {
+        f"a worker (NVIDIA H100 80GB HBM3) has {one} in its environment, but another worker has {another}: this "
+        "changes rounding"
+        for one in both
+        for another in both - {one}
+    }
+    assert float_environment.recorded(folder) == [PLAIN]
+    assert len(said(folder, H100, A100, other_devices=True)) == 1
+
+
 def test_what_is_read_of_a_gpu(monkeypatch, tmp_path):
     """Queries of CUDA are replaced: there is none here."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
