@@ -128,7 +128,7 @@ def recorded(folder: RunFolder) -> list[Arithmetic]:
             _relevant(Arithmetic(**{key: value for key, value in one.items() if key != "digest"}))
             for one in json.loads(folder.arithmetic.read_text())["workers"]
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(
             f"{folder.arithmetic} is damaged: {str(error).splitlines()[0]}",
             todo="restore it from a copy; or move it away, and lose the record of how earlier rows were rounded",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from study.results import integrity, kept_images, scanning, versions
 from study.results.row_checks import PART, contradicting, impossible
 from study.results.schema import SCHEMA_VERSION
 from study.spec.schema import Spec
-from study.storage import part_file
+from study.storage import journal, part_file
 from study.storage.no_run import no_run
 from study.storage.part_file import PartName
 from study.storage.paths import StoragePath
@@ -83,24 +84,24 @@ class VerificationReport:
 def verify(run: str | StoragePath) -> VerificationReport:
     """Read a whole run and return the report on its problems.
 
-    Raises StudyError if `run` is not a run folder, if the storage does not answer, or if the journal of a compaction is
-    damaged.
+    If the journal of a compaction is damaged, rows and kept images are not checked. Raises StudyError if `run` is not a
+    run folder, or if the storage does not answer.
     """
     folder = RunFolder(run)
     report = VerificationReport(str(folder.path))
     if not (folder.results.is_dir() or folder.spec.is_file()):
         raise no_run(folder.path, f"{folder.path} is not a run folder")
-    if folder.journal.is_file():
-        report.add("note", "a compaction is not finished; each row still counts once", folder.journal, "nothing: if it "
-                   "was interrupted, the next `study launch` or `study compact` finishes or undoes it")  # fmt: skip
+    counting = _journal(folder, report)
     if not folder.begun and not part_file.list_parts(folder.results):
         report.add("incomplete", "the launch of this run has not selected images yet", folder.path,
                    "launch the study again")  # fmt: skip
         return report
-    readable = _parts(folder, report)
+    readable = _parts(folder, scanning.parts(folder.path) if counting else part_file.list_parts(folder.results), report)
     _arithmetic(folder, report)
     changed = _digests(folder, report)
     spec, plan, selection = _plan(folder, report)
+    if not counting:
+        return report
     frames = [scanning.scan_parts(found, version, PART) for version, found in sorted(readable.items())]
     rows = pl.concat(frames) if frames else None
     _kept(folder, rows, report)
@@ -125,8 +126,24 @@ def _rows(count: int) -> str:
     return "1 row has" if count == 1 else f"{count} rows have"
 
 
-def _parts(folder: RunFolder, report: VerificationReport) -> dict[int, list[StoragePath]]:
-    """Return the readable parts of `results/`, by version.
+def _journal(folder: RunFolder, report: VerificationReport) -> bool:
+    """Return whether it is known which parts count. It is not if the journal of a compaction is damaged.
+
+    Reports such damage. Adds a note to the report if a compaction is not finished.
+    """
+    try:
+        unfinished = journal.read(folder.path) is not None
+    except StudyError as error:
+        report.add("damaged", error.what, folder.journal, error.todo or _RESTORE)
+        return False
+    if unfinished:
+        report.add("note", "a compaction is not finished; each row still counts once", folder.journal, "nothing: if it "
+                   "was interrupted, the next `study launch` or `study compact` finishes or undoes it")  # fmt: skip
+    return True
+
+
+def _parts(folder: RunFolder, found: Sequence[StoragePath], report: VerificationReport) -> dict[int, list[StoragePath]]:
+    """Return those of the parts `found` in `results/` that are readable, by version.
 
     Reports parts that cannot be read, parts without a digest, and files in `results/` and `kept/` that are not parts.
     """
@@ -134,7 +151,7 @@ def _parts(folder: RunFolder, report: VerificationReport) -> dict[int, list[Stor
     for place in (folder.results, folder.kept):
         add_strays(place, f"{place.name}/", report)
     unsigned = 0
-    for path in scanning.parts(folder.path):
+    for path in found:
         name = part_file.parse_name(path.name)
         assert name is not None, "every part has a valid name"
         report.parts += 1

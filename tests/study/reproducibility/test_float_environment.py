@@ -174,8 +174,9 @@ def test_variables_of_gpus_do_not_part_processors(folder):
     assert said(folder, PLAIN) == []
 
 
-def test_a_damaged_record_is_named(folder):
-    folder.arithmetic.write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", '{"workers": [3]}'])
+def test_a_damaged_record_is_named(folder, text):
+    folder.arithmetic.write_text(text)
     with pytest.raises(StudyError, match="is damaged"):
         float_environment.recorded(folder)
 

@@ -105,6 +105,8 @@ DAMAGES = [
     (lambda run: (run / "images.parquet").write_bytes(b"PAR1"), "damaged",
      "images.parquet does not match its recorded digest"),
     (lambda run: (run / "digests.json").write_text("{"), "damaged", "digests.json is damaged"),
+    (lambda run: (run / "compacting.json").write_text("{"), "damaged", "compacting.json is damaged"),
+    (lambda run: (run / "arithmetic.json").write_text('{"workers": [3]}'), "damaged", "arithmetic.json is damaged"),
     (set_to(rmsd=-1.0), "damaged", "2 rows have an RMSD outside 0 to 255"),
     (set_to(rmsd=float("nan")), "damaged", "2 rows have an RMSD outside 0 to 255"),
     (set_to(linf=256.0), "damaged", "an L-infinity distance"),
@@ -155,6 +157,29 @@ def test_the_command(door, run):
     status, _, error = door("verify", run.parent)
     assert status == 2
     assert "is not a run folder" in error
+
+
+def test_a_damaged_journal_is_reported(door, run):
+    """It would say which parts count. Without it, no row is called missing or doubled, but each part is read."""
+    (run / "compacting.json").write_text("{")
+    truncate(run)
+    (run / "spec.yaml").write_text("study: [")
+    status, printed, _ = door("verify", run, "--json")
+    assert status == 1
+    found = json.loads(printed)
+    assert (found["whole"], found["parts"], found["rows"], found["expected"]) == (False, 2, 0, None)
+    assert found["findings"][0] == {
+        "kind": "damaged",
+        "what": f"{run / 'compacting.json'} is damaged: Expecting property name enclosed in double quotes: line 1 "
+        "column 2 (char 1)",
+        "where": str(run / "compacting.json"),
+        "todo": "restore the file from a backup; or move it away, and check results/ with `study verify`",
+    }
+    assert [one["where"] for one in found["findings"][1:] if one["kind"] == "damaged"] == [
+        str(parts(run)[0]),
+        str(run / "spec.yaml"),
+        str(run / "spec.yaml"),
+    ]
 
 
 def test_a_launch_repairs_a_damaged_run(run, small, spec_file):
