@@ -106,7 +106,9 @@ def _judge_of(name: str, old: Spec, spec: Spec) -> Remote:
     assert there is not None, "every chat service is a remote service"
     if here is None or here.api != "chat":
         raise StudyError(
-            f"the run has the chat service '{name}', but the spec does not", accepted=", ".join(spec.models)
+            f"the run has the chat service '{name}', but the spec does not",
+            accepted="the run's spec.yaml, with changes of `judge` and `names` only",
+            todo=f"add the model '{name}' to the spec, with `api: chat`, as the run's spec.yaml has it",
         )
     if here.digest != there.digest:
         raise StudyError(
