@@ -78,7 +78,7 @@ def test_at_cost_gives_checkpoints_and_keeps_the_step():
         (
             "{admix: {gradients: 14}}",
             "{e: {attacks: admix, sources: each}}",
-            "one step of 'admix' takes 15 gradients per source model, and only 14 are allowed",
+            "one step of 'admix' takes 15 gradients per source model, and the limit is 14",
         ),
         (
             "{}",
