@@ -50,14 +50,18 @@ def pixel_budgets(spec: Spec, *, gpus: bool = False) -> PixelBudgets:
 def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> PixelBudgets:
     """Return `budgets`, reduced so that they fit in the smallest of the object stores.
 
+    `clean` and `waiting` share what the results of calls leave, because results cannot be smaller. Both are at least 1,
+    even if the results alone do not fit, because no attack would start with a limit of 0.
+
     `stores`: bytes of the object store of each machine. The workers are assumed to be spread evenly over the machines.
     If `stores` is empty, `budgets` are returned unchanged.
     """
     if not stores:
         return budgets
-    needed = budgets.store_bytes(math.ceil(workers / len(stores)))
-    share = min(1.0, min(stores) / needed)
-    return PixelBudgets(int(budgets.clean * share), int(budgets.waiting * share), budgets.result)
+    each = math.ceil(workers / len(stores))
+    left = _USABLE * min(stores) - each * QUEUE * budgets.result
+    share = min(1.0, left / (budgets.clean + each * budgets.waiting))
+    return PixelBudgets(max(1, int(budgets.clean * share)), max(1, int(budgets.waiting * share)), budgets.result)
 
 
 def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus: int = 0) -> int:
@@ -79,11 +83,15 @@ def here(spec: Spec, gpus: int = 0) -> int:
 
 def reduction(budgets: PixelBudgets) -> str:
     """Return the message that says how far the limits were reduced. `budgets`: the reduced limits."""
-    clean, waiting = (f"{size / 2**20:.0f}" for size in (budgets.clean, budgets.waiting))
+    clean, waiting = (_mib(size) for size in (budgets.clean, budgets.waiting))
     return (
         f"a machine's object store is smaller than the pixel budgets of the spec: run.clean_mib is reduced to {clean}, "
         f"run.waiting_mib to {waiting}"
     )
+
+
+def _mib(size: int) -> str:
+    return "less than 1" if size < 2**20 else f"{size / 2**20:.0f}"
 
 
 def _shared_memory() -> float:

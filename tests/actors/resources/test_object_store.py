@@ -77,6 +77,32 @@ def test_budgets_stay_below_what_the_stores_of_a_cluster_hold(spec):
     assert f"run.clean_mib is reduced to {small.clean / MIB:.0f}, run.waiting_mib to {small.waiting / MIB:.0f}" in line
 
 
+@pytest.mark.parametrize(
+    ("budgets", "stores", "workers", "clean", "waiting"),
+    [
+        # Of 0.8 * 5000 bytes, results take 2 * 1000; the other 2000 are exactly what the budgets need.
+        (PixelBudgets(1000, 1000, 1000), [5000.0], 1, 1000, 1000),
+        (PixelBudgets(1000, 1000, 1000), [3750.0], 1, 500, 500),
+        # Two workers on each machine: 0.8 * 7500 - 2 * 2 * 1000 = 2000 for 1000 + 2 * 1500.
+        (PixelBudgets(1000, 1500, 1000), [7500.0, 9000.0], 4, 500, 750),
+        # Results take all, or more than all.
+        (PixelBudgets(1000, 1000, 1000), [2500.0], 1, 1, 1),
+        (PixelBudgets(1000, 1000, 1000), [100.0], 1, 1, 1),
+    ],
+)
+def test_clean_and_waiting_images_share_what_results_leave(budgets, stores, workers, clean, waiting):
+    fitting = object_store.fitting(budgets, stores, workers)
+    assert fitting == PixelBudgets(clean, waiting, budgets.result)
+    if clean > 1:
+        assert fitting.store_bytes(math.ceil(workers / len(stores))) <= min(stores)
+
+
+def test_a_limit_below_one_mib_is_not_called_zero():
+    assert object_store.reduction(PixelBudgets(MIB - 1, 1, 1000)).endswith(
+        "run.clean_mib is reduced to less than 1, run.waiting_mib to less than 1"
+    )
+
+
 def test_what_this_machine_has(spec):
     assert 2**28 <= object_store.here(spec()) <= object_store.pixel_budgets(spec()).store_bytes(1000)
 
