@@ -75,8 +75,8 @@ class Needs:
             return "nothing"
         most = max(self.calls)
         return (
-            f"{most.what}, {most.images} images at a time: {_mib(most.parameters)} of parameters, "
-            f"{_mib(most.peak - most.parameters)} for a pass"
+            f"{most.what}, {most.images} image{'s' * (most.images != 1)} at a time: {_mib(most.parameters)} of "
+            f"parameters, {_mib(most.peak - most.parameters)} for a pass"
         )
 
 

@@ -241,7 +241,7 @@ def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
     small = [one for one in machines if one.gpus >= 1 and one not in used]
     sizes = sorted({one.gpu_memory for one in used if one.gpu_memory is not None})
     lines = [
-        f"{int(one.gpus)} GPU{'s' * (one.gpus >= 2)} of {one.host or 'a machine'} not used: a worker needs "
+        f"{_counted(int(one.gpus), 'GPU')} of {one.host or 'a machine'} not used: a worker needs "
         f"{gib(pool.resources.gpu_memory)}, but a GPU there has only {gib(one.gpu_memory or 0)}"
         for one in small
     ]
@@ -268,7 +268,14 @@ def _on_cores(
     resources = ResourceRequest(options.threads, 0, math.ceil(least / _USABLE))
     cores = sum(machine.cpus for machine in machines)
     by_cores = fitting_workers(machines, ResourceRequest(options.threads, 0))
-    threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
+    threads = _counted(options.threads, "thread")
+    if not by_cores:
+        raise StudyError(
+            f"a worker with {threads} needs {_counted(options.threads, 'core')} of one machine, but no machine has "
+            f"that many: there {'is' if len(machines) == 1 else 'are'} {_counted(len(machines), 'machine')}, cores in "
+            f"total: {cores:g}",
+            todo="lower numerics.threads, or give --address of another cluster",
+        )
     if options.workers is not None and options.workers > by_cores and not options.fewer:
         needed = options.workers * options.threads
         raise StudyError(
@@ -277,16 +284,10 @@ def _on_cores(
             accepted=f"run.actors up to {by_cores}, with {threads} each, on these machines",
             todo="lower run.actors or numerics.threads, or give --address of a larger cluster",
         )
-    if not by_cores:
-        raise StudyError(
-            f"a worker with {threads} needs {options.threads} cores of one machine, but no machine has that many: "
-            f"there {'is' if len(machines) == 1 else 'are'} {len(machines)} machine{'s' * (len(machines) != 1)}, "
-            f"cores in total: {cores:g}",
-            todo="lower numerics.threads, or give --address of another cluster",
-        )
     fitting = fitting_workers(machines, resources)
     if fitting < (1 if options.fewer else options.workers or 1):
-        raise _no_memory(needs, least, max(machine.memory or 0.0 for machine in machines), options, fitting)
+        with_cores = [machine for machine in machines if _fitting(machine, ResourceRequest(options.threads, 0))]
+        raise _no_memory(needs, least, max(machine.memory or 0.0 for machine in with_cores), options, fitting)
     count = min(options.workers or fitting, fitting)
     used = [machine for machine in machines if _fitting(machine, resources)]
     each = [machine.memory / min(_fitting(machine, resources), count) for machine in used if machine.memory is not None]
@@ -318,12 +319,29 @@ def _on_gpus(
     wanted = options.per_gpu or (math.ceil(options.workers / gpus) if options.workers and not options.fewer else 1)
     rooms = [room(machine) for machine in used]
     known = [machine.gpu_memory for machine in used or there if machine.gpu_memory is not None]
+    if used and options.per_gpu is not None and max(rooms) < wanted:
+        raise StudyError(
+            f"run.actors_per_gpu is {wanted}, but the largest GPU has room for only {int(max(rooms))}: a worker needs "
+            f"{gib(least / _USABLE)} of memory, and this GPU has {gib(max(known))}",
+            accepted=f"run.actors_per_gpu up to {int(max(rooms))} on these machines"
+            + ("" if needs is None else f"; the largest call: {needs.largest}"),
+            todo="lower run.actors_per_gpu or numerics.batch, or use larger GPUs; if the estimate is wrong, set the "
+            "memory of a worker with run.actor_mib",
+        )
     if not used or max(rooms) < wanted:
         fitting = sum(int(room(machine)) * int(machine.gpus) for machine in used)
         raise _no_memory(needs, least, max(known, default=0.0), options, fitting)
     together = int(min(wanted, *rooms))
     if options.workers is not None and options.workers > together * gpus and not options.fewer:
-        raise _no_memory(needs, least, max(known), options, together * gpus)
+        if together == options.per_gpu:
+            raise StudyError(
+                f"{options.workers} workers do not fit: run.actors_per_gpu is {together}, and the machines have "
+                f"{_counted(gpus, 'GPU')}",
+                accepted=f"run.actors up to {together * gpus}, with {together} on each GPU",
+                todo="lower run.actors, raise run.actors_per_gpu, or give --address of a larger cluster",
+            )
+        why = ", because every GPU gets as many workers as fit on the smallest"
+        raise _no_memory(needs, least, max(known), options, together * gpus, why=why)
     resources = ResourceRequest(0, math.floor(1e4 / together) / 1e4, gpu_memory=math.floor(least / _USABLE))
     return min(options.workers or gpus * together, gpus * together), resources, min(known) / together if known else None
 
@@ -336,11 +354,18 @@ def _capacity(needs: Needs | None, options: WorkerOptions, memory: float | None)
     return ModelCapacity(max(left, float(needs.peak - needs.working)), needs.held)
 
 
-def _no_memory(needs: Needs | None, least: float, memory: float, options: WorkerOptions, fitting: int) -> StudyError:
+def _no_memory(
+    needs: Needs | None, least: float, memory: float, options: WorkerOptions, fitting: int, *, why: str = ""
+) -> StudyError:
+    """Return the error for memory that is too small. `memory`: bytes of the largest device or machine.
+
+    `fitting`: how many workers fit. If it is not 0, the spec asks for more workers, with `run.actors`. `why`: the end
+    of the sentence that says how many workers fit.
+    """
     each = gib(least / _USABLE)
     if fitting:
-        workers = f"{options.workers} workers" if options.workers else "the workers"
-        what = f"{workers} need {each} of memory each, and the machines have memory for only {fitting}"
+        there = f"the machines have memory for only {fitting}{why}"
+        what = f"{options.workers} workers need {each} of memory each, and {there}"
     else:
         what = f"a worker needs {each} of memory, and the largest device or machine has only {gib(memory)}"
     return StudyError(
@@ -355,15 +380,20 @@ def not_up(machines: Sequence[Machine], pool: WorkerPool, missing: int, seconds:
     """Return the error for `missing` actors of a pool that did not start within `seconds`."""
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     resources = pool.resources
-    each = (f"{resources.gpus:g} GPUs" if resources.gpus else f"{resources.cpus:g} cores") + (
+    each = (_counted(resources.gpus, "GPU") if resources.gpus else _counted(resources.cpus, "core")) + (
         f" and {gib(resources.memory)}" if resources.memory else ""
     )
     return StudyError(
         f"{missing} of {len(pool.roles)} actors did not start within {seconds:g} s",
-        accepted=f"free resources for every worker: a worker needs {each}; the cluster has {cpus:g} cores and "
-        f"{gpus:g} GPUs in all, and some may be in use",
+        accepted=f"free resources for every worker: a worker needs {each}; the cluster has {_counted(cpus, 'core')} "
+        f"and {_counted(gpus, 'GPU')} in all, and some may be in use",
         todo="lower run.actors, raise run.start_seconds, or use another cluster",
     )
+
+
+def _counted(number: float, one: str) -> str:
+    """Return a number with its noun: `1 core`, `2 cores`, `0.5 GPUs`."""
+    return f"{number:g} {one}{'s' * (number != 1)}"
 
 
 def gib(size: float) -> str:

@@ -127,7 +127,8 @@ class Worker:
         note, passes = None, None
         if outcome.max_pass_images < engine.pass_limit:
             passes = outcome.max_pass_images
-            note = f"out of memory on {' + '.join(names)}: crafted in passes of {passes} images, so rounding may differ"
+            held = " + ".join(names)
+            note = f"out of memory on {held}: crafted in passes of {_images(passes)}, so rounding may differ"
         distances = PixelDistances(outcome.rmsd, outcome.linf, outcome.l2, passes=passes)
         return CraftResult(self._measured(distances, clean, outcome.pixels), note=note), outcome.pixels
 
@@ -236,7 +237,7 @@ class Worker:
             with activity.here.at(f"showing images to {target}"):
                 found.append(self._predict(target, held[target], job, pixels, there))
         notes = [
-            f"out of memory on {result.answers.target}: predicted in passes of {size} images, so rounding may differ"
+            f"out of memory on {result.answers.target}: predicted in passes of {_images(size)}, so rounding may differ"
             for result, size in found
             if size < self._size(job)
         ]
@@ -322,3 +323,7 @@ def _use(device: str) -> None:
 
     image, kernel = torch.ones(1, 3, 8, 8, device=device), torch.ones(4, 3, 3, 3, device=device)
     torch.nn.functional.conv2d(image, kernel).sum().item()
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"

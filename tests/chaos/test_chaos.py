@@ -158,7 +158,7 @@ def test_no_machine_left(small, tmp_path, machines, patience, capsys):
         assert again.finish(120) == 2, again.printed
     finally:
         again.end()
-    assert "a worker with 1 threads needs 1 cores" in " ".join(again.printed.split())
+    assert "a worker with 1 thread needs 1 core of" in " ".join(again.printed.split())
     assert "Traceback" not in again.printed
 
 

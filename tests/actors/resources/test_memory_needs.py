@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from actors.resources.memory_needs import gradients, needs
+from actors.resources.memory_needs import CallMemory, Needs, gradients, needs
 from study.attacks.gradient import BatchGradients
 from study.attacks.kinds import Pool
 from study.attacks.loop import Engine, ImageBatch, craft, step_directions
@@ -197,3 +197,10 @@ def test_tables_on_a_gpu_are_planned_for(spec):
     assert there - without >= made.nbytes
     assert here == needs(spec("rolled", batch=4), MEMORY, "cpu").working
     assert made.nbytes > 0.95 * (there - without)
+
+
+def test_the_largest_call_is_described_with_its_sizes():
+    one = CallMemory(3 * 2**20, 2**20, "gradients of b", 1)
+    assert Needs({}, (one,)).largest == "gradients of b, 1 image at a time: 1 MiB of parameters, 2 MiB for a pass"
+    two = Needs({}, (one, CallMemory(4 * 2**20, 2**20, "gradients of c", 2)))
+    assert two.largest == "gradients of c, 2 images at a time: 1 MiB of parameters, 3 MiB for a pass"

@@ -10,6 +10,7 @@ from actors.resources.placement import (
     Machine,
     ModelCapacity,
     fitting_workers,
+    not_up,
     plan_workers,
     remarks,
     service_of,
@@ -88,19 +89,54 @@ def test_a_worker_has_a_gpu_for_itself_unless_the_spec_says_otherwise():
             Options(),
             "a worker needs 6.3 GiB of memory, and the largest .* has only 6.0 GiB",
         ),
-        ([Machine(8, 2, gpu_memory=14 * GIB)], Options(per_gpu=3), "have memory for only 4"),
+        (
+            [Machine(8, 2, gpu_memory=14 * GIB)],
+            Options(per_gpu=3),
+            "run.actors_per_gpu is 3, but the largest GPU has room for only 2: a worker needs 6.3 GiB of memory, and "
+            "this GPU has 14.0 GiB\n  accepted: run.actors_per_gpu up to 2 on these machines; the largest call: ",
+        ),
+        (
+            [Machine(8, 1, gpu_memory=8 * GIB)],
+            Options(workers=1, per_gpu=2),
+            "run.actors_per_gpu is 2, but the largest GPU has room for only 1: a worker needs 6.3 GiB of memory",
+        ),
+        (
+            [Machine(8, 2, gpu_memory=80 * GIB)],
+            Options(workers=4, per_gpu=1),
+            "4 workers do not fit: run.actors_per_gpu is 1, and the machines have 2 GPUs\n"
+            "  accepted: run.actors up to 2, with 1 on each GPU\n",
+        ),
+        (
+            [Machine(8, 2, gpu_memory=30 * GIB), Machine(8, 2, gpu_memory=8 * GIB)],
+            Options(workers=7),
+            "7 workers need 6.3 GiB of memory each, and the machines have memory for only 4, because every GPU gets as "
+            "many workers as fit on the smallest\n",
+        ),
+        ([Machine(8, 1)], Options(workers=4, per_gpu=2), "run.actors_per_gpu is 2, and the machines have 1 GPU\n"),
+        (
+            [Machine(1, memory=100 * GIB), Machine(8, memory=5 * GIB)],
+            Options(threads=4),
+            "a worker needs 6.3 GiB of memory, and the largest .* has only 5.0 GiB",
+        ),
         (
             [Machine(4)],
             Options(threads=2, workers=3),
             "3 workers with 2 threads each do not fit: they need 6 cores in all, the machines have 4",
         ),
         ([Machine(3), Machine(3)], Options(threads=4), "needs 4 cores of one machine, but no machine has that many"),
+        (
+            [Machine(4)],
+            Options(threads=8, workers=1),
+            "a worker with 8 threads needs 8 cores of one machine, but no machine has that many: there is 1 machine, "
+            "cores in total: 4\n  to do:    lower numerics.threads, or give --address of another cluster",
+        ),
+        ([Machine(0)] * 2, Options(), "a worker with 1 thread needs 1 core of one machine, .*: there are 2 machines,"),
     ],
 )
 def test_what_does_not_fit_is_said_with_its_numbers(machines, options, said):
     with pytest.raises(StudyError, match=said) as caught:
         plan_workers(machines, NEEDS, options)
-    if "GiB" in said or "memory" in said:
+    if "GiB" in said:
         assert "gradients of b" in str(caught.value)
         assert "run.actor_mib" in str(caught.value)
 
@@ -130,7 +166,7 @@ def test_the_smallest_gpu_limits_the_workers_that_share_one():
     made = plan_workers(MIXED[:2], NEEDS, Options(per_gpu=3))
     assert (made.workers, made.resources.together) == (6, 1)
     assert remarks(MIXED[:2], made)[1].startswith("run.actors_per_gpu is 1 instead of 3: the smallest GPU, of 8.0 GiB")
-    with pytest.raises(StudyError, match="have memory for only 4"):
+    with pytest.raises(StudyError, match=r"run\.actors_per_gpu is 3, but the largest GPU has room for only 1"):
         plan_workers(MIXED[1:2], NEEDS, Options(per_gpu=3, memory=5 * GIB))
 
 
@@ -154,6 +190,21 @@ def test_fewer_workers_may_begin_where_machines_join_later():
     few = plan_workers([Machine(8, 1)], None, Options(workers=6, fewer=True))
     assert (few.workers, few.resources.gpus) == (1, 1), "they do not all go to the first GPU"
     assert plan_workers([Machine(8, 8)], None, Options(workers=6, fewer=True)).workers == 6
+
+
+@pytest.mark.parametrize(
+    ("machine", "threads", "accepted"),
+    [
+        (Machine(1), 1, "a worker needs 1 core; the cluster has 1 core and 0 GPUs in all"),
+        (Machine(4, memory=20 * GIB), 2, "a worker needs 2 cores and 6.3 GiB; the cluster has 4 cores and 0 GPUs in"),
+        (Machine(4, 1), 1, "a worker needs 1 GPU; the cluster has 4 cores and 1 GPU in all"),
+    ],
+)
+def test_what_workers_that_do_not_start_need(machine, threads, accepted):
+    pool = plan_workers([machine], NEEDS if machine.memory else None, Options(threads=threads))
+    error = not_up([machine], pool, 1, 5)
+    assert error.what == f"1 of {pool.workers} actors did not start within 5 s"
+    assert accepted in error.accepted
 
 
 def test_roles():

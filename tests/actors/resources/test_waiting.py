@@ -109,7 +109,7 @@ def test_where_nothing_can_come_nobody_waits(backend):
         placement.plan_workers(backend.machines(), None, options)
 
     clock = getattr(backend, "clock", time.monotonic)
-    with pytest.raises(StudyError, match="a worker with 1 thread needs 1 cores"):
+    with pytest.raises(StudyError, match="a worker with 1 thread needs 1 core of"):
         Waiting(backend, RunOptions(), pytest.fail, lambda: None, clock).machines_for(WorkerOptions(), fits)
     if isinstance(backend, Cluster):
         assert backend.now == pytest.approx(15, abs=2), "a new autoscaler is not seen at once"
