@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from actors.backends.interface import (
     ActorInfo,
@@ -30,6 +31,16 @@ _RESIZE_SECONDS = 10.0
 """Seconds between two adaptations of the number of workers to the machines."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Delayed:
+    """An actor that starts at the time `due`, in the place of another. `why`: the line for the user at its start."""
+
+    due: float
+    role: Role
+    lineage: Lineage
+    why: str
 
 
 class ActorSupervisor:
@@ -64,7 +75,7 @@ class ActorSupervisor:
         """The devices that are set aside (not used any more in this launch), each with the reason."""
         self._last_failures: dict[Device, str] = {}
         self._shortage = MemoryShortage(limits.memory_seconds)
-        self._delayed: list[tuple[float, Role, Lineage]] = []
+        self._delayed: list[_Delayed] = []
         self._given_up = 0
         self._small: set[Device | None] = set()
         self.replaced = 0
@@ -107,7 +118,7 @@ class ActorSupervisor:
         while (waiting := [slot for slot in self if not slot.up]) or self._delayed:
             check()
             left = max(deadline, self._shortage.deadline or deadline) - self._clock()
-            missing = [*(slot.role for slot in waiting), *(role for _, role, _ in self._delayed)]
+            missing = [*(slot.role for slot in waiting), *(one.role for one in self._delayed)]
             if left <= 0:
                 if all(role == WORKER for role in missing) and len(missing) < self._pool.workers:
                     return
@@ -338,7 +349,7 @@ class ActorSupervisor:
         self._say(f"{why}: {self._remaining(role)}")
 
     def _count(self, role: Role) -> int:
-        return sum(one.role == role for one in self) + sum(delayed == role for _, delayed, _ in self._delayed)
+        return sum(one.role == role for one in self) + sum(one.role == role for one in self._delayed)
 
     def _remaining(self, role: Role) -> str:
         # A worker that starts on a device that is set aside will get no work, so it is not counted.
@@ -359,13 +370,17 @@ class ActorSupervisor:
             )
         if self._shortage.is_over_limit(now):
             raise self._shortage.error() from error
-        self._delayed.append((now + self._shortage.pause(now), slot.role, slot.lineage))
+        why = f"{slot.role} {slot.id} has died, and another takes its place: {first_line(error)}"
+        self._delayed.append(_Delayed(now + self._shortage.pause(now), slot.role, slot.lineage, why))
 
     def _start_delayed(self) -> None:
-        due = [one for one in self._delayed if one[0] <= self._clock()]
-        self._delayed = [one for one in self._delayed if one not in due]
-        for _, role, lineage in due:
-            self._new(role, lineage)
+        """Start the actors whose pause is over, and announce each of them."""
+        now = self._clock()
+        due = [one for one in self._delayed if one.due <= now]
+        self._delayed = [one for one in self._delayed if one.due > now]
+        for one in due:
+            repaired("actor", one.why)
+            self._new(one.role, one.lineage)
 
     def hold(self, slot: ActorSlot, models: tuple[str, ...]) -> None:
         """Record that an actor holds `models` from now on."""

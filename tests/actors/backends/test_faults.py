@@ -220,7 +220,7 @@ while sys.stdin.readline():
 
 @pytest.mark.slow
 def test_memory_that_another_process_takes_for_a_moment_costs_nothing(study):
-    """Ray's own monitor kills workers, as on a shared machine; one line reports it."""
+    """Ray's own monitor kills workers, as on a shared machine; lines report it."""
     total, used = _memory("MemTotal"), _memory("MemTotal") - _memory("MemAvailable")
     room = 5 * 2**30
     if used + 2 * room > total:

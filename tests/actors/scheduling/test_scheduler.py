@@ -23,6 +23,7 @@ from actors.scheduling.backlog import Task
 from actors.scheduling.limits import Limits
 from actors.scheduling.scheduler import Done, Failed, Scheduler
 from study.errors import StudyError
+from study.events import repairs
 
 
 class Clock:
@@ -643,11 +644,18 @@ def out_of_memory(clock, since, until):
 
 def test_memory_that_others_take_for_a_while_is_waited_for():
     clock, said = Clock(), []
+    repairs.taken()
     made = pool_on(out_of_memory(clock, 50, 250), clock, 2, said)
     assert ends(hundred(made, clock)) == (list(range(100)), [])
     assert len(said) == 1
     assert said[0].startswith("memory ran out on host: 9.0 of 10.0 GiB were in use; another actor starts after a pause")
     assert 4 < made.replaced < 40, "ever longer pauses"
+    told = repairs.taken()
+    assert len(told) == made.replaced, "every replacement is announced, not only the first"
+    assert str(told[0]) == (
+        "repaired: actor: worker 0 has died, and another takes its place: memory ran out on host: 9.0 of 10.0 GiB were "
+        "in use"
+    )
     assert made.workers == 2
 
 
