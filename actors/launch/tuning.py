@@ -25,6 +25,7 @@ from study.results.run_reader import open_run
 from study.spec import loading
 from study.spec.spec_file import SpecFile
 from study.storage.run_folder import RunFolder
+from study.terminal.screen import counted
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def tuning_of(options: LaunchOptions) -> Tuning | None:
 
     Raises StudyError, with the place in the spec, if `tune` names a parameter that the attack does not have, has a
     value that the parameter does not accept, or cannot be used with the images of the study. Also raises StudyError if
-    attacks differ in `tune.images`, or if no experiment uses an attack with `tune`.
+    attacks differ in `tune.images`, or if an attack with `tune` is in no experiment.
     """
     file = options.spec_file()
     asked = {name: attack for name, attack in file.spec.attacks.items() if attack.tune is not None}
@@ -84,8 +85,9 @@ def tuning_of(options: LaunchOptions) -> Tuning | None:
         for name, one in spec.experiments.items()
         if any(attack in variants for attack in one.attacks)
     }
-    if not experiments:
-        unused = next(iter(asked))
+    used = {attack for one in spec.experiments.values() for attack in one.attacks}
+    unused = next((name for name in asked if name not in used), None)
+    if unused is not None:
         raise StudyError(
             f"no experiment uses the attack '{unused}', so its parameters cannot be tuned",
             where=file.where("attacks", unused, "tune"),
@@ -159,7 +161,7 @@ def _told(one: Mapping[str, Any]) -> str:
         return ", ".join(f"{key} {value:g}" for key, value in numbers.items())
 
     each = "; ".join(f"{named(other['numbers'])}: {100 * other['success']:.1f} %" for other in one["choices"])
-    return f"tuned:    {one['attack']}: {named(one['chosen'])}, on {one['images']} other images ({each})"
+    return f"tuned:    {one['attack']}: {named(one['chosen'])}, on {counted(one['images'], 'other image')} ({each})"
 
 
 def check_apart(study: RunFolder, selection: Selection) -> None:

@@ -81,6 +81,10 @@ def test_the_best_choice_on_other_images_is_used(door, tmp_path):
             "of the images on which its attacks were tuned",
         ),
         ({"experiments": {"e": {"attacks": ["mi"], "sources": "each"}}}, "no experiment uses the attack 'noisy'"),
+        (
+            {"more": {"igsm": {"steps": 2, "tune": {"over": {"step_size": [1, 8]}, "images": 6}}}},
+            "no experiment uses the attack 'igsm', so its parameters cannot be tuned where:",
+        ),
         ({"experiments": {"e": {"attacks": ["noisy"], "sources": ["a"], "targets": ["a"]}}}, "has no black-box target"),
         ({"over": {"smoothing.sigmaa": [1, 2]}}, "has no parameter"),
         ({"over": {"views.ssa.sigma": [1, 2]}}, "the attack has no parameter 'views.ssa.sigma'"),
@@ -89,9 +93,9 @@ def test_the_best_choice_on_other_images_is_used(door, tmp_path):
     ],
 )
 def test_what_cannot_be_tuned(door, tmp_path, change, message):
-    spec = {**SPEC, **{key: one for key, one in change.items() if key != "over"}}
+    spec = {**SPEC, **{key: one for key, one in change.items() if key not in ("over", "more")}}
     tune = {"over": change.get("over", {"smoothing.sigma": [5, 40]}), "images": 6}
-    spec["attacks"] = {**SPEC["attacks"], "noisy": {**SPEC["attacks"]["noisy"], "tune": tune}}
+    spec["attacks"] = {**SPEC["attacks"], "noisy": {**SPEC["attacks"]["noisy"], "tune": tune}, **change.get("more", {})}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     status, printed, error = door("launch", tmp_path / "spec.yaml", "--output", tmp_path / "run")
     assert status != 0
