@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from actors.workers.worker_config import WorkerConfig
 from study.errors import StudyError
@@ -70,7 +70,7 @@ class ModelCache:
             model = self.config.models[name]
             stages = self.stages(name)
             found = model.digest_of(self._held[name].digest, None if stages is None else stages.digest)
-            check_digest(name, found, digest, code=model.zoo == "python")
+            check_digest(name, found, digest, kind="code" if model.zoo == "python" else "network")
         return [self._held[name] for name in request.models]
 
     def stages(self, name: str) -> Stages | None:
@@ -147,16 +147,26 @@ class ModelCache:
             torch.cuda.empty_cache()
 
 
-def check_digest(name: str, found: str, wanted: str | None, *, code: bool = False) -> None:
+_CHANGEABLE = {
+    "network": "the weights, the preprocessing or the defences of model",
+    "code": "the code (its file or the modules beside it), the weights, the preprocessing or the defences of model",
+    "service": "the address, the request or the defences of service",
+}
+"""What the digest of a model covers, by the kind of the model."""
+
+
+def check_digest(
+    name: str, found: str, wanted: str | None, *, kind: Literal["network", "code", "service"] = "network"
+) -> None:
     """Raise StudyError if the digest of a model is not the one that earlier launches recorded.
 
-    `found`: the digest of the model. `wanted`: the recorded digest; None if there is none yet. `code`: whether the
-    network is defined in the user's own Python code.
+    `found`: the digest of the model. `wanted`: the recorded digest; None if there is none yet. `kind`: whether
+    the model is a network, a network that is defined in the user's own Python code, or a remote service.
     """
     if wanted is not None and found != wanted:
-        parts = "the code (its file or the modules beside it), the weights" if code else "the weights"
+        old = "the old spec and the old files of the defences" if kind == "service" else "the old files"
         raise StudyError(
-            f"{parts}, the preprocessing or the defences of model '{name}' have changed since this study began",
+            f"{_CHANGEABLE[kind]} '{name}' have changed since this study began",
             accepted=f"digest {wanted[:12]}…; found {found[:12]}…",
-            todo="restore the old files, or launch into a new folder with --output",
+            todo=f"restore {old}, or launch into a new folder with --output",
         )

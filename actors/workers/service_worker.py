@@ -56,7 +56,7 @@ class ServiceWorker:
         service = self._services[target]
         stages = self._stages_of(target)
         described = model.describe(service.describe(), None if stages is None else stages.digest)
-        check_digest(target, described["digest"], request.models[target])
+        check_digest(target, described["digest"], request.models[target], kind="service")
         shown = self._seen(target, pixels, job.images)
         said = service.answers(shown, Question(truth.labels, truth.target_labels, truth.clean_names))
         nothing = np.zeros((len(said.names), 0))
