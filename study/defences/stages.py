@@ -266,9 +266,10 @@ def _context(one: _Component, key: Sequence[object], ids: Sequence[str], device:
 def _loaded(index: int, part: Part, device: str) -> _Component:
     component = own_code.loaded_or_placeholder(part)
     if not isinstance(component, Purifier | Vote):
-        if part.python is None:
+        # The classes of placeholders are defined in `own_code`, and all others elsewhere.
+        if part.python is None or type(component).__module__ != own_code.__name__:
             raise StudyError(
-                f"'{part.name}' is neither a purifier nor a vote",
+                f"'{part.python or part.name}' is neither a purifier nor a vote",
                 accepted="a defence that derives from `Purifier` or from `Vote`",
             )
         raise StudyError(

@@ -402,6 +402,18 @@ def test_a_users_class_runs_only_where_it_is_loaded(own, tmp_path):
     own_code.install([("defence", file)])
 
 
+def test_a_users_class_that_is_loaded_but_of_no_use_is_not_called_unloaded(tmp_path):
+    (tmp_path / "mine.py").write_text("from study.defences.kinds import Defence\n\n\nclass Mine(Defence):\n    pass\n")
+    reference = f"{tmp_path}/mine.py:Mine"
+    part, _ = own_code.sealed(Part(kind="defence", python=reference), "models.m", allowed=True)
+    with pytest.raises(StudyError) as caught:
+        Stages(made(part.written()), "cpu")
+    assert str(caught.value) == (
+        f"'{reference}' is neither a purifier nor a vote\n"
+        "  accepted: a defence that derives from `Purifier` or from `Vote`"
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "what"),
     [
