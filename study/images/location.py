@@ -63,15 +63,21 @@ class ParquetImage:
         return _opened(io.BytesIO(self.encoded()))
 
     def encoded(self) -> bytes:
-        """Return the encoded bytes in this row, which `file_digest` hashes."""
+        """Return the encoded bytes in this row, which `file_digest` hashes.
+
+        Raises OSError if the file has no column of images, or no bytes in this row, and pyarrow's exceptions.
+        """
         stat = os.stat(self.path)
         column, starts = _layout(self.path, stat.st_mtime_ns, stat.st_size)
         group = sum(start <= self.row for start in starts) - 1
-        cell = _column(self.path, stat.st_mtime_ns, stat.st_size, column, group)[self.row - starts[group]].as_py()
+        cells, place = _column(self.path, stat.st_mtime_ns, stat.st_size, column, group), self.row - starts[group]
+        if place >= len(cells):
+            raise OSError("the file has fewer rows")
+        cell = cells[place].as_py()
         found = cell.get("bytes") if isinstance(cell, dict) else cell
-        if found is None:
+        if not isinstance(found, bytes):
             raise OSError("this row has no bytes")
-        return bytes(found)
+        return found
 
     def __str__(self) -> str:
         return f"{self.path}, row {self.row}"
@@ -86,20 +92,26 @@ class RecordImage:
     index: int
 
     def open(self) -> Image.Image:
-        """Return the image, greyscale or RGB. Raises StudyError if the records cannot be read."""
+        """Return the image, greyscale or RGB. Raises the errors of `encoded`."""
         from PIL import Image
 
         pixels = self._pixels()
         return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
 
     def encoded(self) -> bytes:
-        """Return the bytes that `file_digest` hashes: the pixels, one channel after the other."""
+        """Return the bytes that `file_digest` hashes: the pixels, one channel after the other.
+
+        Raises StudyError if the records cannot be read, and OSError if the split has no image of this number.
+        """
         return self._pixels().tobytes()
 
     def _pixels(self) -> NDArray[np.uint8]:
         from study.images import records
 
-        pixels: NDArray[np.uint8] = records.read(self.folder, self.split)[0][self.index]
+        images = records.read(self.folder, self.split)[0]
+        if self.index >= len(images):
+            raise OSError("the split has fewer images")
+        pixels: NDArray[np.uint8] = images[self.index]
         return pixels
 
     def __str__(self) -> str:
@@ -153,11 +165,14 @@ def _layout(path: Path, changed: int, size: int) -> tuple[str, tuple[int, ...]]:
     """Return the name of the column of images, and the number of the first row of every row group.
 
     `changed` and `size` are the time of the last change and the size of the file, so that the cache notices a new file.
+    Raises OSError if the file has no column of images.
     """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        column = next(name for name in IMAGE_COLUMNS if name in file.schema_arrow.names)
+        column = next((name for name in IMAGE_COLUMNS if name in file.schema_arrow.names), None)
+        if column is None:
+            raise OSError(f"it has no column {' or '.join(f'`{name}`' for name in IMAGE_COLUMNS)}")
         starts = [0]
         for group in range(file.metadata.num_row_groups - 1):
             starts.append(starts[-1] + file.metadata.row_group(group).num_rows)

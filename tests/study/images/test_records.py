@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from study.errors import StudyError
-from study.images import records
+from study.images import decoding, records
+from study.images.image_sets import ImageSet
+from study.images.location import RecordImage, file_digest
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -94,6 +96,16 @@ def test_what_was_read_is_kept_and_cannot_be_written_to(tmp_path):
     for array in (pixels, labels):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
+
+
+def test_an_image_beyond_the_records_of_another_file(tmp_path):
+    write_idx(tmp_path, count=7)
+    assert len(file_digest(RecordImage(tmp_path, "test", 6))) == 64
+    images = ImageSet(records=str(tmp_path), labels="mnist", channels=1, size=8)
+    for use in (file_digest, lambda stored: decoding.read(stored, images)):
+        with pytest.raises(StudyError) as raised:
+            use(RecordImage(tmp_path, "test", 7))
+        assert raised.value.what == f"the image {tmp_path}, test image 7 cannot be read: the split has fewer images"
 
 
 def test_missing_files_and_folders(tmp_path):
