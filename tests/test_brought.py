@@ -164,7 +164,7 @@ def test_classes_of_other_names(tmp_path):
         read_parquet(file, label_set("cifar10"), targets=None)
     assert "images: labels:" in str(caught.value)
     file = parquet(tmp_path / "y.parquet", [0, 7], ["ship", "cat"])
-    with pytest.raises(StudyError, match="'-1' is not a label"):
+    with pytest.raises(StudyError, match="'7' is not the number of a class"):
         read_parquet(file, label_set("cifar10"), targets=None)
 
 

@@ -15,9 +15,10 @@ SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 """The suffixes of image files, in lower case."""
 
 _KINDS = (
-    "folders named by labels, files named <WordNet id>_<anything>, or any image files whose labels are in "
-    "`images: list:` or, for ILSVRC's validation images, in `images: truth:`"
+    "folders named by labels or by their numbers, files named <WordNet id>_<anything>, or any image files whose labels "
+    "are in `images: list:` or, for ILSVRC's validation images, in `images: truth:`"
 )
+_WORDNET_ID = re.compile(r"n\d{8}")
 _WORDNET_FILE = re.compile(r"(n\d{8})_")
 _VALIDATION_FILE = re.compile(r".*_\d{8}")
 
@@ -102,7 +103,7 @@ def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[s
         what = "a WordNet id of ImageNet's 1,000 labels" if labels.name == "imagenet" else "a label of this study"
         raise StudyError(
             f"the folder {folder / unknown[0]} is not named by {what}",
-            accepted=names(labels.labels, unknown[0]),
+            accepted=f"{names(labels.labels, unknown[0])}; or, for all folders, numbers from 0 to {len(labels) - 1}",
             todo="name each folder by its label, or all by numbers of labels; or correct `images: labels:`, or give "
             "`images: list:`",
         )
@@ -110,7 +111,7 @@ def _labels_of(folders: Iterable[str], folder: Path, labels: LabelSet) -> dict[s
         named = next(name for name in given if name in by_name)
         raise StudyError(
             f"the folder {folder} has folders named by labels ({named}) and by numbers ({numbers[0]})",
-            accepted="either labels for all folders, or numbers for all",
+            accepted=f"either labels for all folders, or numbers from 0 to {len(labels) - 1} for all",
         )
     beyond = [name for name in numbers if int(name) >= len(labels)]
     if beyond:
@@ -147,13 +148,14 @@ def _flat(folder: Path, files: list[Path], labels: LabelSet) -> list[Listed]:
             accepted=_KINDS,
             todo="rename or move it, or give `images: list:`",
         )
+    ids = [label for label in labels.labels if _WORDNET_ID.fullmatch(label)]
     listed = []
     for path, match in found.items():
         label = labels.find(match[1]) if match else None
         if match and label is None:
             raise StudyError(
                 f"the name of {path} begins with a WordNet id that is not a label of this study",
-                accepted=names(labels.labels, match[1]),
+                accepted=names(ids, match[1]) if ids else _KINDS,
                 todo="rename or move it, or correct `images: labels:`",
             )
         listed.append(Listed(path.name, FileImage(path), label or 0))

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 _LABELS = ("label", "labels", "fine_label")
 _TARGETS = ("target", "target_label")
 _IDS = ("image_id", "id", "file", "file_name", "filename")
+
+
+def _either(columns: Sequence[str]) -> str:
+    return " or ".join(f"`{column}`" for column in columns)
+
+
 _ACCEPTED = (
-    "a column `image`, binary or struct{bytes, path}; a column `label`, a whole number or a name; optionally, "
-    "columns `target` and `id`"
+    f"a column {_either(IMAGE_COLUMNS)}, binary or struct{{bytes, path}}; a column {_either(_LABELS)}, a whole number "
+    f"or a name; optionally, a column {_either(_TARGETS)}, and a column {_either(_IDS)}"
 )
 _HUGGING_FACE = b"huggingface"
 """The key of Hugging Face's metadata in the schema of a Parquet file."""
@@ -60,12 +66,14 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
         columns = known.by_use
         named.add(columns.get("id"))
         if targets and "target" not in columns:
-            raise StudyError(f"{file} has no target labels", accepted=f"a column {' or '.join(_TARGETS)}")
+            raise StudyError(f"{file} has no target labels", accepted=f"a column {_either(_TARGETS)}")
         for row, cells in enumerate(table.to_pylist()):
+            stored = ParquetImage(file, row)
             found = {what: cells[column] for what, column in columns.items()}
             for what, classes in known.classes.items():
-                found[what] = _class(found[what], classes)
-            rows.append((ParquetImage(file, row), found))
+                if what == "label" or targets is not False:
+                    found[what] = _class(found[what], classes, stored)
+            rows.append((stored, found))
     if not rows:
         raise StudyError(f"{path} has no images", accepted=_ACCEPTED, todo="correct `images: parquet:`")
     if len(named) > 1:
@@ -183,19 +191,37 @@ def _classes(feature: Any, labels: LabelSet, file: Path, column: str) -> list[in
     if unknown:
         raise StudyError(
             f"the column `{column}` of {file} has a class named '{unknown[0]}', which is not a label of this study",
-            accepted=labels.accepted,
+            accepted=_class_names(labels, unknown[0]),
             todo="give the label set of the file in `images: labels:`, or store the names of labels in the column",
         )
     return [index for index in found if index is not None]
 
 
-def _class(cell: Any, classes: Sequence[int]) -> Any:
-    """Return the label index for a cell of a ClassLabel column: -1 for an unknown number. Other cells stay as they are.
+def _class_names(labels: LabelSet, given: str) -> str:
+    """Return which names of classes a ClassLabel column may have, as text for a message about the name `given`."""
+    words = ", or all words of a label, if no other label has the same" if labels.name == "imagenet" else ""
+    return (
+        f"{names(labels.labels, given)}{words}; case and spaces do not matter; or {len(labels)} names of which none is "
+        "the name of a label: then the numbers of classes are those of labels"
+    )
 
-    `_label` refuses -1 and checks the other cells.
+
+def _class(cell: Any, classes: Sequence[int], stored: ParquetImage) -> Any:
+    """Return the label index for a cell of a ClassLabel column.
+
+    Cells that are no numbers stay as they are, and so does -1, which stands for an unknown label: `_label` checks them.
+    Raises StudyError for another number that is not the number of a class.
     """
-    numbered = isinstance(cell, int) and not isinstance(cell, bool)
-    return classes[cell] if numbered and 0 <= cell < len(classes) else (-1 if numbered else cell)
+    if not isinstance(cell, int) or isinstance(cell, bool) or cell == -1:
+        return cell
+    if not 0 <= cell < len(classes):
+        raise StudyError(
+            f"'{cell}' is not the number of a class",
+            where=str(stored),
+            accepted=f"0 to {len(classes) - 1}, the numbers of the classes that the file's metadata names",
+            todo="subtract 1 if the numbers count from 1, or correct the names of classes in the file's metadata",
+        )
+    return classes[cell]
 
 
 def _ids(rows: list[tuple[ParquetImage, dict[str, Any]]], *, with_column: bool) -> list[str]:

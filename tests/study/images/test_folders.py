@@ -54,8 +54,23 @@ BAD = {
         ("n01440764/1.png", "n01440765/1.png"),
         ["n01440765 is not named by a WordNet id", "n01440764 (the nearest)"],
     ),
-    "unknown name": ("cifar10", ("cats/1.png",), ["cats is not named by a label", "cat (the nearest)"]),
-    "names and numbers": ("cifar10", ("cat/1.png", "4/1.png"), ["folders named by labels (cat) and by numbers (4)"]),
+    "unknown name": (
+        "cifar10",
+        ("cats/1.png",),
+        [
+            "cats is not named by a label",
+            "accepted: cat (the nearest), airplane, automobile, bird, deer, dog, frog, horse, ship, truck; or, for all "
+            "folders, numbers from 0 to 9\n",
+        ],
+    ),
+    "names and numbers": (
+        "cifar10",
+        ("cat/1.png", "4/1.png"),
+        [
+            "folders named by labels (cat) and by numbers (4)",
+            "accepted: either labels for all folders, or numbers from 0 to 9 for all",
+        ],
+    ),
     "numbers from 1": ("cifar10", ("1/1.png", "10/1.png"), ["10 is not the number of a label", "subtract 1"]),
     "has both images and folders": (
         "imagenet",
@@ -72,7 +87,17 @@ BAD = {
     "a file of an unknown id": (
         "imagenet",
         ("n01440765_1.png",),
-        ["n01440765_1.png begins with a WordNet id that is not a label"],
+        ["n01440765_1.png begins with a WordNet id that is not a label", "accepted: n01440764 (the nearest), "],
+    ),
+    "a file of an unknown id, and labels of both kinds": (
+        ("cat", "n01440764", "n02123045"),
+        ("n01440765_1.png",),
+        ["accepted: n01440764 (the nearest), n02123045\n"],
+    ),
+    "a file of an id, and labels without ids": (
+        "cifar10",
+        ("n01440765_1.png",),
+        ["accepted: folders named by labels or by their numbers, files named <WordNet id>_<anything>, or any image"],
     ),
     "no images": ("imagenet", ("n01440764/",), ["has no images in folders that are named by labels"]),
     "nothing": ("imagenet", (), ["has no images in folders that are named by labels"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 
 import numpy as np
@@ -125,6 +126,78 @@ def test_bad_tables(tmp_path, case):
         read(tmp_path / "x.parquet", targets)
     for part in expected:
         assert part in str(raised.value)
+
+
+def classed(path, columns, **classes):
+    """Write a file whose columns in `classes` have Hugging Face's type ClassLabel, with these names."""
+    features = {column: {"_type": "ClassLabel", "names": called} for column, called in classes.items()}
+    said = json.dumps({"info": {"features": features}}).encode()
+    pq.write_table(pa.table(columns).replace_schema_metadata({b"huggingface": said}), path)
+    return path
+
+
+def complaint(path, labels="cifar10"):
+    with pytest.raises(StudyError) as raised:
+        read(path, labels=labels)
+    return str(raised.value)
+
+
+def test_a_number_that_is_no_class_is_named(tmp_path):
+    ten = list(label_set("cifar10").labels)
+    path = classed(tmp_path / "x.parquet", {"image": BYTES, "label": [*NUMBERS[:6], 12]}, label=ten)
+    assert complaint(path) == (
+        f"'12' is not the number of a class\n  where:    {path}, row 6\n"
+        "  accepted: 0 to 9, the numbers of the classes that the file's metadata names\n"
+        "  to do:    subtract 1 if the numbers count from 1, or correct the names of classes in the file's metadata"
+    )
+    # The number 2 is no class of this file, although it is the number of a label.
+    path = classed(tmp_path / "x.parquet", {"image": BYTES[:2], "label": [0, 2]}, label=["ship", "cat"])
+    assert complaint(path).startswith(
+        f"'2' is not the number of a class\n  where:    {path}, row 1\n  accepted: 0 to 1,"
+    )
+    path = classed(tmp_path / "x.parquet", {"image": BYTES[:2], "label": [0, -1]}, label=ten)
+    assert complaint(path).startswith("'-1' is not a label of this study")
+    assert "to do:    use a split that has labels" in complaint(path)
+    columns = {"image": BYTES[:2], "label": [0, 1], "target": [3, 12]}
+    path = classed(tmp_path / "x.parquet", columns, label=ten, target=ten)
+    assert complaint(path).startswith("'12' is not the number of a class")
+    assert read(path, targets=False) == {"x-0": (0, None), "x-1": (1, None)}, "targets that nobody reads"
+
+
+def test_the_accepted_names_of_classes_and_columns_are_all_of_them(tmp_path):
+    path = classed(tmp_path / "x.parquet", {"image": BYTES[:1], "label": [0]}, label=["cats"])
+    assert (
+        "accepted: cat (the nearest), airplane, automobile, bird, deer, dog, frog, horse, ship, truck; case and spaces "
+        "do not matter; or 10 names of which none is the name of a label: then the numbers of classes are those of "
+        "labels"
+    ) in complaint(path)
+    path = classed(tmp_path / "x.parquet", {"image": BYTES[:1], "label": [0]}, label=["n01440765"])
+    assert ", or all words of a label, if no other label has the same; case and" in complaint(path, "imagenet")
+    write(tmp_path / "x.parquet", {"picture": BYTES, "label": NUMBERS})
+    assert (
+        "accepted: a column `image` or `img`, binary or struct{bytes, path}; a column `label` or `labels` or "
+        "`fine_label`, a whole number or a name; optionally, a column `target` or `target_label`, and a column "
+        "`image_id` or `id` or `file` or `file_name` or `filename`"
+    ) in complaint(tmp_path / "x.parquet")
+
+
+REPLACED = {
+    "no column of images": ({"picture": BYTES, "label": NUMBERS}, "it has no column `image` or `img`"),
+    "fewer rows": ({"image": BYTES[:3], "label": NUMBERS[:3]}, "the file has fewer rows"),
+    "no rows": ({"image": pa.array([], pa.binary())}, "the file has fewer rows"),
+    "texts": ({"image": ["text"] * 7}, "this row has no bytes"),
+    "numbers": ({"image": NUMBERS}, "this row has no bytes"),
+}
+
+
+@pytest.mark.parametrize("case", REPLACED)
+def test_a_file_that_another_has_replaced(tmp_path, case):
+    columns, what = REPLACED[case]
+    path = write(tmp_path / "x.parquet", columns)
+    for use in (file_digest, lambda stored: decoding.read(stored, ImageSet(parquet="x", size=8))):
+        with pytest.raises(StudyError) as raised:
+            use(ParquetImage(path, 5))
+        assert raised.value.what == f"the image {path}, row 5 cannot be read: {what}"
 
 
 def test_bad_files(tmp_path):
