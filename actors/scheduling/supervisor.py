@@ -459,7 +459,8 @@ class ActorSupervisor:
         wanted = placement.fitting_workers(self._backend.machines(), self._pool.resources) - self._given_up
         wanted = min(wanted, self._pool.options.workers or wanted)
         workers = [slot for slot in self if slot.role == WORKER]
-        for _ in range(wanted - len(workers) - len(self._delayed)):
+        delayed = sum(one.role == WORKER for one in self._delayed)
+        for _ in range(wanted - len(workers) - delayed):
             self._new(WORKER)
         waiting = [slot for slot in workers if not slot.up]
         for slot in waiting[: max(0, len(workers) - max(wanted, 1))]:
