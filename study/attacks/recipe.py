@@ -248,10 +248,6 @@ class Attack(Frozen):
                 "a `first` stage cannot have components from a user's file",
             ),
             *self._first_stage_conflicts(),
-            (
-                self.assembly.averages == "logits" and isinstance(self.assembly.objective, FeatureObjective),
-                "a view that averages logits needs an objective that reads logits, not features",
-            ),
             *((True, message) for message in self.conflicts()),
         ]
 
@@ -274,8 +270,21 @@ class Attack(Frozen):
         )
 
     def conflicts(self) -> Iterator[str]:
-        """Yield a sentence for each conflict that a component finds between itself and the rest of the attack."""
+        """Yield a sentence for each conflict between a component and the rest of the attack.
+
+        These conflicts depend on the classes of the components. Those of components in a user's file are found only
+        when the file is loaded.
+        """
         assembly = self.assembly
+        if assembly.averages == "logits" and isinstance(assembly.objective, FeatureObjective):
+            yield "a view that averages logits needs an objective that reads logits, not features"
+        if assembly.alone and assembly.together and assembly.copies > 1:
+            alone = next(change.name for change in assembly.changes if change.alone)
+            joint = next((view.name for view in assembly.views if view.averages == "logits"), assembly.objective.name)
+            yield (
+                f"`{alone}` needs a pass for each copy of an image, but with `{joint}` all copies have one common loss "
+                f"and pass together: remove `{alone}` or `{joint}`"
+            )
         outline = AttackOutline(assembly.names(), self.budget, self.steps, self.step_size, self.first is not None)
         for component in assembly:
             yield from component.conflicts(outline)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from study.attacks import Attack, registry
+from study.attacks import Attack, own_code, registry
 from study.attacks.components.objectives import CrossEntropy
 from study.attacks.conformance import counted
 from study.attacks.kinds import EnsembleRule, Point, View, at_view
@@ -227,3 +227,64 @@ def test_features_with_mean_logits_are_refused(own):
     keys = {"step": "sign", "epsilon": 8, "objective": "flat", "fusion": "loss", "views": ["mean-logits"]}
     with pytest.raises(ValueError, match="needs an objective that reads logits"):
         Attack.model_validate(keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "alone", "joint"),
+    [
+        ({"views": ["dem"], "forward": ["ftm"]}, "ftm", "dem"),
+        (
+            {"views": ["smoothing", {"dem": {"frames": [1.3]}}], "forward": ["gaussian_weights"]},
+            "gaussian_weights",
+            "dem",
+        ),
+        ({"views": ["su"], "objective": "su", "fusion": "loss", "forward": ["ftm"]}, "ftm", "su"),
+    ],
+)
+def test_copies_with_one_common_loss_cannot_pass_one_by_one(keys, alone, joint):
+    with pytest.raises(ValueError, match="common loss") as refused:
+        Attack.model_validate({"step": "sign", "epsilon": 8, **keys})
+    assert refused.value.errors()[0]["msg"] == (
+        f"`{alone}` needs a pass for each copy of an image, but with `{joint}` all copies have one common loss and pass "
+        f"together: remove `{alone}` or `{joint}`"
+    )
+
+
+def test_one_copy_with_a_loss_of_all_copies_passes_alone():
+    keys = {"step": "sign", "epsilon": 8, "views": [{"dem": {"frames": [1.3]}}], "forward": ["ftm"]}
+    assembly = Attack.model_validate(keys).assembly
+    assert (assembly.alone, assembly.together, assembly.copies) == (True, True, 1)
+
+
+OWN_MEAN = """
+from typing import ClassVar
+
+from study.attacks.kinds import View
+
+
+class Mean(View):
+    name: ClassVar[str] = "own-mean"
+    averages: ClassVar[str] = "logits"
+
+    @property
+    def count(self):
+        return 2
+
+    def make(self, image, given):
+        return image
+"""
+
+
+def test_what_does_not_fit_a_users_view_is_said_once_its_file_is_loaded(tmp_path):
+    (tmp_path / "mean.py").write_text(OWN_MEAN)
+    view = {"python": f"{tmp_path / 'mean.py'}:Mean"}
+    recipes = {
+        "`ftm` needs a pass for each copy of an image, but with `own-mean` all copies have one common loss and pass "
+        "together: remove `ftm` or `own-mean`": {"forward": ["ftm"]},
+        "a view that averages logits needs an objective that reads logits, not features": {"objective": "fia"},
+    }
+    for said, keys in recipes.items():
+        attack = Attack.model_validate({"fusion": "loss", "epsilon": 8, "views": [view], **keys})
+        assert list(attack.conflicts()) == []
+        loaded, _ = own_code.sealed(attack.views[0], "attacks.x", allowed=True)
+        assert list(attack.model_copy(update={"views": (loaded,)}).conflicts()) == [said]
