@@ -110,3 +110,42 @@ def test_numbers_of_lists_and_of_the_recipe():
     assert (smoothing.sigma, diversity.probability, changed.steps, changed.step_size) == (7, 0.9, 5, None)
     with pytest.raises(KeyError):
         with_numbers(attack, {"smoothing.sigma": 7})
+
+
+def test_several_numbers_of_one_component_are_all_replaced():
+    attack = Attack.model_validate({"step": "sign", "epsilon": 16, "views": [{"smoothing": {"sigma": 3}}]})
+    (smoothing,) = with_numbers(attack, {"views.smoothing.sigma": 7, "views.smoothing.copies": 3}).assembly.views
+    assert (smoothing.sigma, smoothing.copies) == (7, 3)
+
+
+def test_numbers_of_a_users_component():
+    """Its keys in a list are those of the spec: `python`, or the file and the class, for one of several components."""
+    own = [{"python": "mine.py:S", "sigma": 2, "width": 1}, {"python": "mine.py:T", "sigma": 3}]
+    attack = Attack.model_validate(
+        {"epsilon": 16, "views": ["diversity", *own], "start": {"python": "b.py:B", "by": 1}}
+    )
+    numbers = {"views.python.sigma": 7, "views.python.width": 4, "views.mine.py:T.sigma": 9, "start.by": 5}
+    changed = with_numbers(attack, numbers)
+    assert [one.parameters for one in changed.views[1:]] == [{"sigma": 7, "width": 4}, {"sigma": 9}]
+    assert [one.python for one in changed.views[1:]] == ["mine.py:S", "mine.py:T"]
+    assert changed.start.parameters == {"by": 5}
+    assert with_numbers(attack, {"views.mine.py:S.sigma": 8}).views[1].parameters == {"sigma": 8, "width": 1}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "views.python.size",
+        "views.python",
+        "views.python.python",
+        "views.mine.py:S",
+        "views.diversity",
+        "views.S.sigma",
+        "points.python.sigma",
+        "checkpoints.1",
+    ],
+)
+def test_a_key_that_the_recipe_lacks(key):
+    attack = Attack.model_validate({"epsilon": 16, "checkpoints": [1], "views": [{"python": "mine.py:S", "sigma": 2}]})
+    with pytest.raises(KeyError):
+        with_numbers(attack, {key: 7})
