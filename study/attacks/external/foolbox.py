@@ -58,7 +58,7 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
     built = _built(name, attack, arguments)
     budget = _budget(name, built, arguments, epsilon)
     if targeted:
-        limits.goal(name, targeted=True, supported=_has_targeted_form(built, budget))
+        limits.goal(name, targeted=True, supported=_has_targeted_form(name, built, budget))
 
 
 def craft(call: ExternalCall) -> Tensor:
@@ -98,7 +98,7 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
 
     The budget is `epsilon` of the arguments. Without this argument, an attack in L-infinity gets the study's `epsilon`.
     An attack that searches the smallest perturbation needs no budget. Raises StudyError if another attack has no
-    budget, or if an attack needs a distance and has none.
+    budget, or if an attack has no distance.
     """
     library = installed.package("foolbox")
     own: float | None = arguments.get(_EPSILON)
@@ -112,6 +112,13 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
             accepted=f"distance: {' or '.join(_DISTANCES)}",
             todo="add `distance` to the arguments",
         ) from None
+    except AttributeError as error:
+        # The classes of two attacks, PointwiseAttack and SpatialAttack, have no distance at all.
+        raise StudyError(
+            f"{name} has no distance in foolbox {version(name)}, and cannot run here",
+            accepted="the other attacks of foolbox",
+            todo="choose another attack",
+        ) from error
     if linf and epsilon is not None:
         return epsilon
     if isinstance(attack, library.attacks.base.FixedEpsilonAttack):
@@ -123,11 +130,12 @@ def _budget(name: str, attack: Any, arguments: Mapping[str, Any], epsilon: float
     return None
 
 
-def _has_targeted_form(attack: Any, budget: float | None) -> bool:
+def _has_targeted_form(name: str, attack: Any, budget: float | None) -> bool:
     """Return whether the attack accepts a targeted criterion.
 
     The attack runs on a model that raises `_Reached`. Attacks check the criterion before they call the model, so an
-    attack without a targeted form raises ValueError in place of `_Reached`.
+    attack without a targeted form raises ValueError in place of `_Reached`. Raises StudyError if the attack, called
+    `name` in the message, fails otherwise, as with an argument of a wrong type.
     """
     library = installed.package("foolbox")
     model = library.PyTorchModel(_Stop().eval(), bounds=(0, 1), device="cpu")
@@ -138,6 +146,8 @@ def _has_targeted_form(attack: Any, budget: float | None) -> bool:
         return True
     except ValueError as error:
         return "criterion" not in str(error)
+    except Exception as error:
+        raise failure(name, error, home(name)) from error
     return True
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from study.attacks.external import arguments as held
 from study.attacks.external import installed, limits
 from study.attacks.external.call import ExternalCall
+from study.attacks.external.failures import failure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,8 @@ def home(attack: str) -> Path:
 def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources: int, epsilon: float | None) -> None:
     """Raise StudyError in the cases that `Adapter.check` lists.
 
-    The attacks take one model, and some do not support a targeted goal.
+    The attacks take one model, and some do not support a targeted goal. Also raises StudyError if the attack cannot be
+    built with the arguments.
     """
     name = f"torchattacks:{attack}"
     limits.known(name, attack, attacks())
@@ -49,8 +51,11 @@ def check(attack: str, arguments: Mapping[str, Any], *, targeted: bool, sources:
     held.check(name, target, arguments, ours=_OURS)
     limits.one_source(name, sources)
     limits.norm(name, target, arguments, epsilon, linf=_linf(attack, arguments))
-    if targeted:
-        limits.goal(name, targeted=True, supported=_TARGETED in target(_Nothing(), **arguments).supported_mode)
+    try:
+        built = target(_Nothing(), **arguments)
+    except Exception as error:
+        raise failure(name, error, home(attack)) from error
+    limits.goal(name, targeted=targeted, supported=_TARGETED in built.supported_mode)
 
 
 def craft(call: ExternalCall) -> Tensor:
@@ -74,7 +79,7 @@ def craft(call: ExternalCall) -> Tensor:
 
 
 class _Nothing(nn.Module):
-    """A model that is never called. `check` builds an attack with it to read the goals that the attack supports."""
+    """A model that is never called. `check` builds an attack with it, and reads the goals that the attack supports."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -61,6 +61,12 @@ def test_short_forms():
     ("foolbox:InversionAttack", {}, ["needs a distance", "linf"]),
     ("foolbox:InversionAttack", {"distance": "l3"}, ["has no distance 'l3'"]),
     ("foolbox:DatasetAttack", {"distance": 1}, ["has no distance 1"]),
+    ("foolbox:SpatialAttack", {}, ["foolbox:SpatialAttack has no distance in foolbox 3", "and cannot run here"]),
+    ("foolbox:PGD", {"steps": "zz", "goal": "targeted"}, ["foolbox:PGD failed: TypeError", "foolbox/attacks/"]),
+    *(("torchattacks:TIFGSM", {"kernel_name": "zz", "goal": goal}, [
+        "torchattacks:TIFGSM failed: NotImplementedError", "torchattacks/attacks/tifgsm.py, line",
+        "correct the attack's arguments"]) for goal in ("untargeted", "targeted")),
+    ("torchattacks:TIFGSM", {"len_kernel": "zz"}, ["torchattacks:TIFGSM failed: TypeError: 'str' object"]),
 ])  # fmt: skip
 def test_what_is_said_before_any_work(name, changes, words):
     with pytest.raises(StudyError) as caught:
@@ -78,6 +84,7 @@ def test_what_is_said_before_any_work(name, changes, words):
     ("torchattacks:MIFGSM", {"goal": "targeted"}),
     ("foolbox:L2DeepFoolAttack", {}),
     ("foolbox:PGD", {"goal": "targeted"}),
+    *((f"torchattacks:{name}", {"epsilon": None}) for name in ("TIFGSM", "AutoAttack", "PGDRSL2", "Square", "JSMA")),
 ])  # fmt: skip
 def test_what_is_accepted(name, changes):
     check(name, **changes)
