@@ -33,6 +33,11 @@ _MOST_STEPS = 10_000
 
 _KEYS = ("epsilon", "l2", "rmsd", "minimal")
 """The budgets that have their own key; other budgets are given by `rule`."""
+_WRITTEN = {key: f"budget: {{{key}: <length>}}" for key in _KEYS} | {
+    "minimal": "budget: {minimal: {from: <length>, to: <length>, by: <length>}}",
+    "none": "budget: none",
+}
+"""How a spec writes the budgets that are not given by `rule`."""
 
 
 def evenly_spaced(start: float, to: float, by: float) -> tuple[float, ...]:
@@ -93,7 +98,7 @@ class Budget(Frozen):
     l2: Positive | Norms | Range | None = None
     rmsd: Length | Lengths | Range | Literal["matched"] | None = None
     minimal: Range | None = None
-    rule: Annotated[Annotated[Part, PartOf("budget", besides=(*_KEYS, "none"))] | None, Field()] = None
+    rule: Annotated[Annotated[Part, PartOf("budget", besides=tuple(_WRITTEN.items()))] | None, Field()] = None
     length: Measured | AllMeasured | Range | None = None
     to: str | None = None
     by: Match = "image"

@@ -87,8 +87,8 @@ class PartOf:
     """
 
     kind: str
-    besides: tuple[str, ...] = ()
-    """Names of components that the field does not accept, because a spec has separate keys for them."""
+    besides: tuple[tuple[str, str], ...] = ()
+    """Names of components that the field does not accept, each with the text that a spec has in place of the name."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -113,7 +113,7 @@ class PartOf:
 
     def names(self) -> list[str]:
         """Return the names of the components of this kind that the field accepts."""
-        return [one for one in registry.known(self.kind) if one not in self.besides]
+        return [one for one in registry.known(self.kind) if one not in dict(self.besides)]
 
     def schemas(self) -> dict[str, Any]:
         """Return the JSON schema of the parameters of each component that the field accepts, by name."""
@@ -148,7 +148,14 @@ class PartOf:
         )
 
     def _named(self, name: str, value: Any) -> Part:
-        found = None if name in self.besides else registry.find(self.kind, name)
+        besides = dict(self.besides)
+        if name in besides:
+            raise PydanticCustomError(
+                "reference",
+                "the {kind} '{name}' is not given by its name here",
+                {"kind": self.kind, "name": name, "accepted": besides[name]},
+            )
+        found = registry.find(self.kind, name)
         if found is None:
             raise PydanticCustomError(
                 "reference",
@@ -179,8 +186,7 @@ class PartOf:
         return Part(kind=self.kind, python=where, parameters=rest, **sealed)
 
     def _accepted(self, name: str) -> str:
-        known = [one for one in registry.known(self.kind) if one not in self.besides]
-        known = [*known, *(["zero"] if self.kind == "start" else [])]
+        known = [*self.names(), *(["zero"] if self.kind == "start" else [])]
         return f"{names(known, name)}; or {{python: <file>.py:<class>}}"
 
 

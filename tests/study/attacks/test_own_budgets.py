@@ -100,7 +100,7 @@ def test_ids_hold_the_rule_and_its_length():
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({"rule": "epsilon", "length": 8}, "there is no budget named 'epsilon'"),
+        ({"rule": "epsilon", "length": 8}, "the budget 'epsilon' is not given by its name here"),
         ({"rule": "nothing", "length": 8}, "there is no budget named 'nothing'"),
         ({"rule": {"python": "mine.py:Sum"}}, "`rule` and `length` need each other"),
         ({"length": 8}, "`rule` and `length` need each other"),
@@ -110,6 +110,25 @@ def test_ids_hold_the_rule_and_its_length():
 def test_what_is_no_budget(budget, message):
     with pytest.raises(ValidationError, match=message):
         Attack.model_validate({**KEYS, "budget": budget})
+
+
+@pytest.mark.parametrize(
+    ("rule", "accepted"),
+    [
+        ("epsilon", "budget: {epsilon: <length>}"),
+        ({"l2": {}}, "budget: {l2: <length>}"),
+        ("rmsd", "budget: {rmsd: <length>}"),
+        ("minimal", "budget: {minimal: {from: <length>, to: <length>, by: <length>}}"),
+        ("none", "budget: none"),
+    ],
+)
+def test_a_budget_with_a_key_is_not_given_by_its_name(rule, accepted):
+    with pytest.raises(ValidationError) as refused:
+        Attack.model_validate({**KEYS, "budget": {"rule": rule, "length": 8}})
+    (detail,) = refused.value.errors()
+    name = rule if isinstance(rule, str) else next(iter(rule))
+    assert detail["msg"] == f"the budget '{name}' is not given by its name here"
+    assert detail["ctx"]["accepted"] == accepted
 
 
 def test_what_does_not_fit_a_rule():

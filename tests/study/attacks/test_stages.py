@@ -245,8 +245,8 @@ def test_copies_with_one_common_loss_cannot_pass_one_by_one(keys, alone, joint):
     with pytest.raises(ValueError, match="common loss") as refused:
         Attack.model_validate({"step": "sign", "epsilon": 8, **keys})
     assert refused.value.errors()[0]["msg"] == (
-        f"`{alone}` needs a pass for each copy of an image, but with `{joint}` all copies have one common loss and pass "
-        f"together: remove `{alone}` or `{joint}`"
+        f"`{alone}` needs a pass for each copy of an image, but with `{joint}` all copies have one common loss and "
+        f"pass together: remove `{alone}` or `{joint}`"
     )
 
 
