@@ -2,6 +2,7 @@
 
 A component passes if
 
+- the attack runs on these networks;
 - the adversarial images depend only on the clean image, the key of the random numbers, and the parameters;
 - the gradients are finite;
 - the attack takes the number of gradients that the component declares;
@@ -28,7 +29,7 @@ from study.attacks.budget_spec import Budget
 from study.attacks.component import Component
 from study.attacks.components.ensembles import LossMean
 from study.attacks.kinds import BudgetRule, Change, EnsembleRule, Pool
-from study.attacks.loop import Engine, ImageBatch, craft, perturbations
+from study.attacks.loop import Engine, ImageBatch, NotFinite, craft, perturbations
 from study.attacks.part import Part
 from study.attacks.recipe import Attack
 from study.errors import StudyError, first_line
@@ -145,7 +146,8 @@ class _Trial:
         try:
             first = self._crafted(range(len(_LABELS)), seed=1)
         except StudyError as error:
-            yield CheckResult("gradients are finite", f"{error.what}" + (f" ({error.where})" if error.where else ""))
+            broken = "gradients are finite" if isinstance(error, NotFinite) else "it runs"
+            yield CheckResult(broken, f"{error.what}" + (f" ({error.where})" if error.where else ""))
             return
         except Exception as error:  # noqa: BLE001 - the error of a user's own code is a finding
             yield CheckResult("it runs", f"{type(error).__name__}: {first_line(error)}")

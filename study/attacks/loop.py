@@ -30,6 +30,10 @@ from study.reproducibility.numerics import Layout, Precision
 from study.reproducibility.rng import Streams, of_all_images, one_kernel
 
 
+class NotFinite(StudyError):
+    """The gradients of some images are not finite."""
+
+
 @dataclass(frozen=True)
 class ImageBatch:
     """Clean images to attack: `clean` is `uint8` (N, C, H, W), and `images` has their ids.
@@ -167,7 +171,7 @@ def craft(
     `rmsd` (N,) is the budget of every image if the attack's budget is matched. Batches are padded with copies of their
     last image, so that the result for an image does not depend on the other images.
 
-    Raises StudyError, with the ids of images, if a gradient is not finite.
+    Raises NotFinite, with the ids of images, if a gradient is not finite.
     """
     return _crafted(AttackOnImages(models, attack, goal, given, **how), rmsd)
 
@@ -391,7 +395,7 @@ def _joined(parts: Sequence[Download]) -> list[NDArray[Any]]:
 def _refuse_broken(given: ImageBatch, rows: Sequence[int], finite: NDArray[np.bool_]) -> None:
     broken = [given.images[row] for row, fine in zip(rows, finite.tolist(), strict=True) if not fine]
     if broken:
-        raise StudyError(
+        raise NotFinite(
             f"the gradient of {', '.join(broken)} is not finite",
             todo="check the source model's weights and preprocessing, and components of your own; in a run, no row of "
             "this unit (the attack on one shard) was written",

@@ -112,6 +112,22 @@ def test_the_projects_own_components_conform(door, name):
     assert status == 0, printed + error
 
 
+def test_what_does_not_apply_to_the_network_is_no_fault_of_the_gradients(door):
+    status, printed, error = door("attacks", "check", "pna")
+    assert status == 1, printed + error
+    (line,) = [one for one in printed.splitlines() if "  fault  " in one]
+    assert line.strip() == "fault  it runs: pna does not apply to this ResNet: it has no attention"
+
+
+def test_gradients_that_are_not_finite_are_a_fault_of_the_gradients(door, tmp_path, monkeypatch):
+    (tmp_path / "faulty.py").write_text(HEAD + FAULTS["is not finite"])
+    monkeypatch.chdir(tmp_path)
+    _, printed, _ = door("attacks", "check", "faulty.py:Faulty")
+    (line,) = [one for one in printed.splitlines() if "  fault  " in one]
+    images = ", ".join(f"image{number}" for number in range(4))
+    assert line.strip() == f"fault  gradients are finite: the gradient of {images} is not finite"
+
+
 def test_what_cannot_be_checked_is_said(door, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.py").write_text("import study\n\nraise ValueError('no')\n")
