@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from study.attacks.component import Component
 from study.attacks.kinds import View
@@ -107,16 +108,34 @@ def made(part: Part, found: type[Component], where: str) -> Component:
     Raises StudyError, with the place `where` in the spec, for wrong parameters.
     """
     try:
-        component = found.model_validate(part.parameters)
+        return found.model_validate(part.parameters)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(one) for one in first["loc"]) or "the parameters"
-        raise StudyError(
-            f"{part.python or part.name}: {key}: {first['msg']}",
-            where=where,
-            accepted=names(found.model_fields, str(first["loc"][0]) if first["loc"] else ""),
-        ) from None
-    return component
+        details = error.errors(include_url=False)
+    raise _refused(details, part, found).located(where)
+
+
+def _refused(details: list[ErrorDetails], part: Part, found: type[Component]) -> StudyError:
+    """Return the error for the first of the parameters of `part` that pydantic refuses."""
+    name, first = part.python or part.name, details[0]
+    if not first["loc"]:
+        return StudyError(f"{name}: {first['msg'].removeprefix('Value error, ')}", accepted=_accepted_by(first))
+    key = str(first["loc"][0])
+    if key not in found.model_fields:
+        return StudyError(f"{name} has no parameter '{key}'", accepted=names(found.model_fields, key))
+    if key not in part.parameters:
+        return StudyError(f"{name} needs the parameter '{key}'", accepted=names(found.model_fields))
+    # If a parameter may be of several types, pydantic has an error for each type.
+    accepted = dict.fromkeys(_accepted_by(one) or one["msg"] for one in details if str(one["loc"][0]) == key)
+    return StudyError(f"{name}: {key} cannot be {part.parameters[key]!r}", accepted="; or ".join(accepted))
+
+
+def _accepted_by(detail: ErrorDetails) -> str | None:
+    """Return what pydantic's error says is accepted; None if it does not say this."""
+    if "accepted" in detail.get("ctx", {}):
+        return str(detail["ctx"]["accepted"])
+    message = detail["msg"].removeprefix("Value error, ")
+    expected = message.removeprefix("Input should be ")
+    return expected if expected != message else None
 
 
 def install(code: Iterable[tuple[str, UserFile]]) -> None:
