@@ -114,12 +114,14 @@ class Judge(Frozen):
     def _from_text(cls, given: Any) -> Any:
         if given == "keywords":
             return {}
-        if isinstance(given, dict) and given.get("model") and "prompt" not in given:
+        if isinstance(given, dict) and given.get("model") and given.get("prompt") is None:
             return given | {"prompt": _QUESTION}
         return given
 
     @model_validator(mode="after")
     def _consistent(self) -> Judge:
+        if self.model == "":
+            raise rejected("the model of a judge has an empty name", "model: <name>, or `judge: keywords`")
         if self.model is None and (self.prompt or self.url or self.credentials or self.extra or self.most):
             raise rejected(
                 "a judge without a model takes no prompt, url, credentials, extra or most",

@@ -90,6 +90,8 @@ def test_what_is_no_answer(body):
         ({"extra": {"api_key": "x"}}, "looks like a credential"),
         ({"judge": {"prompt": "{answer} {label}"}}, "a judge without a model"),
         ({"judge": {"model": "b", "prompt": "{answer}"}}, "lacks {answer} or {label}"),
+        ({"judge": {"model": "b", "prompt": ""}}, "lacks {answer} or {label}"),
+        ({"judge": {"model": ""}}, "the model of a judge has an empty name"),
         ({"judge": {"refusals": [" "]}}, "an empty phrase"),
         ({"judge": "words"}, "judge"),
         ({"most": 0}, "greater than"),

@@ -6,9 +6,9 @@ import pytest
 
 from study.errors import StudyError
 from study.images.labels import label_set
-from study.models.services.judges import Judging, Keywords, Second, plain
+from study.models.services.judges import Judging, Keywords, Second, judging, plain
 from study.models.services.reply import Reply
-from study.models.services.service_spec import Judge
+from study.models.services.service_spec import Judge, Remote
 
 ANIMALS = label_set(["cat", "tabby cat", "dog", "hot dog", "St. Bernard", "lady's slipper", "box"])
 OWN = {"dog": ("puppy", "canine")}
@@ -84,3 +84,11 @@ def test_a_second_model_that_says_neither(said):
 
 def test_plain():
     assert plain("  Caf\u00e9-au-lait, 'quoted' DON'T ") == "cafe au lait quoted don't"
+
+
+@pytest.mark.parametrize("judge", [{"model": "b"}, {"model": "b", "prompt": None}])
+def test_a_judging_model_without_a_prompt_is_asked_the_usual_question(tmp_path, judge):
+    chat = {"url": "http://a/v1/chat/completions", "api": "chat", "model": "m", "prompt": "Name it."}
+    remote = Remote.model_validate({**chat, "judge": judge})
+    assert remote.judge.prompt.startswith("An image was described as follows.")
+    assert isinstance(judging("service", remote, ANIMALS, secret=None, cache=tmp_path / "answers"), Judging)
