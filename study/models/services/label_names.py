@@ -52,22 +52,24 @@ def check_names(own_names: OwnNames, labels: LabelSet) -> None:
 def read_own_names(path: Path) -> dict[str, Any]:
     """Return the names for labels in a YAML or JSON mapping, or in a CSV file with lines label,name[,name…].
 
+    The suffix tells the kind of the file: .csv, .json, or any other suffix, or none, for YAML.
     Names and labels are not checked here. Raises StudyError if the file cannot be read, has another form, or has a
     label twice.
     """
     accepted = "a .yaml or .json mapping, {label: name} or {label: [name, name]}; or a .csv file with lines label,name"
+    kind = {".csv": "CSV", ".json": "JSON"}.get(path.suffix.lower(), "YAML")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
+        if kind == "CSV":
             return _from_csv(text, path)
-        if path.suffix.lower() == ".json":
+        if kind == "JSON":
             found = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, path))
         else:
             found = yaml_document.as_written(text, str(path)).data
     except OSError as error:
         raise StudyError(f"the names in {path} cannot be read: {error.strerror}", accepted=accepted) from None
     except (ValueError, csv.Error, RecursionError):
-        raise StudyError(f"the file of names {path} is not valid {path.suffix} text", accepted=accepted) from None
+        raise StudyError(f"the file of names {path} is not valid {kind}", accepted=accepted) from None
     if not isinstance(found, dict):
         raise StudyError(f"{path} is not a mapping of labels to names", accepted=accepted)
     return found

@@ -134,15 +134,16 @@ def test_a_label_named_like_a_number():
     ("file", "text", "what"),
     [
         ("a.csv", "cat\n", "line 1"),
-        ("a.csv", 'cat,"a\n', "not valid .csv text"),
+        ("a.csv", 'cat,"a\n', "is not valid CSV"),
         ("a.csv", "cat,a\ncat,b\n", "'cat' occurs twice"),
         ("a.json", '{"cat": "a", "cat": "b"}', "'cat' occurs twice"),
-        ("a.json", "{", "not valid .json text"),
-        ("a.json", "[" * 100_000, "not valid .json text"),
+        ("a.json", "{", "is not valid JSON"),
+        ("a.json", "[" * 100_000, "is not valid JSON"),
         ("a.yaml", "- cat\n", "is not a mapping"),
         ("a.yaml", "cat: a\ncat: b\n", "is repeated"),
         ("a.yaml", "cat: ]\n", "this is not YAML"),
-        ("a.yaml", b"\xff", "not valid .yaml text"),
+        ("a.yaml", b"\xff", "is not valid YAML"),
+        ("a", b"\xff", "/a is not valid YAML"),
     ],
 )
 def test_invalid_files_of_names(tmp_path, file, text, what):
