@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from study.errors import StudyError
 from study.models.classifier import Preprocessing
 from study.models.towers import Towers
 
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""The names of interpolations for constants of Pillow. All other constants count as bicubic."""
+"""The names of the interpolations that `resized` has, by Pillow's constant."""
+_BICUBIC = 3
 _FOLDER = "folder"
 
 
@@ -72,11 +74,21 @@ def build(network: str, tag: str | None, arguments: Mapping[str, Any], device: s
 
 
 def _preprocessing(network: str, where: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing in the file preprocessor_config.json."""
+    """Return the preprocessing in the file preprocessor_config.json.
+
+    Raises StudyError if the file asks for an interpolation that this program does not have.
+    """
     from transformers.image_processing_base import ImageProcessingMixin
 
     record = ImageProcessingMixin.get_image_processor_dict(network, **where)[0]
     size = record.get("crop_size") or record["size"]
     side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
-    interpolation = _INTERPOLATIONS.get(record.get("resample", 3), "bicubic")
-    return Preprocessing(side, interpolation, tuple(record["image_mean"]), tuple(record["image_std"]))
+    resample = _BICUBIC if record.get("resample") is None else record["resample"]
+    if resample not in _INTERPOLATIONS:
+        raise StudyError(
+            f"transformers:{network} resizes images with Pillow's interpolation {resample} (`resample` in its "
+            "preprocessor_config.json), which this program does not have",
+            accepted=" or ".join(f"{number} ({name})" for number, name in _INTERPOLATIONS.items()),
+            todo="choose another model; or copy the repository to a folder, and change `resample` there",
+        )
+    return Preprocessing(side, _INTERPOLATIONS[resample], tuple(record["image_mean"]), tuple(record["image_std"]))

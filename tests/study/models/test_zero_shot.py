@@ -138,6 +138,16 @@ def test_short_forms():
     assert (model.name, model.tag, model.prompts) == ("ViT-B-32", "openai", None)
 
 
+RECORD = {
+    "image_processor_type": "CLIPImageProcessor",
+    "size": {"shortest_edge": 32},
+    "crop_size": {"height": 32, "width": 32},
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.3, 0.4],
+    "resample": 3,
+}
+
+
 def folder_of(path):
     """A folder of transformers: a CLIP model of random weights, and a tokenizer of single letters."""
     letters = [chr(code) for code in range(33, 127)]
@@ -158,13 +168,7 @@ def folder_of(path):
     torch.manual_seed(0)
     model = transformers.CLIPModel(config).eval()
     model.save_pretrained(path)
-    record = {
-        "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": 32},
-        "crop_size": {"height": 32, "width": 32},
-    }
-    record |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 3}
-    (path / "preprocessor_config.json").write_text(json.dumps(record))
+    (path / "preprocessor_config.json").write_text(json.dumps(RECORD))
     return model
 
 
@@ -180,6 +184,27 @@ def test_a_folder_of_transformers(tmp_path):
     with torch.no_grad():
         expected = whole(pixel_values=(pixels / 255 - mean) / std, **tokens).logits_per_image
         torch.testing.assert_close(model(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("resample", "interpolation"), [(0, "nearest"), (2, "bilinear"), (3, "bicubic"), (None, "bicubic")]
+)
+def test_the_interpolation_is_that_of_the_models_own_preprocessing(tmp_path, resample, interpolation):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(RECORD | {"resample": resample}))
+    assert zero_shot.LIBRARIES["transformers"]._preprocessing(str(tmp_path), {}).interpolation == interpolation
+
+
+@pytest.mark.parametrize("resample", [1, 4, 5])
+def test_an_interpolation_that_does_not_exist_here_is_refused(tmp_path, resample):
+    folder_of(tmp_path / "clip")
+    (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(RECORD | {"resample": resample}))
+    with pytest.raises(StudyError) as refused:
+        loading.load("m", Model.model_validate(f"transformers:{tmp_path / 'clip'}"), labels=ANIMALS)
+    assert refused.value.what == (
+        f"transformers:{tmp_path / 'clip'} resizes images with Pillow's interpolation {resample} (`resample` in its "
+        "preprocessor_config.json), which this program does not have"
+    )
+    assert refused.value.accepted == "0 (nearest) or 2 (bilinear) or 3 (bicubic)"
 
 
 def test_source_and_target_of_a_study(spec_file, tmp_path):
