@@ -22,7 +22,7 @@ from study.distribution import installing
 from study.errors import StudyError, first_line
 from study.events.repairs import repaired
 from study.models.reference import Model
-from study.models.weights.locate import WeightsFile, verify, weights_file
+from study.models.weights.locate import WeightsFile, parts_of, state, verify, weights_file
 
 if TYPE_CHECKING:
     import httpx
@@ -72,7 +72,8 @@ def _ignore(*_: object) -> None: ...
 def fetch(file: WeightsFile, *, say: Say = _ignore, progress: Progress = _ignore) -> Fetched:
     """Download `file` to the place where its zoo looks for it, and check the known digits of its SHA-256.
 
-    A file that is already there is only checked. An interrupted download leaves `<path>.part`, and the next call
+    A file that is already there is only checked. If the file is the index of a divided file, its parts are downloaded
+    too. An interrupted download leaves `<path>.part`, and the next call
     resumes this download. If several processes need the file, one process downloads it, and the other processes wait.
     Raises StudyError if the file cannot be downloaded or has the wrong content.
     """
@@ -87,6 +88,8 @@ def fetch(file: WeightsFile, *, say: Say = _ignore, progress: Progress = _ignore
         raise StudyError(f"the weights file {file.path} does not exist", todo="correct `weights: file:…`")
     elif file.kind == "hub":
         path, already = _from_hub(file, progress), False
+        for part in parts_of(path):
+            _from_hub(replace(file, filename=part, alternatives=()), progress)
     else:
         path, already = _from_address(file, say, progress)
     return Fetched(path, path.stat().st_size, time.monotonic() - start, already)
@@ -102,6 +105,11 @@ def ensure_downloaded(model: Model) -> None:
     file = weights_file(model)
     if file is not None and file.kind == "url" and not file.cached:
         fetch(file)
+
+
+def not_checked(models: Mapping[str, Model]) -> list[str]:
+    """Return the names of the models whose weights only their own library can find, so that `fetch_all` skips them."""
+    return [name for name, model in models.items() if state(model) == "not checked"]
 
 
 def fetch_all(models: Mapping[str, Model], *, say: Say = _ignore, progress: Progress = _ignore) -> list[Fetched]:

@@ -8,15 +8,16 @@ cache of the Hugging Face hub.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from study.errors import StudyError, names
+from study.errors import StudyError, first_line, names
 from study.models.reference import Model
 from study.models.weights.packages import package_file
 
@@ -27,6 +28,8 @@ DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 """A pattern for a date. The eight digits of a date in a file's name look like the beginning of a digest."""
 _WHOLE = re.compile(r"[0-9a-f]{64}")
 _BIN = "pytorch_model.bin"
+_TRANSFORMERS = ("model.safetensors", "model.safetensors.index.json", _BIN, f"{_BIN}.index.json")
+"""The names that transformers tries for a file of weights or for the index of a divided file, in its order."""
 _SAFER = {_BIN: "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
 
 
@@ -64,8 +67,9 @@ def weights_file(model: Model) -> WeightsFile | None:
     """Return the file of a model's weights.
 
     None for random weights, weights that the user's code loads, sets of files, services, models that only add a
-    transform to another model, and weights that only open_clip or transformers itself can find. Raises StudyError if
-    the zoo does not have the network or the weights.
+    transform to another model, folders of transformers, and weights that only open_clip itself can find. If the file is
+    divided, it is the index of its parts, which is `cached` only if all parts are. Raises StudyError if the zoo does
+    not have the network or the weights.
     """
     if model.network is None:
         return None
@@ -75,10 +79,17 @@ def weights_file(model: Model) -> WeightsFile | None:
     if model.weights_kind == "package":
         return _of_package(model.weights_value, model.sha256)
     finders = {"timm": _of_timm, "torchvision": _of_torchvision, "pretrainedmodels": _of_pretrainedmodels}
-    finders["open_clip"] = _of_open_clip
+    finders |= {"open_clip": _of_open_clip, "transformers": _of_transformers}
     if model.weights_kind != "zoo" or model.zoo not in finders:
         return None
     return finders[model.zoo](model.name if model.is_zero_shot else model.bare_name, model.tag)
+
+
+def parts_of(index: Path) -> tuple[str, ...]:
+    """Return the names of the parts that the index of a divided file names; empty if `index` is the file itself."""
+    if not index.name.endswith(".index.json"):
+        return ()
+    return tuple(sorted(set(json.loads(index.read_text())["weight_map"].values())))
 
 
 def verify(file: WeightsFile, path: Path, todo: str) -> None:
@@ -102,16 +113,18 @@ def state(model: Model) -> str:
     """Return the state of a model's weights as a word for tables.
 
     The words are `cached`, `not cached`, `package`, `not installed`, `file`, `no file`, `set`, `random`, `own` (loaded
-    by the user's code), `service`, `transform` (another model of the spec has the weights), and `none` (a network
-    without weights, or with weights that only open_clip or transformers itself can find).
+    by the user's code), `service`, `transform` (another model of the spec has the weights), `folder` (of transformers),
+    `not checked` (only open_clip itself can find the weights), and `none` (a network without weights).
     """
     if model.network is None:
         return "service" if model.remote is not None else "transform"
     if model.weights_kind in ("random", "own", "set"):
         return model.weights_kind
     file = weights_file(model)
+    if file is None and model.zoo == "transformers":
+        return "none" if model.tag is None else "folder"
     if file is None:
-        return "none"
+        return "not checked" if model.zoo == "open_clip" and model.tag is not None else "none"
     words = {"package": ("package", "not installed"), "local": ("file", "no file")}
     return words.get(file.kind, ("cached", "not cached"))[0 if file.cached else 1]
 
@@ -170,10 +183,13 @@ def _of_url(url: str, *, custom: bool = False) -> WeightsFile:
 
 
 def _of_hub(repo: str, choice: tuple[str, ...], revision: str | None, *, custom: bool) -> WeightsFile:
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import errors, try_to_load_from_cache
 
     for place, filename in enumerate(choice):
-        found = try_to_load_from_cache(repo, filename, revision=revision)
+        try:
+            found = try_to_load_from_cache(repo, filename, revision=revision)
+        except errors.HFValidationError as error:
+            raise StudyError(f"'{repo}' is not a repository of the Hugging Face hub: {first_line(error)}") from None
         if isinstance(found, str):
             # In the cache, the name of a large file is its SHA-256, and `found` is a link to this file.
             stored = Path(found).resolve().name
@@ -197,8 +213,18 @@ def _of_open_clip(network: str, tag: str | None) -> WeightsFile | None:
     """Return the file on the hub; None for weights that only open_clip itself can download."""
     from study.models.weights import open_clip_hub
 
-    repository = None if tag is None else open_clip_hub.hub_repository(network, tag)
-    return None if repository is None else _of_hub(repository, open_clip_hub.HUB_FILES, None, custom=False)
+    found = None if tag is None else open_clip_hub.hub_files(network, tag)
+    return None if found is None else _of_hub(*found, None, custom=False)
+
+
+def _of_transformers(network: str, tag: str | None) -> WeightsFile | None:
+    """Return the file on the hub, or the index of a divided file; None for a folder on this machine."""
+    if tag is None or Path(network).is_dir():
+        return None
+    file = _of_hub(network, _TRANSFORMERS, tag, custom=False)
+    parts = () if file.path is None else parts_of(file.path)
+    missing = any(not _of_hub(network, (part,), tag, custom=False).cached for part in parts)
+    return replace(file, cached=False) if missing else file
 
 
 def _of_torchvision(network: str, tag: str | None) -> WeightsFile | None:

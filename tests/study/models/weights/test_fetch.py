@@ -16,9 +16,12 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+import huggingface_hub
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors.torch import save
 
 from study.errors import StudyError
@@ -285,6 +288,31 @@ def test_all_models_of_a_spec(tmp_path, host, monkeypatch):
     with pytest.raises(StudyError) as raised:
         fetch.fetch_all({"lost": models["lost"]})
     assert raised.value.where == "model 'lost'"
+
+
+def test_a_divided_file_comes_with_its_parts(tmp_path, monkeypatch):
+    """The repository has no undivided file, and the index names two parts."""
+    index = json.dumps(
+        {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
+    )
+    held = {"model.safetensors.index.json": index, "model-1.safetensors": "one", "model-2.safetensors": "two"}
+    asked = []
+
+    def download(repo, filename, revision):
+        asked.append((repo, filename, revision))
+        if filename not in held:
+            raise RemoteEntryNotFoundError(
+                "no such file", response=httpx.Response(404, request=httpx.Request("GET", "/"))
+            )
+        (tmp_path / filename).write_text(held[filename])
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    clip = Model.model_validate({"network": "transformers:org/clip", "weights": "zoo:main"})
+    (found,) = fetch.fetch_all({"clip": clip})
+    assert (found.path.name, found.already) == ("model.safetensors.index.json", False)
+    assert asked == [("org/clip", name, "main") for name in ("model.safetensors", *held)]
 
 
 _FILES = {"test_resnet.r160_in1k": "model.safetensors", "test_efficientnet.r160_in1k": "pytorch_model.bin"}

@@ -190,6 +190,59 @@ def test_unknown_names(given, what, nearest):
     assert nearest in raised.value.accepted
 
 
+CLIP = {"network": "transformers:org/clip", "weights": f"zoo:{'c' * 40}"}
+
+
+@pytest.mark.parametrize("filename", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_of_transformers_are_a_file_of_the_hub(hub, filename):
+    file = locate.weights_file(model(CLIP))
+    assert (file.kind, file.repo, file.filename, file.revision) == ("hub", "org/clip", "model.safetensors", "c" * 40)
+    assert (file.cached, locate.state(model(CLIP))) == (False, "not cached")
+    link = hub("org/clip", filename, b"weights")
+    file = locate.weights_file(model(CLIP))
+    assert (file.path, file.sha256) == (link, hashlib.sha256(b"weights").hexdigest())
+    assert locate.state(model(CLIP)) == "cached"
+
+
+def test_a_divided_file_is_cached_if_all_its_parts_are(hub):
+    parts = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors", "c": "model-1-of-2.safetensors"}
+    hub("org/clip", "model.safetensors.index.json", json.dumps({"weight_map": parts}).encode())
+    hub("org/clip", "model-1-of-2.safetensors", b"one")
+    assert locate.state(model(CLIP)) == "not cached"
+    hub("org/clip", "model-2-of-2.safetensors", b"two")
+    assert locate.state(model(CLIP)) == "cached"
+    assert locate.weights_file(model(CLIP)).filename == "model.safetensors.index.json"
+
+
+def test_a_folder_of_transformers_has_no_file_to_find(tmp_path):
+    folder = model(f"transformers:{tmp_path}")
+    assert (locate.weights_file(folder), locate.state(folder)) == (None, "folder")
+
+
+def test_a_folder_that_does_not_exist_is_no_repository():
+    with pytest.raises(StudyError, match="'/nowhere/clip' is not a repository of the Hugging Face hub"):
+        locate.weights_file(model({"network": "transformers:/nowhere/clip", "weights": "zoo:main"}))
+
+
+def test_every_weight_of_open_clip_is_in_a_repository_that_the_hub_accepts(hub):
+    open_clip = pytest.importorskip("open_clip", reason="the extra `clip` is not installed")
+    for network, tag in open_clip.list_pretrained():
+        file = locate.weights_file(model(f"open_clip:{network}/{tag}"))
+        given = open_clip.get_pretrained_cfg(network, tag)["hf_hub"]
+        assert given in (f"{file.repo}/", f"{file.repo}/{file.alternatives[-1]}"), (network, tag)
+    file = locate.weights_file(model("open_clip:ViTamin-S/datacomp1b"))
+    assert (file.repo, file.filename) == ("jienengchen/ViTamin-S", "pytorch_model.safetensors")
+    hub("jienengchen/ViTamin-S", "pytorch_model.bin", b"weights")
+    assert locate.state(model("open_clip:ViTamin-S/datacomp1b")) == "cached"
+
+
+def test_weights_that_only_open_clip_finds_are_not_checked(monkeypatch):
+    open_clip = pytest.importorskip("open_clip", reason="the extra `clip` is not installed")
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda network, tag: {"url": "https://host/clip.pt"})
+    asked = model("open_clip:ViT-B-32/openai")
+    assert (locate.weights_file(asked), locate.state(asked)) == (None, "not checked")
+
+
 def test_a_damaged_file_is_found(tmp_path):
     path = tmp_path / "net-00000000.pth"
     path.write_bytes(b"other")
