@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -132,6 +133,9 @@ class Judge(Frozen):
                 "the prompt of a judge lacks {answer} or {label}",
                 "a question with {answer} and {label} that asks for yes or no",
             )
+        if self.url is not None:
+            _checked_address(self.url)
+        _check_keys_of_requests(self.extra, chat=True)
         if any(not phrase.strip() for phrase in self.refusals):
             raise rejected("`refusals` has an empty phrase", "phrases such as: i cannot help")
         return self
@@ -216,20 +220,7 @@ class Remote(Frozen):
     @field_validator("url", mode="after")
     @classmethod
     def _address(cls, url: str) -> str:
-        accepted = "http:// or https://, a host, and a path, without spaces and #: https://example.org/v1/classify"
-        try:
-            parts = urlsplit(url)
-            whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            whole = False
-        if not whole or not url.isprintable() or " " in url or "#" in url:
-            raise rejected("`url` is not the address of a service", accepted)
-        if parts.username is not None or parts.password is not None:
-            raise rejected("`url` contains a user name or a password", _ADVICE)
-        for key, _ in parse_qsl(parts.query, keep_blank_values=True):
-            if _carries_secrets(key):
-                raise rejected(f"`url` contains '{key}', which looks like a credential", f"{_ADVICE}; query: {key}")
-        return url
+        return _checked_address(url)
 
     @field_validator("headers", mode="before")
     @classmethod
@@ -288,22 +279,7 @@ class Remote(Frozen):
         return self
 
     def _check_extra(self) -> None:
-        keys: list[str] = []
-        try:
-            text = json.dumps(self.extra, allow_nan=False)
-            json.loads(text, object_pairs_hook=lambda pairs: keys.extend(key for key, _ in pairs))
-        except (TypeError, ValueError):
-            raise rejected(
-                "`extra` has a value that JSON cannot hold", "text, finite numbers, true, false, null, lists, mappings"
-            ) from None
-        for key in keys:
-            if _SECRET_FIELDS.fullmatch(re.sub(r"[\W_]", "", key.lower())):
-                raise rejected(f"`extra` contains '{key}', which looks like a credential", _ADVICE)
-        taken = sorted({"model", "messages", "stream", "n"} & self.extra.keys())
-        if self.api == "chat" and taken:
-            raise rejected(
-                f"`extra` contains '{taken[0]}', which it must not contain", "temperature, max_tokens, seed, …"
-            )
+        _check_keys_of_requests(self.extra, chat=self.api == "chat")
         if self.api == "labels" and self.send == "json":
             try:
                 self.object_with("")
@@ -364,6 +340,42 @@ class Remote(Frozen):
         if self.api == "chat":
             return digest("remote", self.url, self.api, self.model, self.prompt, self.extra)
         return digest("remote", self.url, self.send, self.field, self.extra, self.labels, self.scores, self.top)
+
+
+def _checked_address(url: str) -> str:
+    """Return `url`. Raises PydanticCustomError if it is no address of a service, or contains a credential."""
+    accepted = "http:// or https://, a host, and a path, without spaces and #: https://example.org/v1/classify"
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or not url.isprintable() or " " in url or "#" in url:
+        raise rejected("`url` is not the address of a service", accepted)
+    if parts.username is not None or parts.password is not None:
+        raise rejected("`url` contains a user name or a password", _ADVICE)
+    for key, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if _carries_secrets(key):
+            raise rejected(f"`url` contains '{key}', which looks like a credential", f"{_ADVICE}; query: {key}")
+    return url
+
+
+def _check_keys_of_requests(extra: Mapping[str, Any], *, chat: bool) -> None:
+    """Raise PydanticCustomError if `extra` is not JSON, or has a key that requests, or chats, must not have."""
+    keys: list[str] = []
+    try:
+        text = json.dumps(extra, allow_nan=False)
+        json.loads(text, object_pairs_hook=lambda pairs: keys.extend(key for key, _ in pairs))
+    except (TypeError, ValueError):
+        raise rejected(
+            "`extra` has a value that JSON cannot hold", "text, finite numbers, true, false, null, lists, mappings"
+        ) from None
+    for key in keys:
+        if _SECRET_FIELDS.fullmatch(re.sub(r"[\W_]", "", key.lower())):
+            raise rejected(f"`extra` contains '{key}', which looks like a credential", _ADVICE)
+    taken = sorted({"model", "messages", "stream", "n"} & extra.keys())
+    if chat and taken:
+        raise rejected(f"`extra` contains '{taken[0]}', which it must not contain", "temperature, max_tokens, seed, …")
 
 
 def _carries_secrets(name: str) -> bool:
