@@ -120,7 +120,10 @@ def _varied(attack: Attack, numbers: Mapping[str, float], where: str) -> Attack:
     try:
         return with_numbers(attack, numbers)
     except KeyError as error:
-        accepted = "keys of numeric parameters of the attack, such as smoothing.sigma"
+        accepted = (
+            "keys of numeric parameters of the attack, such as smoothing.sigma; a parameter of a component in your own "
+            "file, such as views.python.sigma, must also have a value in the spec"
+        )
         raise StudyError(f"the attack has no parameter {first_line(error)}", where=where, accepted=accepted) from None
     except ValidationError as error:
         what = error.errors(include_url=False)[0]["msg"]

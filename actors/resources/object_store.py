@@ -50,8 +50,9 @@ def pixel_budgets(spec: Spec, *, gpus: bool = False) -> PixelBudgets:
 def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> PixelBudgets:
     """Return `budgets`, reduced so that they fit in the smallest of the object stores.
 
-    `clean` and `waiting` share what the results of calls leave, because results cannot be smaller. Both are at least 1,
-    even if the results alone do not fit, because no attack would start with a limit of 0.
+    `clean` and `waiting` share what the results of calls leave, because results cannot be smaller. Each of them keeps
+    the size of one result, even if this does not fit: with less, workers would wait for each other. Ray then moves
+    pixels to disk.
 
     `stores`: bytes of the object store of each machine. The workers are assumed to be spread evenly over the machines.
     If `stores` is empty, `budgets` are returned unchanged.
@@ -60,8 +61,9 @@ def fitting(budgets: PixelBudgets, stores: Sequence[float], workers: int) -> Pix
         return budgets
     each = math.ceil(workers / len(stores))
     left = _USABLE * min(stores) - each * QUEUE * budgets.result
-    share = min(1.0, left / (budgets.clean + each * budgets.waiting))
-    return PixelBudgets(max(1, int(budgets.clean * share)), max(1, int(budgets.waiting * share)), budgets.result)
+    share = min(1.0, max(0.0, left / (budgets.clean + each * budgets.waiting)))
+    clean, waiting = (max(int(size * share), min(size, budgets.result)) for size in (budgets.clean, budgets.waiting))
+    return PixelBudgets(clean, waiting, budgets.result)
 
 
 def local_store_bytes(spec: Spec, cores: int, shared: float, memory: float, gpus: int = 0) -> int:

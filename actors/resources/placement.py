@@ -329,7 +329,8 @@ def _on_gpus(
             "memory of a worker with run.actor_mib",
         )
     if not used or max(rooms) < wanted:
-        fitting = sum(int(room(machine)) * int(machine.gpus) for machine in used)
+        # Every GPU gets as many workers as fit on the smallest.
+        fitting = int(min(rooms, default=0)) * gpus
         raise _no_memory(needs, least, max(known, default=0.0), options, fitting)
     together = int(min(wanted, *rooms))
     if options.workers is not None and options.workers > together * gpus and not options.fewer:
@@ -367,7 +368,7 @@ def _no_memory(
         there = f"the machines have memory for only {fitting}{why}"
         what = f"{options.workers} workers need {each} of memory each, and {there}"
     else:
-        what = f"a worker needs {each} of memory, and the largest device or machine has only {gib(memory)}"
+        what = f"a worker needs {each} of memory, and the largest usable GPU or machine has only {gib(memory)}"
     return StudyError(
         what,
         accepted=None if needs is None else f"machines with memory for the largest call: {needs.largest}",

@@ -146,7 +146,7 @@ class ViewContext:
         epsilon: The budget's L-infinity norm; None for another budget.
         gradient: A function that returns the gradient of the loss at a view (N, C, H, W). Later views of the attack are
             not applied. A view that calls the function must declare the number of calls in `inner_gradients`.
-        common: What `View.common` returned for this image.
+        common: What `View.of_all_copies` returned for this image.
     """
 
     copy: int

@@ -87,7 +87,7 @@ class View(Component):
         """Number of calls of `given.gradient` that `make` needs for one copy."""
         return 0
 
-    def common(self, image: Tensor) -> Tensor | None:
+    def of_all_copies(self, image: Tensor) -> Tensor | None:
         """Return what `make` needs for every copy of `image` (N, C, H, W), without a gradient, or None.
 
         It is computed once for all copies of one `image`; a later view of the attack gets each copy of an earlier view

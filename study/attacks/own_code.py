@@ -120,13 +120,15 @@ def _refused(details: list[ErrorDetails], part: Part, found: type[Component]) ->
     if not first["loc"]:
         return StudyError(f"{name}: {first['msg'].removeprefix('Value error, ')}", accepted=_accepted_by(first))
     key = str(first["loc"][0])
-    if key not in found.model_fields:
-        return StudyError(f"{name} has no parameter '{key}'", accepted=names(found.model_fields, key))
+    keys = [field.alias or one for one, field in found.model_fields.items()]
+    if key not in keys:
+        return StudyError(f"{name} has no parameter '{key}'", accepted=names(keys, key))
     if key not in part.parameters:
-        return StudyError(f"{name} needs the parameter '{key}'", accepted=names(found.model_fields))
+        return StudyError(f"{name} needs the parameter '{key}'", accepted=names(keys))
     # If a parameter may be of several types, pydantic has an error for each type.
     accepted = dict.fromkeys(_accepted_by(one) or one["msg"] for one in details if str(one["loc"][0]) == key)
-    return StudyError(f"{name}: {key} cannot be {part.parameters[key]!r}", accepted="; or ".join(accepted))
+    inner = "" if first["input"] == part.parameters[key] else f" hold {first['input']!r}, so it cannot"
+    return StudyError(f"{name}: {key} cannot{inner} be {part.parameters[key]!r}", accepted="; or ".join(accepted))
 
 
 def _accepted_by(detail: ErrorDetails) -> str | None:

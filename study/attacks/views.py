@@ -54,6 +54,7 @@ class Views:
         self._steps = steps
         self._epsilon = epsilon
         self._common: dict[int, tuple[Tensor, Tensor | None]] = {}
+        """For each place in the list of views, the image of the last call, and what its copies have in common."""
 
     @property
     def wanted(self) -> NDArray[np.int64]:
@@ -80,20 +81,25 @@ class Views:
                 steps=self._steps,
                 epsilon=self._epsilon,
                 gradient=gradient,
-                common=self._common_of(place, image),
+                common=self._common_of(place, view, image),
             )
             image = view.make(image, given)
         return image
 
-    def _common_of(self, place: int, image: Tensor) -> Tensor | None:
+    def _common_of(self, place: int, view: View, image: Tensor) -> Tensor | None:
         """Return what all copies of `image` have in common, for the view at this place of the list."""
-        held = self._common.get(place)
-        if held is None or held[0] is not image:
-            import torch
+        if type(view).of_all_copies is View.of_all_copies:
+            return None
+        import torch
 
-            with torch.no_grad():
-                held = self._common[place] = image, self._views[place][0].common(image)
-        return held[1]
+        with torch.no_grad():
+            if not image.is_leaf:
+                # Another view has made this image for one copy only. Keeping it would keep its autograd graph.
+                return view.of_all_copies(image)
+            held = self._common.get(place)
+            if held is None or held[0] is not image:
+                held = self._common[place] = image, view.of_all_copies(image)
+            return held[1]
 
 
 def own_streams(components: Sequence[Component]) -> list[str]:

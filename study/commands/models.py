@@ -101,7 +101,8 @@ def _one(spec: Spec, name: str, model: Model, console: Console, options: ModelsO
         return Inspected(name, model.remote.url, "", "service", "", transform)
     loading.check(name, model, labels=spec.labels, allow_code=options.allow_code)
     state = locate.state(model)
-    cached = state != "not cached"
+    # Without its weights, a model of transformers would be built from another revision than the spec's.
+    cached = state != "not cached" or model.zoo == "transformers"
     inspected = model if cached else model.model_copy(update={"weights": "random:0", "sha256": None})
     stages = None if model.transform is None else Stages(model.transform, hardware.device_here(spec.run.device))
     classifier = loading.load(

@@ -41,14 +41,14 @@ class SpectrumSimulation(View):
     sigma: Annotated[float, Field(ge=0)] = 16.0
     rho: Annotated[float, Field(ge=0, le=1)] = 0.5
 
-    def common(self, image: Tensor) -> Tensor:
+    def of_all_copies(self, image: Tensor) -> Tensor:
         down, across = (_cosines(size, image.device, image.dtype) for size in image.shape[2:])
         return down @ image @ across.mT
 
     def make(self, image: Tensor, given: ViewContext) -> Tensor:
         import torch
 
-        assert given.common is not None, "`common` is the spectrum of the image"
+        assert given.common is not None, "it is the spectrum of the image"
         with torch.no_grad():
             noise, mask = given.draws.normal(image.shape[1:]), given.draws.uniform(image.shape[1:], "mask")
             spectrum = noise.to(image.dtype).mul_(self.sigma).add_(given.common)

@@ -40,6 +40,8 @@ _PROGRESS_BYTES = 2**20
 """An attempt that adds at least this number of bytes to those that are kept does not count as a failure."""
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
 _OTHERWISE = "or give `weights: file:<path>`"
+_SMALL_FILES = ["*.json", "*.txt", "*.model"]
+"""The files of a transformers repository that are not weights."""
 _ELSEWHERE = f"fetch the weights on a machine that can reach the host and copy the cache here, {_OTHERWISE}"
 _AGAIN = "delete the file and fetch it again"
 
@@ -131,6 +133,8 @@ def fetch_all(models: Mapping[str, Model], *, say: Say = _ignore, progress: Prog
                 ZOOS[model.zoo].refuse(model.bare_name, model.tag or "")
             say(f"{name}: {file.label}" + (" is already here" if file.cached else ""))
             done[file.label] = fetch(file, say=say, progress=progress)
+            if model.zoo == "transformers":
+                _small_files(file)
         except StudyError as error:
             failed[name] = error
             say(f"{name}: {error.what}")
@@ -317,6 +321,20 @@ class _Download:
             accepted=f"a file at {self.url}",
             todo=f"choose other weights, {_OTHERWISE}",
         )
+
+
+def _small_files(file: WeightsFile) -> None:
+    """Download what transformers reads beside the weights: the configuration, the tokenizer and the preprocessing."""
+    import huggingface_hub
+
+    assert file.repo is not None, "a file on the hub has a repository"
+    try:
+        huggingface_hub.snapshot_download(file.repo, revision=file.revision, allow_patterns=_SMALL_FILES)
+    except Exception as error:
+        raise StudyError(
+            f"the configuration of {file.repo} cannot be downloaded: {type(error).__name__}: {first_line(error)}",
+            todo=_ELSEWHERE,
+        ) from error
 
 
 def _from_hub(file: WeightsFile, progress: Progress) -> Path:

@@ -86,10 +86,18 @@ def weights_file(model: Model) -> WeightsFile | None:
 
 
 def parts_of(index: Path) -> tuple[str, ...]:
-    """Return the names of the parts that the index of a divided file names; empty if `index` is the file itself."""
+    """Return the names of the parts that the index of a divided file names; empty if `index` is the file itself.
+
+    Raises StudyError if the index is damaged.
+    """
     if not index.name.endswith(".index.json"):
         return ()
-    return tuple(sorted(set(json.loads(index.read_text())["weight_map"].values())))
+    try:
+        return tuple(sorted(set(json.loads(index.read_text())["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"{index} is damaged: it names no parts of the weights", todo="remove it, and fetch the weights again"
+        ) from error
 
 
 def verify(file: WeightsFile, path: Path, todo: str) -> None:

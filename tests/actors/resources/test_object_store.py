@@ -80,20 +80,21 @@ def test_budgets_stay_below_what_the_stores_of_a_cluster_hold(spec):
 @pytest.mark.parametrize(
     ("budgets", "stores", "workers", "clean", "waiting"),
     [
-        # Of 0.8 * 5000 bytes, results take 2 * 1000; the other 2000 are exactly what the budgets need.
-        (PixelBudgets(1000, 1000, 1000), [5000.0], 1, 1000, 1000),
-        (PixelBudgets(1000, 1000, 1000), [3750.0], 1, 500, 500),
-        # Two workers on each machine: 0.8 * 7500 - 2 * 2 * 1000 = 2000 for 1000 + 2 * 1500.
-        (PixelBudgets(1000, 1500, 1000), [7500.0, 9000.0], 4, 500, 750),
-        # Results take all, or more than all.
-        (PixelBudgets(1000, 1000, 1000), [2500.0], 1, 1, 1),
-        (PixelBudgets(1000, 1000, 1000), [100.0], 1, 1, 1),
+        # Of 0.8 * 2750 bytes, results take 2 * 100; the other 2000 are exactly what the budgets need.
+        (PixelBudgets(1000, 1000, 100), [2750.0], 1, 1000, 1000),
+        (PixelBudgets(1000, 1000, 100), [1500.0], 1, 500, 500),
+        # Two workers on each machine: 0.8 * 3000 - 2 * 2 * 100 = 2000 for 1000 + 2 * 1500.
+        (PixelBudgets(1000, 1500, 100), [3000.0, 9000.0], 4, 500, 750),
+        # Results take nearly all, all, or more than all: each keeps the size of a result.
+        (PixelBudgets(1000, 1000, 100), [300.0], 1, 100, 100),
+        (PixelBudgets(1000, 1000, 100), [250.0], 1, 100, 100),
+        (PixelBudgets(1000, 50, 100), [10.0], 1, 100, 50),
     ],
 )
 def test_clean_and_waiting_images_share_what_results_leave(budgets, stores, workers, clean, waiting):
     fitting = object_store.fitting(budgets, stores, workers)
     assert fitting == PixelBudgets(clean, waiting, budgets.result)
-    if clean > 1:
+    if clean > budgets.result:
         assert fitting.store_bytes(math.ceil(workers / len(stores))) <= min(stores)
 
 

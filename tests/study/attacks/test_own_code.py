@@ -33,7 +33,7 @@ class Own(View):
         ({"share": 1, "sizes": "no"}, "own.py:Own: sizes cannot be 'no'", "a valid tuple; or a valid integer"),
         (
             {"share": 1, "sizes": [1, 0]},
-            "own.py:Own: sizes cannot be [1, 0]",
+            "own.py:Own: sizes cannot hold 0, so it cannot be [1, 0]",
             "greater than or equal to 1; or a valid integer",
         ),
         ({"share": 1, "shar": 1}, "own.py:Own has no parameter 'shar'", "share (the nearest), sizes"),

@@ -121,7 +121,7 @@ def test_answers_from_an_object_store(door, run, spec, undisturbed, tmp_path, mo
     assert status == 0, error
     assert rows(run).drop("craft", "unit").equals(undisturbed.drop("craft", "unit"))
     for words, says in (
-        (("status", run), f"{run}: complete, 2 units"),
+        (("status", run), f"{run}: complete, 4 units"),
         (("table", run, "--experiment", "all", "--format", "csv"), "fgsm"),
         (("geometry", run, "--figures", tmp_path / "drawn"), "mean cosine of gradients"),
         (("images", run, "--to", tmp_path / "pngs"), "2 images"),

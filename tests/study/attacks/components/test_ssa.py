@@ -55,8 +55,10 @@ def test_noise_in_the_spectrum_is_noise_of_pixels():
 
 def test_the_image_is_transformed_once_for_all_copies(monkeypatch):
     seen = []
-    transform = SpectrumSimulation.common
-    monkeypatch.setattr(SpectrumSimulation, "common", lambda view, image: seen.append(1) or transform(view, image))
+    transform = SpectrumSimulation.of_all_copies
+    monkeypatch.setattr(
+        SpectrumSimulation, "of_all_copies", lambda view, image: seen.append(1) or transform(view, image)
+    )
     keys = keys_of("ssa", {"steps": 3, "views": [{"ssa": {"copies": 5}}]})
     attacked(logits_of(classifier(24)), keys, pixels(24))
     assert len(seen) == 3

@@ -307,12 +307,16 @@ def test_a_divided_file_comes_with_its_parts(tmp_path, monkeypatch):
         (tmp_path / filename).write_text(held[filename])
         return str(tmp_path / filename)
 
+    snapshots = []
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **more: snapshots.append((repo, more)))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     clip = Model.model_validate({"network": "transformers:org/clip", "weights": "zoo:main"})
     (found,) = fetch.fetch_all({"clip": clip})
     assert (found.path.name, found.already) == ("model.safetensors.index.json", False)
     assert asked == [("org/clip", name, "main") for name in ("model.safetensors", *held)]
+    small = {"revision": "main", "allow_patterns": ["*.json", "*.txt", "*.model"]}
+    assert snapshots == [("org/clip", small)]
 
 
 _FILES = {"test_resnet.r160_in1k": "model.safetensors", "test_efficientnet.r160_in1k": "pytorch_model.bin"}

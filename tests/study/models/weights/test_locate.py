@@ -214,6 +214,13 @@ def test_a_divided_file_is_cached_if_all_its_parts_are(hub):
     assert locate.weights_file(model(CLIP)).filename == "model.safetensors.index.json"
 
 
+@pytest.mark.parametrize("damaged", [b'{"weight_', b"{}", b"[]"])
+def test_a_damaged_index_is_one_message(hub, damaged):
+    hub("org/clip", "model.safetensors.index.json", damaged)
+    with pytest.raises(StudyError, match=r"model.safetensors.index.json is damaged: it names no parts"):
+        locate.state(model(CLIP))
+
+
 def test_a_folder_of_transformers_has_no_file_to_find(tmp_path):
     folder = model(f"transformers:{tmp_path}")
     assert (locate.weights_file(folder), locate.state(folder)) == (None, "folder")
