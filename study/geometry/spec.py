@@ -184,7 +184,8 @@ class Probe(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _own_keys(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("probe") not in KEYS:
+        # A list or a mapping cannot be looked up in a mapping, but in a tuple. Pydantic then refuses it.
+        if not isinstance(given, dict) or given.get("probe") not in tuple(KEYS):
             return given
         kind: Kind = given["probe"]
         foreign = [key for key in given if key in cls.model_fields and key not in (*_EVERY, *KEYS[kind])]

@@ -82,6 +82,14 @@ def test_what_is_refused(probe, said):
     assert "geometry.p" in caught.value.where
 
 
+@pytest.mark.parametrize("kind", [{"a": 1}, ["line"], ["regions"], None, 3, "line"])
+def test_a_kind_of_any_type_is_refused_with_the_known_kinds(kind):
+    with pytest.raises(StudyError) as caught:
+        spec_of({"p": {"probe": kind}})
+    assert caught.value.what == f"'probe' cannot be {kind!r}"
+    assert caught.value.accepted == "gradient-cosine, regions, linearity or intervals"
+
+
 def test_transformed_models_are_left_out_unless_named():
     from study.geometry.plan import models_of
 
