@@ -33,6 +33,13 @@ _NAMED = {
 }
 
 
+_PREDICTS = "a model without `role: source`"
+_SELECTS = "a model without `remote` and without `role: source`"
+_HAS_GRADIENTS = "a model with a network and without a transform"
+_PROBED = "a model with a network, without a transform and without `role: source`"
+"""Descriptions of the models that a place accepts, for messages about a spec that has no such model."""
+
+
 class Validation:
     """Checks of a spec whose parts pydantic has already accepted.
 
@@ -63,9 +70,11 @@ class Validation:
             for index, target in enumerate(experiment.targets.named if experiment.targets else ()):
                 among = () if experiment.targets is None or experiment.targets.models else ("among",)
                 there = (*place, "targets", *among, index)
-                self._known(target, spec.models, "model", there, accepted=spec.predicting)
+                accepted = _accepted(spec.predicting, _PREDICTS, target)
+                self._known(target, spec.models, "model", there, accepted=accepted)
                 if spec.models[target].source_only:
-                    raise self._only_a_source(target, there, "cannot be a target", spec.predicting)
+                    accepted = _accepted(spec.predicting, _PREDICTS)
+                    raise self._only_a_source(target, there, "cannot be a target", accepted)
             self._sources(experiment.sources, (*place, "sources"))
             # `_kin` checks whether `not-family-of` leaves a target.
             if not spec.predicting:
@@ -175,14 +184,16 @@ class Validation:
             named.append(("targets", images.targets.by))
         for key, models in named:
             for index, model in enumerate(models):
-                self._known(model, self._spec.models, "model", (*place, key, index), accepted=predicting)
+                accepted = _accepted(predicting, _SELECTS, model)
+                self._known(model, self._spec.models, "model", (*place, key, index), accepted=accepted)
+                accepted = _accepted(predicting, _SELECTS)
                 if self._spec.models[model].source_only:
-                    raise self._only_a_source(model, (*place, key), "cannot select images or rank labels", predicting)
+                    raise self._only_a_source(model, (*place, key), "cannot select images or rank labels", accepted)
                 if self._spec.models[model].remote is not None:
                     raise StudyError(
                         f"'{model}' is a remote service, which does not use the label set of this study",
                         where=self._document.where((*place, key)),
-                        accepted=names(predicting),
+                        accepted=accepted,
                     )
         if images.keep == "correct-for-sources" and self._spec.sources() and not self._spec.predicting_sources():
             raise StudyError(
@@ -248,21 +259,19 @@ class Validation:
             raise StudyError(
                 f"'{attack}' draws from a set of weights, but the source '{plain}' has no set",
                 where=where,
-                accepted=names(with_sets)
-                if with_sets
-                else "a model with `weights: {set: folder/*.safetensors}` and `role: source`",
+                accepted=_accepted(with_sets, "a model with `weights: {set: folder/*.safetensors}` and `role: source`"),
                 todo="name the sources of this experiment: `sources: [<model with a set>]`",
             )
 
-    def _only_a_source(self, name: str, place: Place, what: str, accepted: Collection[str]) -> StudyError:
+    def _only_a_source(self, name: str, place: Place, what: str, accepted: str) -> StudyError:
         """Return the error for a model with `role: source` where a prediction is needed.
 
-        `what` says what the model cannot do. `accepted` are the models that are accepted instead.
+        `what` says what the model cannot do. `accepted` says which models are accepted instead.
         """
         return StudyError(
             f"'{name}' can only be a source (`role: source`): it predicts nothing, so it {what}",
             where=self._document.where(place),
-            accepted=names(accepted),
+            accepted=accepted,
         )
 
     def _name(self, name: str, what: str, place: Place) -> None:
@@ -279,14 +288,17 @@ class Validation:
             )
 
     def _known(
-        self, name: str, known: Collection[str], what: str, place: Place, *, accepted: Collection[str] | None = None
+        self, name: str, known: Collection[str], what: str, place: Place, *, accepted: str | None = None
     ) -> None:
-        """Check that `name` is in `known`. The message shows `accepted`, the names that may stand here; None: all."""
+        """Check that `name` is in `known`.
+
+        The message says `accepted`, which tells what may stand here; None: all names in `known`.
+        """
         if name not in known:
             raise StudyError(
                 f"there is no {what} named '{name}'",
                 where=self._document.where(place),
-                accepted=names(known if accepted is None else accepted, name),
+                accepted=names(known, name) if accepted is None else accepted,
             )
 
     def _attack_or_preset(self, name: str, place: Place) -> None:
@@ -299,10 +311,12 @@ class Validation:
     def _sources(self, sources: Sources, place: Place) -> None:
         candidates = [name for name, model in self._spec.models.items() if not model.target_only]
         for index, name in enumerate(sources.among or ()):
-            self._known(name, self._spec.models, "model", (*place, sources.rule, index), accepted=candidates)
+            accepted = _accepted(candidates, _HAS_GRADIENTS, name)
+            self._known(name, self._spec.models, "model", (*place, sources.rule, index), accepted=accepted)
         for index, one in enumerate(sources.sets):
             for inner, name in enumerate(one):
-                self._known(name, self._spec.models, "model", (*place, index, inner), accepted=candidates)
+                accepted = _accepted(candidates, _HAS_GRADIENTS, name)
+                self._known(name, self._spec.models, "model", (*place, index, inner), accepted=accepted)
         for name in dict.fromkeys((*(sources.among or ()), *(name for one in sources.sets for name in one))):
             model = self._spec.models[name]
             if model.target_only:
@@ -372,9 +386,11 @@ class Validation:
         with_gradients = [name for name, model in self._spec.models.items() if not model.target_only]
         predicting = [name for name in with_gradients if not self._spec.models[name].source_only]
         for key, models in named:
-            accepted = predicting if key == "models" else with_gradients
+            fitting, needed = (predicting, _PROBED) if key == "models" else (with_gradients, _HAS_GRADIENTS)
             for name in models:
+                accepted = _accepted(fitting, needed, name)
                 self._known(name, self._spec.models, "model", (*place, key), accepted=accepted)
+                accepted = _accepted(fitting, needed)
                 model = self._spec.models[name]
                 if key == "models" and model.source_only:
                     raise self._only_a_source(name, (*place, key), "cannot be in a probe", accepted)
@@ -383,7 +399,7 @@ class Validation:
                     raise StudyError(
                         f"'{name}' {why}, but a probe needs gradients and logits of a network",
                         where=self._document.where((*place, key)),
-                        accepted=names(accepted),
+                        accepted=accepted,
                     )
         if probe.models is None and not predicting:
             raise StudyError(
@@ -479,6 +495,14 @@ class Validation:
                     where=self._document.where(("attacks", chain[chain.index(reference) - 1], "budget", "to")),
                     todo="match the budget to an attack with a single budget",
                 )
+
+
+def _accepted(fitting: Collection[str], needed: str, given: str | None = None) -> str:
+    """Return which models are accepted: the names in `fitting`, those most similar to `given` first.
+
+    If there is none, return `needed`, which describes the model that must be added.
+    """
+    return names(fitting, given) if fitting else needed
 
 
 def _sources_in_words(sources: Sequence[str]) -> str:

@@ -70,6 +70,33 @@ def test_a_model_with_a_set_of_weights_is_named():
     assert error.accepted == "lots"
 
 
+ONLY = "{only: {network: resnet18, role: source}}"
+BOX = 'box: {remote: {url: "http://127.0.0.1:9/", send: json}}'
+ONLY_AND_BOX = f"{{only: {{network: resnet18, role: source}}, {BOX}}}"
+PROBED = "a model with a network, without a transform and without `role: source`"
+
+
+@pytest.mark.parametrize("name", ["only", "box", "zzz"])
+def test_a_needed_model_is_described_if_no_model_fits(name):
+    """No message says that nothing is accepted: it describes the model that the spec lacks."""
+    if name != "box":
+        error = refused(models=ONLY, experiment=f"sources: each, targets: [{name}]")
+        assert error.accepted == "a model without `role: source`"
+    for key in (f"keep: [{name}]", f"targets: {{rank: 2, by: [{name}]}}"):
+        error = refused(models=ONLY_AND_BOX, images=key, experiment="sources: [only]")
+        assert error.accepted == "a model without `remote` and without `role: source`"
+    probe = f"{{p: {{probe: gradient-cosine, models: [{name}]}}}}"
+    error = refused(models=ONLY_AND_BOX, experiment="sources: [only]", geometry=probe)
+    assert error.accepted == PROBED
+
+
+@pytest.mark.parametrize("sources", ["[zzz]", "{each: [zzz]}"])
+def test_a_source_is_described_if_no_model_has_gradients(sources):
+    error = refused(models=f"{{{BOX}}}", experiment=f"sources: {sources}")
+    assert error.what == "there is no model named 'zzz'"
+    assert error.accepted == "a model with a network and without a transform"
+
+
 @pytest.mark.parametrize("key", ["keep: [{}]", "targets: {{rank: 2, by: [{}]}}"])
 @pytest.mark.parametrize(
     ("model", "what"),
