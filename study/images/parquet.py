@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _LABELS = ("label", "labels", "fine_label")
 _TARGETS = ("target", "target_label")
+_NO_LABEL = "use a split that has labels"
+_NO_TARGET = "give every image a target label in this column, or none; or set `images: targets: random`"
+"""What to do about a cell without a label, or without a target label."""
 _IDS = ("image_id", "id", "file", "file_name", "filename")
 
 
@@ -61,9 +64,10 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
     """
     rows: list[tuple[ParquetImage, dict[str, Any]]] = []
     named: set[str | None] = set()
+    columns_of: dict[Path, Mapping[str, str]] = {}
     for file in _files(path):
         table, known = _table(file, labels)
-        columns = known.by_use
+        columns = columns_of[file] = known.by_use
         named.add(columns.get("id"))
         if targets and "target" not in columns:
             raise StudyError(f"{file} has no target labels", accepted=f"a column {_either(_TARGETS)}")
@@ -72,7 +76,7 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
             found = {what: cells[column] for what, column in columns.items()}
             for what, classes in known.classes.items():
                 if what == "label" or targets is not False:
-                    found[what] = _class(found[what], classes, stored)
+                    found[what] = _class(found[what], classes, f"{stored}, column `{columns[what]}`")
             rows.append((stored, found))
     if not rows:
         raise StudyError(f"{path} has no images", accepted=_ACCEPTED, todo="correct `images: parquet:`")
@@ -85,8 +89,13 @@ def read_parquet(path: Path, labels: LabelSet, *, targets: bool | None, targeted
         if image in ids:
             raise StudyError(f"the image id '{image}' occurs twice", where=f"{stored}, and {ids[image]}")
         ids[image] = stored
-        label = _label(cells["label"], labels, stored)
-        target = _label(cells.get("target"), labels, stored) if with_targets else None
+        columns = columns_of[stored.path]
+        label = _label(cells["label"], labels, f"{stored}, column `{columns['label']}`", _NO_LABEL)
+        target = None
+        if with_targets:
+            # A file without this column may be in one folder with a file that has it.
+            where = f"{stored}, column `{columns.get('target', _TARGETS[0])}`"
+            target = _label(cells.get("target"), labels, where, _NO_TARGET)
         if target == label and not targeted:
             target = None
         if target == label:
@@ -206,20 +215,22 @@ def _class_names(labels: LabelSet, given: str) -> str:
     )
 
 
-def _class(cell: Any, classes: Sequence[int], stored: ParquetImage) -> Any:
+def _class(cell: Any, classes: Sequence[int], where: str) -> Any:
     """Return the label index for a cell of a ClassLabel column.
 
     Cells that are no numbers stay as they are, and so does -1, which stands for an unknown label: `_label` checks them.
-    Raises StudyError for another number that is not the number of a class.
+    Raises StudyError, with the place `where`, for another number that is not the number of a class.
     """
     if not isinstance(cell, int) or isinstance(cell, bool) or cell == -1:
         return cell
     if not 0 <= cell < len(classes):
         raise StudyError(
             f"'{cell}' is not the number of a class",
-            where=str(stored),
+            where=where,
             accepted=f"0 to {len(classes) - 1}, the numbers of the classes that the file's metadata names",
-            todo="subtract 1 if the numbers count from 1, or correct the names of classes in the file's metadata",
+            todo="correct this number"
+            if cell < 0
+            else "subtract 1 if the numbers count from 1, or correct the names of classes in the file's metadata",
         )
     return classes[cell]
 
@@ -236,20 +247,29 @@ def _ids(rows: list[tuple[ParquetImage, dict[str, Any]]], *, with_column: bool) 
     return [f"{stored.path.stem}-{stored.row}" for stored, _ in rows]
 
 
-def _label(cell: Any, labels: LabelSet, stored: ParquetImage) -> int:
-    found = None
+def _label(cell: Any, labels: LabelSet, where: str, if_missing: str) -> int:
+    """Return the label index for a cell.
+
+    Raises StudyError, with the place `where`, for a cell that is no label. `if_missing` is what to do about an empty
+    cell, and about -1, which stands for an unknown label.
+    """
+    found, number = None, isinstance(cell, int) and not isinstance(cell, bool)
     if isinstance(cell, str):
         found = labels.find(cell)
-    elif isinstance(cell, int) and not isinstance(cell, bool) and 0 <= cell < len(labels):
+    elif number and 0 <= cell < len(labels):
         found = cell
     if found is None:
+        if cell is None or (number and cell == -1):
+            todo = if_missing
+        elif number and cell >= len(labels):
+            todo = "subtract 1 if the numbers count from 1, or correct `images: labels:`"
+        else:
+            todo = "correct this cell, or `images: labels:`"
         whose = "ImageNet" if labels.name == "imagenet" else "this study"
         raise StudyError(
             f"'{cell}' is not a label of {whose}",
-            where=str(stored),
+            where=where,
             accepted=labels.accepted,
-            todo="use a split that has labels; either all of its images have target labels, or none"
-            if cell in (None, -1)
-            else "subtract 1 if the labels count from 1, or correct `images: labels:`",
+            todo=todo,
         )
     return found

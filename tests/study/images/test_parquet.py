@@ -146,14 +146,14 @@ def test_a_number_that_is_no_class_is_named(tmp_path):
     ten = list(label_set("cifar10").labels)
     path = classed(tmp_path / "x.parquet", {"image": BYTES, "label": [*NUMBERS[:6], 12]}, label=ten)
     assert complaint(path) == (
-        f"'12' is not the number of a class\n  where:    {path}, row 6\n"
+        f"'12' is not the number of a class\n  where:    {path}, row 6, column `label`\n"
         "  accepted: 0 to 9, the numbers of the classes that the file's metadata names\n"
         "  to do:    subtract 1 if the numbers count from 1, or correct the names of classes in the file's metadata"
     )
     # The number 2 is no class of this file, although it is the number of a label.
     path = classed(tmp_path / "x.parquet", {"image": BYTES[:2], "label": [0, 2]}, label=["ship", "cat"])
     assert complaint(path).startswith(
-        f"'2' is not the number of a class\n  where:    {path}, row 1\n  accepted: 0 to 1,"
+        f"'2' is not the number of a class\n  where:    {path}, row 1, column `label`\n  accepted: 0 to 1,"
     )
     path = classed(tmp_path / "x.parquet", {"image": BYTES[:2], "label": [0, -1]}, label=ten)
     assert complaint(path).startswith("'-1' is not a label of this study")
@@ -162,6 +162,54 @@ def test_a_number_that_is_no_class_is_named(tmp_path):
     path = classed(tmp_path / "x.parquet", columns, label=ten, target=ten)
     assert complaint(path).startswith("'12' is not the number of a class")
     assert read(path, targets=False) == {"x-0": (0, None), "x-1": (1, None)}, "targets that nobody reads"
+
+
+NO_TARGET = "give every image a target label in this column, or none; or set `images: targets: random`"
+FROM_1 = "subtract 1 if the numbers count from 1, or correct `images: labels:`"
+
+
+@pytest.mark.parametrize(
+    ("columns", "what", "todo"),
+    [
+        ({"label": [0, -1]}, "'-1' is not a label of this study", "use a split that has labels"),
+        ({"label": [0, 10]}, "'10' is not a label of this study", FROM_1),
+        ({"label": [0, -2]}, "'-2' is not a label of this study", "correct this cell, or `images: labels:`"),
+        ({"label": ["cat", "cow"]}, "'cow' is not a label of this study", "correct this cell, or `images: labels:`"),
+        ({"label": [0, 1], "target": [3, -1]}, "'-1' is not a label of this study", NO_TARGET),
+        ({"label": [0, 1], "target": [3, None]}, "'None' is not a label of this study", NO_TARGET),
+        ({"label": [0, 1], "target": [3, 10]}, "'10' is not a label of this study", FROM_1),
+        ({"label": [0, 1], "target_label": [3, -1]}, "'-1' is not a label of this study", NO_TARGET),
+    ],
+)
+def test_a_bad_cell_is_named_with_its_column_and_advice_that_fits(tmp_path, columns, what, todo):
+    path = write(tmp_path / "x.parquet", {"image": BYTES[:2], **columns})
+    with pytest.raises(StudyError) as raised:
+        read(path)
+    assert (raised.value.what, raised.value.todo) == (what, todo)
+    assert raised.value.where == f"{path}, row 1, column `{list(columns)[-1]}`"
+    if list(columns)[-1] != "label":
+        # What the advice names works: the column of target labels is then not read.
+        images = ImageSet(parquet=str(path), labels="cifar10", size=8, fit="exact", targets="random")
+        assert len(candidates(images, 0)) == 2
+
+
+def test_a_file_without_the_column_of_targets_that_another_file_has(tmp_path):
+    write(tmp_path / "a.parquet", {"image": BYTES[:1], "label": [0], "target": [3]})
+    write(tmp_path / "b.parquet", {"image": BYTES[1:2], "label": [1]})
+    with pytest.raises(StudyError) as raised:
+        read(tmp_path)
+    assert raised.value.where == f"{tmp_path / 'b.parquet'}, row 0, column `target`"
+    assert raised.value.todo == NO_TARGET
+
+
+def test_no_negative_number_of_a_class_counts_from_1(tmp_path):
+    ten = list(label_set("cifar10").labels)
+    path = classed(tmp_path / "x.parquet", {"image": BYTES[:2], "label": [0, -2]}, label=ten)
+    assert complaint(path) == (
+        f"'-2' is not the number of a class\n  where:    {path}, row 1, column `label`\n"
+        "  accepted: 0 to 9, the numbers of the classes that the file's metadata names\n"
+        "  to do:    correct this number"
+    )
 
 
 def test_the_accepted_names_of_classes_and_columns_are_all_of_them(tmp_path):
