@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,8 +31,11 @@ Answer = TypeVar("Answer")
 SAMPLE = "foolbox"
 OWN = "preset"
 """An answer to the question for the budget. With this answer, each preset keeps its budget."""
+_BUDGETS = f"epsilon in pixel values 0..255, e.g. 8 or 8/255, or `{OWN}` to keep each preset's budget"
+_LENGTH = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]+)?(\s*/\s*255)?")
+"""An epsilon as a number, or as a fraction of 255."""
 _SHOWN = 60
-_SAMPLES, _MOST_IMAGES = 20, 10**9
+_SAMPLES, _MOST_IMAGES, _WHITE = 20, 10**9, 255
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,7 @@ class _Questions:
                     todo="leave out --epsilon, or name such an attack with --attack",
                 )
             return known
-        question = "budget: epsilon in pixel values 0..255, e.g. 8 or 8/255, or `preset` to keep each preset's budget"
-        epsilon = self._answer(question, options.epsilon, OWN, lambda answer: self._epsilon(answer, known))
+        epsilon = self._answer(f"budget: {_BUDGETS}", options.epsilon, OWN, lambda answer: self._epsilon(answer, known))
         return replace(known, epsilon=epsilon)
 
     def _answer(self, question: str, given: str | None, default: str, check: Callable[[str], Answer]) -> Answer:
@@ -176,7 +179,14 @@ class _Questions:
                 accepted=f"a folder of images; `FOLDER, LIST.csv`; or {SAMPLE}",
             )
         file = self._resolved(chosen, "--images")
-        found = len(candidates(file.spec.images, file.spec.seed))
+        try:
+            found = len(candidates(file.spec.images, file.spec.seed))
+        except StudyError as error:
+            error.where = error.where or "--images"
+            if error.todo is not None and "`images: " in error.todo:
+                # The file with this key is not written yet.
+                error.todo = f"name another folder or `FOLDER, LIST.csv`, or {SAMPLE}; or correct the files there"
+            raise
         if not found:
             raise StudyError(f"{folder} holds no images", where="--images", accepted="JPEG, PNG and similar files")
         return chosen, found
@@ -202,8 +212,15 @@ class _Questions:
         return references
 
     def _epsilon(self, answer: str, known: InitOptions) -> str | None:
+        """Return the epsilon that `answer` names; None if each preset keeps its budget.
+
+        Raises StudyError for everything else, since the epsilon becomes a part of the YAML text of the spec.
+        """
+        answer = answer.strip()
         if answer == OWN:
             return None
+        if not _LENGTH.fullmatch(answer) or not 0 < float(answer.partition("/")[0]) <= _WHITE:
+            raise StudyError(f"'{answer}' is not a possible epsilon", where="--epsilon", accepted=_BUDGETS)
         self._resolved(replace(known, epsilon=answer), "--epsilon")
         return answer
 

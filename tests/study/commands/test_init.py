@@ -112,6 +112,39 @@ def test_an_epsilon_that_no_attack_can_have_is_refused(tmp_path, epsilon):
     assert load(tmp_path / "x.yaml").spec.attacks["optimization"].budget.kind == "none"
 
 
+@pytest.mark.parametrize("epsilon", ["", "null", "8, steps: 3", "0", "256", "-8", "nan", "1e1", "8/256", "[2, 4]"])
+def test_an_epsilon_is_one_length_and_nothing_else(tmp_path, epsilon):
+    given = InitOptions(models=("resnet50",), attacks=("mi",), epsilon=epsilon)
+    with pytest.raises(StudyError) as error:
+        write_spec(tmp_path / "x.yaml", given, lambda line: None, None)
+    assert str(error.value) == (
+        f"'{epsilon}' is not a possible epsilon\n"
+        "  where:    --epsilon\n"
+        "  accepted: epsilon in pixel values 0..255, e.g. 8 or 8/255, or `preset` to keep each preset's budget"
+    )
+    assert not (tmp_path / "x.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "length"),
+    [("8", 8), ("8.5", 8.5), (" 8 / 255 ", 8), ("0.5/255", 0.5), ("255", 255), ("preset", 16)],
+)
+def test_forms_of_an_epsilon(tmp_path, epsilon, length):
+    given = InitOptions(models=("resnet50",), attacks=("mi",), epsilon=epsilon)
+    write_spec(tmp_path / "x.yaml", given, lambda line: None, None)
+    assert load(tmp_path / "x.yaml").spec.attacks["mi"].budget.epsilon == length
+
+
+def test_an_empty_folder_of_images_is_an_error_of_its_option(tmp_path):
+    (tmp_path / "em").mkdir()
+    given = InitOptions(images=str(tmp_path / "em"), models=("resnet50",), attacks=("mi",))
+    with pytest.raises(StudyError) as error:
+        write_spec(tmp_path / "x.yaml", given, lambda line: None, None)
+    assert error.value.what == f"the folder {tmp_path / 'em'} has no images in folders that are named by labels"
+    assert error.value.where == "--images"
+    assert error.value.todo == "name another folder or `FOLDER, LIST.csv`, or foolbox; or correct the files there"
+
+
 @pytest.mark.parametrize(
     ("wrong", "where"),
     [
