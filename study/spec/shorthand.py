@@ -89,4 +89,5 @@ def any_of(*schemas: Json) -> dict[str, Any]:
 
 
 def _listed(given: Any) -> Any:
-    return [given] if isinstance(given, str | int | float) else given
+    # Nothing counts as an item too: an error is then about the item, which says more than that a list is needed.
+    return [given] if given is None or isinstance(given, str | int | float) else given

@@ -62,7 +62,7 @@ def _in_fitting_branches(found: list[ErrorDetails], document: Document) -> list[
     In a union, pydantic reports an error for each branch. If one branch accepts the kind of a value, the errors of this
     branch say what is wrong inside the value, and those of the other branches say nothing.
     """
-    placed = [(one, _place(one, document)) for one in found]
+    placed = [(one, _place(one, document)) for one in found if not _of_wrong_items(one)]
 
     def fits(place: Place) -> bool:
         """Whether another branch accepts the kind of the value at `place`."""
@@ -71,6 +71,17 @@ def _in_fitting_branches(found: list[ErrorDetails], document: Document) -> list[
         )
 
     return [one for one, place in placed if not (_of_wrong_kind(one) and fits(place))]
+
+
+def _of_wrong_items(detail: ErrorDetails) -> bool:
+    """Whether an error says that a list is too short, although it is not: pydantic does not count its wrong items.
+
+    Each of these items has an error of its own.
+    """
+    given = detail["input"]
+    return (
+        detail["type"] == "too_short" and isinstance(given, list | tuple) and len(given) >= detail["ctx"]["min_length"]
+    )
 
 
 def _of_wrong_kind(detail: ErrorDetails) -> bool:

@@ -55,6 +55,28 @@ def test_lengths(attack, where, what, accepted):
     assert error.where == f"spec, line 5, attacks.mi{where}"
 
 
+@pytest.mark.parametrize(
+    ("goal", "what", "todo"),
+    [
+        ("null", "'goal' cannot be None", None),
+        ("x", "'goal' cannot be 'x'", None),
+        ("3", "'goal' cannot be 3", None),
+        ("[x]", "'goal[0]' cannot be 'x'", None),
+        ("[null]", "'goal[0]' cannot be None", None),
+        ("[x, y]", "'goal[0]' cannot be 'x'", "fix this; 1 more error follows"),
+    ],
+)
+def test_a_wrong_item_is_no_error_about_the_list(goal, what, todo):
+    """The message names the items that are accepted, and neither a list nor its size."""
+    error = refused(experiment=f", goal: {goal}")
+    assert (error.what, error.accepted, error.todo) == (what, "untargeted or targeted", todo)
+
+
+def test_an_empty_list_is_too_short():
+    error = refused(experiment=", goal: []")
+    assert (error.what, error.accepted) == ("'goal' cannot be []", "at least one entry")
+
+
 def test_ranks_of_target_labels():
     error = refused(images=", targets: {rnk: 3}")
     assert (error.what, error.accepted) == ("there is no key 'rnk' here", "rank (the nearest), by")
