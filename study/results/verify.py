@@ -52,7 +52,7 @@ class VerificationReport:
         run: The address of the run.
         parts, rows, units: Numbers of parts (Parquet files), of rows, and of units with rows. A unit is one attack run
             on one shard of images.
-        pairs: Number of (unit, target) pairs with rows.
+        pairs: Number of (unit, target) pairs with rows. If there is a plan, only pairs of the plan count.
         expected: Number of (unit, target) pairs of the plan; None if there is no plan.
         probes: Number of probe units (one geometry probe on one shard) with rows.
         probes_expected: Number of probe units of the plan; None if the spec has no probes.
@@ -310,7 +310,10 @@ def _count(rows: pl.LazyFrame, report: VerificationReport) -> None:
 
 
 def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) -> None:
-    """Report the (unit, target) pairs of the plan that lack rows. Add a note if rows are not in the plan."""
+    """Count the (unit, target) pairs of the plan, and report those that lack rows.
+
+    Adds a note to the report if rows are not in the plan.
+    """
     left: dict[tuple[str, str], int] = {}
     if rows is not None:
         found = rows.group_by("unit", "target").len().collect()
@@ -328,6 +331,7 @@ def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) ->
                     missing.append(f"unit {unit}, target {target}")
                 elif count < expected:
                     short.append(f"unit {unit}, target {target}: {count} of {expected} rows")
+    report.pairs = plan.pairs - len(missing)
     if missing:
         report.add("incomplete", f"{len(missing)} of {plan.pairs} (unit, target) pairs have no rows",
                    f"such as {missing[0]}", "launch the study again to run the missing pairs")  # fmt: skip
@@ -338,4 +342,5 @@ def _cells(plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) ->
     if left:
         unit, target = min(left)
         report.add("note", f"{_rows(sum(left.values()))} a unit or target that is not in the plan of the present spec",
-                   f"unit {unit}, target {target}", "nothing: an earlier spec asked for them")  # fmt: skip
+                   f"unit {unit}, target {target}", "nothing: an earlier spec asked for them, or an earlier version "
+                   "of an attack wrote them (then a launch runs their units again)")  # fmt: skip

@@ -142,6 +142,21 @@ def test_rows_of_an_earlier_spec_are_noted(run):
         "note",
         "2 rows have a unit or target that is not in the plan of the present spec",
     )
+    assert note.todo == (
+        "nothing: an earlier spec asked for them, or an earlier version of an attack wrote them (then a launch runs "
+        "their units again)"
+    )
+    assert (report.units, report.pairs, report.expected) == (3, 4, 4)
+
+
+def test_rows_outside_the_plan_do_not_stand_for_missing_pairs(door, run):
+    rewrite(run, lambda rows: rows.with_columns(unit=pl.lit("of.an.earlier.version")))
+    status, printed, _ = door("verify", run)
+    assert status == 1
+    assert "2 parts, 4 rows, 2 units, 2 of 4 (unit, target) pairs" in printed
+    assert "incomplete: 2 of 4 (unit, target) pairs have no rows" in printed
+    found = json.loads(door("verify", run, "--json")[1])
+    assert (found["pairs"], found["expected"]) == (2, 4)
 
 
 def test_the_command(door, run):
