@@ -29,18 +29,22 @@ def print_verification(run: str, console: Console, *, as_json: bool) -> int:
 
 def lines(report: VerificationReport) -> list[str]:
     """Return the report as lines of text: counts, then each problem with its place and what to do, then the verdict."""
-    there = "" if report.expected is None else f"{report.pairs:,} of "
-    pairs = report.pairs if report.expected is None else report.expected
-    shown = f"{there}{counted(pairs, '(unit, target) pair')}"
     probes = ""
     if report.probes_expected is not None:
         probes = f", {report.probes:,} of {counted(report.probes_expected, 'probe unit')}"
-    counts = ", ".join(
-        counted(number, what) for number, what in ((report.parts, "part"), (report.rows, "row"), (report.units, "unit"))
-    )
-    text = [f"{report.run}: {counts}, {shown}{probes}"]
+    text = [f"{report.run}: {counted(report.parts, 'part')}, {_rows(report)}{probes}"]
     for finding in report.findings:
         text += [f"{finding.kind}: {finding.what}", f"  where: {finding.where}", f"  to do: {finding.todo}"]
     kinds = {finding.kind for finding in report.findings} - {"note"}
     text.append(" and ".join(sorted(kinds)) if kinds else "complete and undamaged")
     return text
+
+
+def _rows(report: VerificationReport) -> str:
+    """Return the numbers of rows, of units and of (unit, target) pairs as text, or that they were not counted."""
+    if report.rows is None or report.units is None or report.pairs is None:
+        return "rows were not counted"
+    there = "" if report.expected is None else f"{report.pairs:,} of "
+    pairs = report.pairs if report.expected is None else report.expected
+    rows, units = counted(report.rows, "row"), counted(report.units, "unit")
+    return f"{rows}, {units}, {there}{counted(pairs, '(unit, target) pair')}"

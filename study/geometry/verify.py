@@ -21,6 +21,7 @@ from study.storage.paths import StoragePath
 from study.storage.run_folder import RunFolder
 
 _MOVE = integrity.advice("geometry")
+_RESTORE = "restore spec.yaml and models.json from a backup, or launch into a new folder with --output"
 
 
 def check(report: VerificationReport) -> None:
@@ -38,13 +39,16 @@ def check(report: VerificationReport) -> None:
     if not spec.geometry or selected is None:
         return
     units = {name: _units(folder, name, probe.probe, report) for name, probe in spec.geometry.items()}
+    there = {one for found in units.values() for one in found}
     try:
         plan = GeometryPlan(spec, {name: one["digest"] for name, one in selected.models.items()}, selected.shards)
     except (StudyError, KeyError) as error:
-        report.add("damaged", f"probes cannot be planned: {first_line(error)}", folder.path, _MOVE)
+        where, todo = (error.where, error.todo) if isinstance(error, StudyError) else (None, None)
+        problem = f"probes cannot be planned: {first_line(error)}"
+        report.add("damaged", problem, f"{folder.spec}: {where}" if where else folder.path, todo or _RESTORE)
+        report.probes = len(there)
         return
     wanted = [unit.id for unit in plan.units()]
-    there = {one for found in units.values() for one in found}
     report.probes, report.probes_expected = len(there & set(wanted)), len(wanted)
     missing = [one for one in wanted if one not in there]
     if missing:

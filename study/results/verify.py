@@ -51,7 +51,8 @@ class VerificationReport:
     Attributes:
         run: The address of the run.
         parts, rows, units: Numbers of parts (Parquet files), of rows, and of units with rows. A unit is one attack run
-            on one shard of images.
+            on one shard of images. Rows, units and pairs are None if they were not counted, because the journal of a
+            compaction is damaged.
         pairs: Number of (unit, target) pairs with rows. If there is a plan, only pairs of the plan count.
         expected: Number of (unit, target) pairs of the plan; None if there is no plan.
         probes: Number of probe units (one geometry probe on one shard) with rows.
@@ -61,9 +62,9 @@ class VerificationReport:
 
     run: str
     parts: int = 0
-    rows: int = 0
-    units: int = 0
-    pairs: int = 0
+    rows: int | None = 0
+    units: int | None = 0
+    pairs: int | None = 0
     expected: int | None = None
     probes: int = 0
     probes_expected: int | None = None
@@ -92,6 +93,8 @@ def verify(run: str | StoragePath) -> VerificationReport:
     if not (folder.results.is_dir() or folder.spec.is_file()):
         raise no_run(folder.path, f"{folder.path} is not a run folder")
     counting = _journal(folder, report)
+    if not counting:
+        report.rows = report.units = report.pairs = None
     if not folder.begun and not part_file.list_parts(folder.results):
         report.add("incomplete", "the launch of this run has not selected images yet", folder.path,
                    "launch the study again")  # fmt: skip

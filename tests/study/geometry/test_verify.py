@@ -7,6 +7,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from study.storage import part_file
 from tests.conftest import TINY, run_here
@@ -92,3 +93,19 @@ def test_columns_of_another_probe(door, run):
     assert status == 1
     assert {"damaged", "incomplete"} <= found
     assert "the file's columns are not those of a" in printed
+
+
+def test_a_probe_of_an_image_that_is_not_selected(door, run):
+    spec = yaml.safe_load((run / "spec.yaml").read_text())
+    spec["geometry"]["line"]["images"] = ["nope"]
+    (run / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    status, printed, _ = door("verify", run, "--json")
+    found = json.loads(printed)
+    assert status == 1
+    assert (found["probes"], found["probes_expected"]) == (4, None)
+    assert {
+        "kind": "damaged",
+        "what": "probes cannot be planned: the image 'nope' is not selected",
+        "where": f"{run / 'spec.yaml'}: geometry.line.images",
+        "todo": "name another image, or relax images.keep or images.count",
+    } in found["findings"]
