@@ -14,8 +14,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from rich.console import Console
 
+from study.errors import StudyError, first_line
 from study.geometry import store as probe_store
 from study.geometry.plan import GeometryPlan
+from study.images.selection import Selection
 from study.planning import resume
 from study.planning.plan import Plan
 from study.process.output import reader_has_gone
@@ -105,7 +107,7 @@ def print_status(
 def status(folder: RunFolder) -> dict[str, Any]:
     """Return the state of a run as a dict.
 
-    Raises StudyError if there is no run, or if a probe of its spec does not fit its selected images.
+    Raises StudyError if there is no run, or if its spec, its selected images or a part of its rows is damaged.
 
     Keys:
 
@@ -115,6 +117,8 @@ def status(folder: RunFolder) -> dict[str, Any]:
     - `experiments`: for each experiment and each probe, the number of finished units (`done`) and of all units
       (`units`), counted from the rows. While a launch runs attacks or probes, these are the numbers of the launch, for
       each experiment or each probe.
+    - `not_counted`: a message for each kind of result that cannot be counted: probes, which are then not in
+      `experiments`, or kept images, without which a unit with all its rows is counted as finished.
     - `failures`: the number of failures in failures.json, which a launch rewrites, except if a signal stops it.
     - `left_alone`: a message about ignored files in the folder of the Parquet files; None if there are none.
     """
@@ -123,12 +127,13 @@ def status(folder: RunFolder) -> dict[str, Any]:
     if launch is None and not folder.begun and not folder.results.is_dir():
         raise no_run(folder.path, f"{folder.path} is not a run folder")
     found: dict[str, Any] = {"folder": str(folder.path), "running": running, "launch": launch, "experiments": {}}
+    found["not_counted"] = []
     if running and launch is not None and launch["phase"] == "crafting":
         found["experiments"] = {
             name: {"done": launch["done"].get(name, 0), "units": units} for name, units in launch["totals"].items()
         }
     elif folder.begun:
-        found["experiments"] = _counted(folder)
+        found["experiments"], found["not_counted"] = _counted(folder)
     found["failures"] = len(failures_of_last_launch(folder))
     others = part_file.list_strays(folder.results)
     found["left_alone"] = part_file.describe_strays(others) if others else None
@@ -169,25 +174,44 @@ def _age(launch: dict[str, Any]) -> float:
     return (datetime.now().astimezone() - datetime.fromisoformat(launch["written"])).total_seconds()
 
 
-def _counted(folder: RunFolder) -> dict[str, dict[str, int]]:
-    """Return the number of finished units and of all units of each experiment, and of each probe.
+def _counted(folder: RunFolder) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Return the number of finished units and of all units of each experiment and probe, and what is not counted.
 
     A finished unit has all its rows and, if the run keeps images, its images.
     """
+    not_counted: list[str] = []
     selection = resume.selected(folder)
     assert selection is not None, "a run that has begun has selected its images"
     digests = {name: model["digest"] for name, model in selection.models.items()}
     plan = Plan(resume.spec_of(folder), digests, selection.shards)
-    found = {name: {"done": 0, "units": 0} for name in (*plan.spec.experiments, *plan.spec.geometry)}
+    kept: set[str] | None = None
+    try:
+        kept = KeptImages(folder).units
+    except StudyError as error:
+        not_counted.append(f"kept images are not counted: {first_line(error)}")
+    found = {name: {"done": 0, "units": 0} for name in plan.spec.experiments}
     for craft in plan.crafts.values():
         for name in craft.experiments:
             found[name]["units"] += len(plan.shards)
             found[name]["done"] += len(plan.shards)
-    for unit in plan.units(scanning.done(folder.path), kept=KeptImages(folder).units):
+    for unit in plan.units(scanning.done(folder.path), kept=kept):
         for name in unit.craft.experiments:
             found[name]["done"] -= 1
+    try:
+        found |= _counted_probes(folder, plan, selection)
+    except StudyError as error:
+        not_counted.append(f"probes are not counted: {first_line(error)}")
+    return found, not_counted
+
+
+def _counted_probes(folder: RunFolder, plan: Plan, selection: Selection) -> dict[str, dict[str, int]]:
+    """Return the number of finished units and of all units of each probe.
+
+    Raises StudyError if a probe does not fit the selected images, or if a part of its rows is damaged.
+    """
+    found = {name: {"done": 0, "units": 0} for name in plan.spec.geometry}
     finished = probe_store.done(folder.path, plan.spec.geometry)
-    for probe in GeometryPlan(plan.spec, digests, selection.shards).units():
+    for probe in GeometryPlan(plan.spec, plan.digests, selection.shards).units():
         found[probe.name]["units"] += 1
         found[probe.name]["done"] += probe.id in finished[probe.name]
     return found
@@ -199,6 +223,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{found['folder']}: {_state(found, done, units)}"]
     width = max((len(name) for name in counts), default=0)
     lines += [f"  {name:<{width}}  {one['done']:,}/{one['units']:,} units" for name, one in counts.items()]
+    lines += [f"  {problem}" for problem in found["not_counted"]]
     if found["running"]:
         lines += _running(launch)
     if found["left_alone"]:
@@ -217,10 +242,12 @@ def _state(found: dict[str, Any], done: int, units: int) -> str:
         where = f"process {launch['process']} on {launch['host']}"
         known = share if units and launch["phase"] == "crafting" else _phase(launch)
         return f"running ({where}), {known}, {duration(launch['seconds'])}"
-    if units and done >= units:
+    if units and done >= units and not found["not_counted"]:
         return f"complete, {counted(units, 'unit')}"
     if launch is not None and not launch["ended"]:
         return f"ended unexpectedly after {duration(launch['seconds'])}, {share}; launch the study again to continue"
+    if found["not_counted"]:
+        return f"not fully counted, {share}; check it: study verify {found['folder']}"
     return f"incomplete, {share}; launch the study again to continue"
 
 

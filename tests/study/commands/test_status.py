@@ -13,6 +13,7 @@ import sys
 from datetime import datetime, timedelta
 
 import pytest
+import yaml
 from rich.console import Console
 
 from study.commands.status import StatusOptions, print_status
@@ -118,6 +119,50 @@ def test_a_unit_without_its_kept_images_is_unfinished(probed):
     part, _ = sorted((probed / "kept").rglob("*.parquet"))
     part.unlink()
     assert f"{probed}: incomplete, 80 % of 5 units done" in printed(probed)
+
+
+def break_spec(run):
+    spec = yaml.safe_load((run / "spec.yaml").read_text())
+    spec["geometry"]["flat"]["images"] = ["nope"]
+    (run / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    return "probes are not counted: the image 'nope' is not selected"
+
+
+def break_probe(run):
+    part = next((run / "geometry" / "line").glob("*.parquet"))
+    part.write_bytes(b"PAR1")
+    return "probes are not counted: a part is damaged: it cannot be read: "
+
+
+def break_kept(run):
+    part = next((run / "kept").glob("*.parquet"))
+    part.write_bytes(b"PAR1")
+    return f"kept images are not counted: the kept images in {part.name} are damaged: "
+
+
+@pytest.mark.parametrize("damage", [break_spec, break_probe, break_kept])
+def test_what_cannot_be_counted_is_told_and_the_rest_is_counted(door, probed, damage):
+    problem = damage(probed)
+    rewrite(probed, ended=True, status=2, error="the disk is full")
+    status, out, _ = door("status", probed)
+    assert status == 0
+    probes = ["  line  2/2 units", "  flat  1/1 units"] if damage is break_kept else []
+    units = 5 if probes else 2
+    experiment = "  all   2/2 units" if probes else "  all  2/2 units"
+    lines = out.splitlines()
+    (told,) = [line for line in lines if line.startswith(f"  {problem}")]
+    assert lines == [
+        f"{probed}: not fully counted, 100 % of {units} units done; check it: study verify {probed}",
+        experiment,
+        *probes,
+        told,
+        "  the last launch failed:",
+        "    the disk is full",
+    ]
+    found = json.loads(door("status", probed, "--json")[1])
+    assert found["experiments"]["all"] == {"done": 2, "units": 2}
+    assert found["not_counted"] == [told.strip()]
+    assert door("verify", probed)[0] == 1
 
 
 def test_a_run_at_work_here(run):
