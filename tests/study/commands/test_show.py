@@ -6,6 +6,7 @@ import io
 import shutil
 
 import pytest
+import yaml
 from rich.console import Console
 
 from study.commands.show import print_run
@@ -40,3 +41,12 @@ def test_a_run_without_rows(small, shown, tmp_path):
     shutil.rmtree(tmp_path / "run" / "results")
     for visible in (True, False):
         assert shown(tmp_path / "run", visible=visible) == f"{tmp_path / 'run'} has no rows yet\n"
+
+
+def test_rows_of_an_earlier_spec_have_no_table(finished, shown, tmp_path):
+    run = shutil.copytree(finished(MINIMAL), tmp_path / "run")
+    spec = yaml.safe_load((run / "spec.yaml").read_text())
+    spec["experiments"]["all"]["sources"] = {"each": ["b"]}
+    (run / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    for visible in (True, False):
+        assert shown(run, visible=visible) == f"{run} has no rows yet\n"
