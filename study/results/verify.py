@@ -122,6 +122,7 @@ def verify(run: str | StoragePath) -> VerificationReport:
                 report.add("damaged", f"{_rows(count)} {problem}", row, todo)
     if plan is not None:
         _cells(plan, rows, report)
+        _without_images(folder, plan, rows, report)
     return report
 
 
@@ -241,6 +242,21 @@ def _kept(folder: RunFolder, rows: pl.LazyFrame | None, report: VerificationRepo
             f"move the part out of kept/, move the parts with rows of its units out of results/ ({names}), and launch "
             "the study again: these units run again",
         )
+
+
+def _without_images(folder: RunFolder, plan: Plan, rows: pl.LazyFrame | None, report: VerificationReport) -> None:
+    """Report the units that have all their rows, but no kept images, if the run keeps images."""
+    if rows is None or not plan.spec.run.keep_images:
+        return
+    finished: dict[str, set[str]] = {}
+    for unit, target in rows.select("unit", "target").unique().collect().iter_rows():
+        finished.setdefault(unit, set()).add(target)
+    kept = {unit for part in part_file.list_parts(folder.kept) for unit in kept_images.units_in(part)}
+    lacking = [unit.id for unit in plan.units(finished, kept=kept) if not unit.targets]
+    if lacking:
+        units = "1 unit has all its rows" if len(lacking) == 1 else f"{len(lacking)} units have all their rows"
+        report.add("incomplete", f"{units}, but no kept images", f"such as unit {lacking[0]}",
+                   "launch the study again to make these images")  # fmt: skip
 
 
 def _plan(folder: RunFolder, report: VerificationReport) -> tuple[Spec | None, Plan | None, Selection | None]:

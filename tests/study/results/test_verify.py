@@ -11,11 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.errors import StudyError
+from study.results import kept_images
 from study.results.schema import SCHEMA_VERSION
 from study.results.verify import verify
 from study.results.writer import encode_part
 from study.storage import part_file
 from study.storage.run_folder import RunFolder
+from tests.study.conftest import SMALL
+
+KEEPING = SMALL.replace("flush_seconds: 0", "flush_seconds: 0, keep_images: true")
 
 
 @pytest.fixture
@@ -197,6 +201,27 @@ def test_a_damaged_journal_is_reported(door, run):
         str(run / "spec.yaml"),
         str(run / "spec.yaml"),
     ]
+
+
+def test_units_without_their_kept_images_are_incomplete(finished, door, tmp_path):
+    run = shutil.copytree(finished(KEEPING), tmp_path / "run")
+    assert verify(run).findings == []
+    (first, second) = sorted((run / "kept").iterdir())
+    units = kept_images.units_in(first)
+    first.unlink()
+    (found,) = verify(run).findings
+    assert (found.kind, found.what, found.where, found.todo) == (
+        "incomplete",
+        "1 unit has all its rows, but no kept images",
+        f"such as unit {units[0]}",
+        "launch the study again to make these images",
+    )
+    second.unlink()
+    assert [one.what for one in verify(run).findings] == ["2 units have all their rows, but no kept images"]
+    assert door("verify", run)[0] == 1
+    for part in parts(run):
+        part.unlink()
+    assert [one.what for one in verify(run).findings] == ["4 of 4 (unit, target) pairs have no rows"]
 
 
 def test_a_launch_repairs_a_damaged_run(run, small, spec_file):
