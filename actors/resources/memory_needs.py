@@ -14,6 +14,7 @@ from study.geometry.plan import models_of
 from study.models.reference import Model
 from study.reproducibility import numerics
 from study.spec.schema import Spec
+from study.terminal.screen import counted
 
 if TYPE_CHECKING:
     from study.attacks.loop import Engine
@@ -75,8 +76,8 @@ class Needs:
             return "nothing"
         most = max(self.calls)
         return (
-            f"{most.what}, {most.images} image{'s' * (most.images != 1)} at a time: {_mib(most.parameters)} of "
-            f"parameters, {_mib(most.peak - most.parameters)} for a pass"
+            f"{most.what}, {counted(most.images, 'image')} at a time: {_mib(most.parameters)} of parameters, "
+            f"{_mib(most.peak - most.parameters)} for a pass"
         )
 
 

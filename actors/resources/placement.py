@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from actors.resources.memory_needs import Needs
 from study.errors import StudyError
 from study.spec.run_options import DeviceChoice
+from study.terminal.screen import counted
 
 Role = str
 """The role of an actor: `worker`, or `service <name>`. Each remote service has only one actor, which limits the rate of
@@ -241,7 +242,7 @@ def remarks(machines: Sequence[Machine], pool: WorkerPool) -> list[str]:
     small = [one for one in machines if one.gpus >= 1 and one not in used]
     sizes = sorted({one.gpu_memory for one in used if one.gpu_memory is not None})
     lines = [
-        f"{_counted(int(one.gpus), 'GPU')} of {one.host or 'a machine'} not used: a worker needs "
+        f"{counted(int(one.gpus), 'GPU')} of {one.host or 'a machine'} not used: a worker needs "
         f"{gib(pool.resources.gpu_memory)}, but a GPU there has only {gib(one.gpu_memory or 0)}"
         for one in small
     ]
@@ -268,11 +269,11 @@ def _on_cores(
     resources = ResourceRequest(options.threads, 0, math.ceil(least / _USABLE))
     cores = sum(machine.cpus for machine in machines)
     by_cores = fitting_workers(machines, ResourceRequest(options.threads, 0))
-    threads = _counted(options.threads, "thread")
+    threads = counted(options.threads, "thread")
     if not by_cores:
         raise StudyError(
-            f"a worker with {threads} needs {_counted(options.threads, 'core')} of one machine, but no machine has "
-            f"that many: there {'is' if len(machines) == 1 else 'are'} {_counted(len(machines), 'machine')}, cores in "
+            f"a worker with {threads} needs {counted(options.threads, 'core')} of one machine, but no machine has "
+            f"that many: there {'is' if len(machines) == 1 else 'are'} {counted(len(machines), 'machine')}, cores in "
             f"total: {cores:g}",
             todo="lower numerics.threads, or give --address of another cluster",
         )
@@ -337,7 +338,7 @@ def _on_gpus(
         if together == options.per_gpu:
             raise StudyError(
                 f"{options.workers} workers do not fit: run.actors_per_gpu is {together}, and the machines have "
-                f"{_counted(gpus, 'GPU')}",
+                f"{counted(gpus, 'GPU')}",
                 accepted=f"run.actors up to {together * gpus}, with {together} on each GPU",
                 todo="lower run.actors, raise run.actors_per_gpu, or give --address of a larger cluster",
             )
@@ -381,20 +382,15 @@ def not_up(machines: Sequence[Machine], pool: WorkerPool, missing: int, seconds:
     """Return the error for `missing` actors of a pool that did not start within `seconds`."""
     cpus, gpus = sum(one.cpus for one in machines), sum(one.gpus for one in machines)
     resources = pool.resources
-    each = (_counted(resources.gpus, "GPU") if resources.gpus else _counted(resources.cpus, "core")) + (
+    each = (counted(resources.gpus, "GPU") if resources.gpus else counted(resources.cpus, "core")) + (
         f" and {gib(resources.memory)}" if resources.memory else ""
     )
     return StudyError(
         f"{missing} of {len(pool.roles)} actors did not start within {seconds:g} s",
-        accepted=f"free resources for every worker: a worker needs {each}; the cluster has {_counted(cpus, 'core')} "
-        f"and {_counted(gpus, 'GPU')} in all, and some may be in use",
+        accepted=f"free resources for every worker: a worker needs {each}; the cluster has {counted(cpus, 'core')} "
+        f"and {counted(gpus, 'GPU')} in all, and some may be in use",
         todo="lower run.actors, raise run.start_seconds, or use another cluster",
     )
-
-
-def _counted(number: float, one: str) -> str:
-    """Return a number with its noun: `1 core`, `2 cores`, `0.5 GPUs`."""
-    return f"{number:g} {one}{'s' * (number != 1)}"
 
 
 def gib(size: float) -> str:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -90,8 +91,6 @@ class Views:
         """Return what all copies of `image` have in common, for the view at this place of the list."""
         if type(view).of_all_copies is View.of_all_copies:
             return None
-        import torch
-
         with torch.no_grad():
             if not image.is_leaf:
                 # Another view has made this image for one copy only. Keeping it would keep its autograd graph.

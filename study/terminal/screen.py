@@ -57,9 +57,10 @@ def amount(number: float) -> str:
     return f"{number:.1f}" if number >= 1 else f"{number:.2f}"
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """Return a count with its noun: `1 unit`, `3 units`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def counted(number: float, one: str, many: str | None = None) -> str:
+    """Return a count with its noun: `1 unit`, `3 units`, `0.5 GPUs`. A whole float has no decimal places."""
+    digits = f"{number:,}" if isinstance(number, int) else f"{number:,g}"
+    return f"{digits} {one if number == 1 else many or one + 's'}"
 
 
 def _head(state: RunState, width: int) -> Text:

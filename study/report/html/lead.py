@@ -23,6 +23,7 @@ from study.report.wording import (
     visibility_numbers,
 )
 from study.spec.schema import Spec
+from study.terminal.screen import counted
 
 _SEEN_HEAD = VISIBILITY_HEAD[1:]
 _MOST_NAMED = 8
@@ -79,15 +80,15 @@ def _asked(data: ReportData) -> str:
     targets = list(dict.fromkeys(name for one in experiments for name in spec.targets(one)))
     sets = list(dict.fromkeys(each for one in experiments for each in spec.source_sets(one)))
     goals = dict.fromkeys(goal for one in experiments for goal in one.goal)
-    made = _counted(len(sets), "source model") if all(len(one) == 1 for one in sets) else _counted(
+    made = counted(len(sets), "source model") if all(len(one) == 1 for one in sets) else counted(
         len(sets), "set of source models", "sets of source models"
     )  # fmt: skip
     kind = IMAGE_KINDS.get(str(spec.images.labels), f"{len(spec.labels)}-class")
     right = correct_when_clean(spec, data.finished.selection.shards)
     rule = ", including images that models misclassify when clean" if right is None else f" {right}"
     return (
-        f"How well do adversarial images of {_counted(len(attacks), 'attack')} ({_listed(attacks)}), made on {made}, "
-        f"fool {_counted(len(targets), 'target model')}? {data.finished.selected:,} {kind} images of "
+        f"How well do adversarial images of {counted(len(attacks), 'attack')} ({_listed(attacks)}), made on {made}, "
+        f"fool {counted(len(targets), 'target model')}? {data.finished.selected:,} {kind} images of "
         f"{spec.images.size} x {spec.images.size} pixels{rule}; {' and '.join(goals)}{_budgets(spec, attacks)}."
     )
 
@@ -214,10 +215,6 @@ def _behind(one: Mapping[str, Any]) -> TableCell:
 
 def _chance(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
-def _counted(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _listed(given: Iterable[str]) -> str:
