@@ -51,6 +51,16 @@ class _Kind:
     std: NDArray[np.float64] | None
 
 
+def check_statistics(mean: Statistic | None, std: Statistic | None) -> None:
+    """Raise StudyError if only one of the mean and the standard deviation of a model's images is given."""
+    if (mean is None) != (std is None):
+        raise StudyError(
+            "mean= and std= belong together, and only one of them is given",
+            where="images",
+            accepted="both for a model of normalised images, or neither",
+        )
+
+
 def to_pixels(
     images: Images, *, mean: Statistic | None = None, std: Statistic | None = None
 ) -> tuple[PixelValues, Restore]:
@@ -74,8 +84,7 @@ def to_pixels(
     _check_type(images)
     _check_shape(tuple(images.shape))
     dtype = str(images.dtype).removeprefix("torch.")
-    if (mean is None) != (std is None):
-        raise StudyError("mean= and std= belong together, and only one of them is given", where="images")
+    check_statistics(mean, std)
     device = images.device if isinstance(images, Tensor) else None
     if dtype == "uint8":
         return _eight_bit(images, _Kind(device, dtype, None, None), normalised=mean is not None)

@@ -83,12 +83,7 @@ class Recipe:
         """
         from study.attacks import door_images
 
-        if (mean is None) != (std is None):
-            raise StudyError(
-                "mean= and std= belong together, and only one of them is given",
-                where="study.attack",
-                accepted="both for a model of normalised images, or neither",
-            )
+        door_images.check_statistics(mean, std)
         models = list(model) if isinstance(model, Sequence) else [model]
         eight_bit = str(images.dtype).removeprefix("torch.") == "uint8"
         pixels, restore = door_images.to_pixels(
